@@ -1,0 +1,8 @@
+"""diffaug: unlabelled scans in, a better nnU-Net out."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+try:
+    __version__ = version("diffaug")
+except PackageNotFoundError:  # run from a checkout that was never installed
+    __version__ = "0.0.0"

@@ -1,0 +1,1 @@
+"""The latent diffusion generator: autoencoder, denoiser, noise process, samplers, fitting, sampling."""
