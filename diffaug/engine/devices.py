@@ -1,0 +1,43 @@
+"""Where a fit runs: one CPU, one GPU, or many processes under torchrun."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
+
+from diffaug.errors import DiffaugError
+
+
+def start_fabric(device: str = "auto") -> Fabric:
+    """Choose device, precision and number of processes.
+
+    Args:
+        device: `auto`, `cpu` or `cuda`.
+
+    Returns:
+        A launched Fabric: bfloat16 autocast where the GPU has it, float32 elsewhere; under torchrun one process per
+        device, whose gradients the training loop averages.
+
+    Raises:
+        DiffaugError: If a GPU is asked for and there is none.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise DiffaugError(f"--device: found '{device}', expected auto, cpu or cuda; mend the option")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise DiffaugError("--device cuda: torch finds no GPU, expected one; use --device cpu or mend the driver")
+    gpu = device != "cpu" and torch.cuda.is_available()
+    local, world = (int(os.environ.get(v, "1")) for v in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    fabric = Fabric(
+        accelerator="cuda" if gpu else "cpu",
+        devices=local,
+        num_nodes=world // local,
+        # rank 0 may preprocess hundreds of scans while the others wait
+        strategy=DDPStrategy(timeout=timedelta(days=1)) if world > 1 else "auto",
+        precision="bf16-mixed" if gpu and torch.cuda.is_bf16_supported() else "32-true",
+    )
+    fabric.launch()
+    return fabric

@@ -1,0 +1,164 @@
+"""What the autoencoder is trained towards: reconstruction, commitment, a patch discriminator, feature matching."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from monai.networks.nets import PatchDiscriminator
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+
+from diffaug.generator.autoencoder import Autoencoder, reconstruction_error
+from diffaug.generator.plan import GeneratorPlan
+from diffaug.volumes.cache import VolumeCache
+from diffaug.volumes.pictures import mosaic
+from diffaug.volumes.similarity import psnr, ssim
+from diffaug.volumes.windows import centred, cut, scattered
+
+COMMITMENT = 0.25  # VQ-VAE, arXiv 1711.00937, section 4.1
+ADVERSARIAL = 0.1  # of the reconstruction's own gradient at the last layer
+ADVERSARIAL_START = 0.5  # share of the training: before that the discriminator would win at once
+REACH = 4  # voxels that a training window may stick out of the scan
+HELD_OUT_SHOWN = 16  # held-out scans measured while training; the audit measures all
+
+
+class AutoencoderObjective:
+    """Trains a VQ-GAN (arXiv 2012.09841) on windows of cached scans."""
+
+    averaged: str | None = None
+
+    def __init__(self, plan: GeneratorPlan, cache: VolumeCache) -> None:
+        self.plan = plan
+        self.cache = cache
+        self.autoencoder = Autoencoder(**plan.autoencoder)
+        self.discriminator = PatchDiscriminator(
+            spatial_dims=3,
+            channels=plan.autoencoder["channels"][0],
+            in_channels=len(plan.channels),
+            num_layers_d=2,
+            norm="INSTANCE",  # batches of two make batch norm noise
+        )
+        self.networks: dict[str, nn.Module] = {"autoencoder": self.autoencoder, "discriminator": self.discriminator}
+        self.held_out = [centre_window(cache, case, plan.grid.shape) for case in plan.held_out[:HELD_OUT_SHOWN]]
+
+    def example(self, generator: np.random.Generator) -> Tensor:
+        """Draw a window of a random scan.
+
+        Args:
+            generator: Source of randomness.
+
+        Returns:
+            `(C, Z, Y, X)`.
+        """
+        case = self.plan.cases[generator.integers(len(self.plan.cases))]
+        volume = self.cache[case]
+        window = scattered(volume.shape[1:], self.plan.grid.shape, REACH, generator)
+        return torch.from_numpy(cut(volume, window, self.plan.grid.shape))
+
+    def optimizers(self, learning_rate: float) -> dict[str, Optimizer]:
+        """Make the optimisers, with VQ-GAN's momenta.
+
+        Args:
+            learning_rate: At its peak.
+
+        Returns:
+            One for each network.
+        """
+        return {name: Adam(net.parameters(), learning_rate, betas=(0.5, 0.9)) for name, net in self.networks.items()}
+
+    def losses(self, batch: Tensor, progress: float) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
+        """Yield the autoencoder's loss, then the discriminator's.
+
+        Args:
+            batch: `(B, C, Z, Y, X)`.
+            progress: Share of the training that is done.
+
+        Yields:
+            Optimiser, loss, figures.
+        """
+        reconstruction, commitment, perplexity = self.autoencoder(batch)
+        error = reconstruction_error(reconstruction, batch)
+        total = error + COMMITMENT * commitment
+        figures = {"l1": F.l1_loss(reconstruction.detach(), batch), "perplexity": perplexity}
+        if progress < ADVERSARIAL_START:
+            yield "autoencoder", total, figures
+            return
+        self.discriminator.requires_grad_(False)
+        fake = self.discriminator(reconstruction)
+        real = self.discriminator(batch)
+        matching = torch.stack([F.l1_loss(f, r) for f, r in zip(fake[:-1], real[:-1], strict=True)]).mean()
+        adversarial = -fake[-1].mean()
+        weight = ADVERSARIAL * self._balance(error, adversarial)
+        yield "autoencoder", total + weight * adversarial + matching, {**figures, "adversarial_weight": weight}
+        self.discriminator.requires_grad_(True)
+        fake_logits = self.discriminator(reconstruction.detach())[-1]
+        real_logits = self.discriminator(batch)[-1]
+        hinge = (F.relu(1 + fake_logits).mean() + F.relu(1 - real_logits).mean()) / 2
+        yield "discriminator", hinge, {"real_minus_fake": (real_logits - fake_logits).detach().mean()}
+
+    def _balance(self, error: Tensor, adversarial: Tensor) -> Tensor:
+        """Make both gradients equally large at the last layer (arXiv 2012.09841, equation 7)."""
+        last = self.autoencoder.head.weight
+        (by_error,) = torch.autograd.grad(error, last, retain_graph=True)
+        (by_critic,) = torch.autograd.grad(adversarial, last, retain_graph=True)
+        return (by_error.norm() / (by_critic.norm() + 1e-4)).clamp(max=1e3).detach()
+
+    @torch.no_grad()
+    def reconstruct(self, volumes: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Send volumes through the autoencoder.
+
+        Args:
+            volumes: Each `(C, Z, Y, X)`.
+
+        Returns:
+            The reconstructions.
+        """
+        self.autoencoder.eval()
+        device = self.autoencoder.head.weight.device
+        inputs = [torch.from_numpy(v)[None].to(device) for v in volumes]
+        outputs = [self.autoencoder.decode(self.autoencoder.encode(x))[0].cpu().numpy() for x in inputs]
+        self.autoencoder.train()
+        return outputs
+
+    def validate(self, average: nn.Module | None) -> dict[str, float]:
+        """Measure reconstructions of held-out scans.
+
+        Args:
+            average: Not used.
+
+        Returns:
+            PSNR in dB and SSIM.
+        """
+        real = torch.from_numpy(np.stack(self.held_out))
+        made = torch.from_numpy(np.stack(self.reconstruct(self.held_out)))
+        return {"held_out_psnr": float(psnr(made, real).mean()), "held_out_ssim": float(ssim(made, real).mean())}
+
+    def preview(self, file: Path, average: nn.Module | None) -> None:
+        """Draw held-out scans over their reconstructions.
+
+        Args:
+            file: The PNG.
+            average: Not used.
+        """
+        real = self.held_out[:4]
+        rows = {"held-out scan": [v[0] for v in real], "reconstruction": [v[0] for v in self.reconstruct(real)]}
+        mosaic(rows, file, spacing=self.plan.grid.spacing, orientation=self.plan.grid.orientation)
+
+
+def centre_window(cache: VolumeCache, case: str, shape: Sequence[int]) -> np.ndarray:
+    """Cut the middle out of a cached scan.
+
+    Args:
+        cache: The cache.
+        case: The case's id.
+        shape: Voxels (Z, Y, X).
+
+    Returns:
+        `(C, Z, Y, X)` float32.
+    """
+    volume = cache[case]
+    return cut(volume, centred(volume.shape[1:], shape), shape)

@@ -1,0 +1,276 @@
+"""The stage `fit`: from a raw dataset to a generator file. Each step leaves its result on disk and is never redone."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from tqdm import tqdm
+
+from diffaug import __version__
+from diffaug.engine.devices import start_fabric
+from diffaug.engine.loop import read_log, train
+from diffaug.errors import DiffaugError
+from diffaug.generator.autoencoder import Autoencoder
+from diffaug.generator.fit_autoencoder import AutoencoderObjective
+from diffaug.generator.fit_denoiser import DenoiserObjective, encode_views
+from diffaug.generator.model import Generator
+from diffaug.generator.plan import GeneratorPlan, make_plan
+from diffaug.volumes.cache import VolumeCache
+from diffaug.volumes.dataset import RawDataset, excluded_ids, open_dataset
+from diffaug.volumes.grid import Reading, read_off, to_canonical
+from diffaug.volumes.pictures import curves
+from diffaug.volumes.windows import Window
+from diffaug.workspace import Workspace, atomic_path, file_hash, fingerprint, locked, read_json, write_json
+
+
+@dataclass(frozen=True)
+class FitRequest:
+    """What was asked of `fit`; a second run must ask the same, or discard the first with `--fresh`.
+
+    Attributes:
+        budget: A key of `diffaug.generator.plan.BUDGETS`.
+        field_of_view: `auto`, `whole` or `patch`.
+        images: Extra folders of images.
+        exclude: `--exclude` rules.
+        seed: Of everything random.
+    """
+
+    budget: str = "gpu-24g"
+    field_of_view: str = "auto"
+    images: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ("fold:0",)
+    seed: int = 0
+
+
+def fit(
+    workspace: Workspace,
+    request: FitRequest | None = None,
+    *,
+    device: str = "auto",
+    fresh: bool = False,
+    plan_only: bool = False,
+) -> Path:
+    """Fit the generator of a task, or go on fitting it.
+
+    Args:
+        workspace: The task's workspace.
+        request: What is wanted; None takes whatever was asked before, or the defaults.
+        device: `auto`, `cpu` or `cuda`.
+        fresh: Whether to discard what is there.
+        plan_only: Whether to stop once the plan is written, for a person to edit it.
+
+    Returns:
+        The generator file.
+    """
+    fabric = start_fabric(device)
+    folder = workspace.generator
+    with locked(folder) if fabric.is_global_zero else contextlib.nullcontext():
+        if fresh and fabric.is_global_zero:
+            discard(folder)
+        with fabric.rank_zero_first():
+            request, dataset = _agree(workspace, request)
+            target = folder / "generator.safetensors"
+            if target.is_file():
+                fabric.print(f"fit: {target} is there already")
+                return target
+            readings = _readings(dataset, folder)
+            plan = _plan(workspace, request, dataset, list(readings.values()))
+            cache = _cache(dataset, plan, readings, folder)
+        if plan_only:
+            return folder / "plan.json"
+        return _fit_networks(plan, cache, folder, target, fabric, request)
+
+
+def discard(folder: Path) -> None:
+    """Empty a stage's folder, for `--fresh`.
+
+    Args:
+        folder: The folder; its lock stays.
+    """
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        elif entry.name != ".lock":
+            entry.unlink()
+
+
+def _agree(workspace: Workspace, request: FitRequest | None) -> tuple[FitRequest, RawDataset]:
+    """Compare what is asked now with what was asked before, and list the scans."""
+    file = workspace.generator / "manifest.json"
+    if file.is_file():
+        content = read_json(file, "run: diffaug fit --fresh")
+        asked = FitRequest(**{k: tuple(v) if isinstance(v, list) else v for k, v in content["request"].items()})
+        if request is not None and asdict(request) != asdict(asked):
+            changed = [k for k, v in asdict(asked).items() if asdict(request)[k] != v]
+            raise DiffaugError(
+                f"{file}: this generator was begun with other options ({', '.join(changed)}), expected the same; repeat "
+                "them, or discard it with --fresh"
+            )
+        request = asked
+    request = request or FitRequest()
+    excluded = excluded_ids(workspace, request.exclude)
+    dataset = open_dataset(workspace.raw, extra=[Path(p) for p in request.images], exclude=excluded)
+    if file.is_file():
+        if content["cases"] != [case.id for case in dataset.cases]:
+            raise DiffaugError(
+                f"{file}: the scans of {workspace.dataset} are no longer those it was begun with ({len(content['cases'])} "
+                f"then, {len(dataset.cases)} now); restore them, or fit anew with --fresh"
+            )
+    else:
+        begun = {
+            "stage": "fit",
+            "finished": False,
+            "version": __version__,
+            "request": asdict(request),
+            "cases": [case.id for case in dataset.cases],
+            "excluded": sorted(excluded),
+        }
+        write_json(file, begun)
+    return request, dataset
+
+
+def _readings(dataset: RawDataset, folder: Path) -> dict[str, Reading]:
+    """Measure every scan once; this also finds every broken file before anything long begins."""
+    file = folder / "readings.json"
+    if not file.is_file():
+        entries = {}
+        for case in tqdm(dataset.cases, "reading scans", unit="scan", ascii=True):
+            reading = read_off(case.id, dataset.read(case), dataset.channels)
+            entries[case.id] = {**asdict(reading), "sha256": [file_hash(path) for path in case.files]}
+        write_json(file, entries)
+    stored = read_json(file, "delete it and run diffaug fit again")
+    return {case: _reading(entry) for case, entry in stored.items()}
+
+
+def _reading(entry: dict[str, Any]) -> Reading:
+    values = {k: v for k, v in entry.items() if k != "sha256"}
+    values["ranges"] = tuple((low, high) for low, high in values["ranges"])
+    return Reading(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def _plan(workspace: Workspace, request: FitRequest, dataset: RawDataset, readings: Sequence[Reading]) -> GeneratorPlan:
+    file = workspace.generator / "plan.json"
+    if not file.is_file():
+        spacing, patch_size = _nnunet_geometry(workspace)
+        plan = make_plan(
+            readings,
+            dataset.channels,
+            budget=request.budget,
+            field_of_view=request.field_of_view,
+            spacing=spacing,
+            patch_size=patch_size,
+            seed=request.seed,
+        )
+        plan.save(file)
+    return GeneratorPlan.load(file)
+
+
+def _nnunet_geometry(workspace: Workspace) -> tuple[list[float] | None, list[int] | None]:
+    """Take spacing and patch size from the nnU-Net plan, if there is one, in the files' axis order."""
+    if not workspace.plans_file.is_file():
+        return None, None  # an unlabelled dataset has no plan
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    plans = PlansManager(str(workspace.plans_file))
+    try:
+        configuration = plans.get_configuration(workspace.configuration)
+    except (KeyError, ValueError) as error:
+        raise DiffaugError(
+            f"{workspace.plans_file}: no configuration {workspace.configuration}, expected one of "
+            f"{', '.join(plans.available_configurations)}; mend --configuration, or add it with diffaug plan"
+        ) from error
+    back = plans.transpose_backward
+    return [float(configuration.spacing[i]) for i in back], [int(configuration.patch_size[i]) for i in back]
+
+
+def _cache(dataset: RawDataset, plan: GeneratorPlan, readings: dict[str, Reading], folder: Path) -> VolumeCache:
+    # an edited grid gets a cache of its own
+    cache = VolumeCache(folder / "cache" / fingerprint([plan.grid.spacing, plan.grid.orientation]))
+    cases = {case.id: case for case in dataset.cases}
+    wanted = tqdm([*plan.cases, *plan.held_out], "resampling scans", unit="scan", ascii=True)
+    cache.fill(wanted, lambda case: to_canonical(dataset.read(cases[case]), readings[case], plan.grid)[0])
+    return cache
+
+
+def _fit_networks(
+    plan: GeneratorPlan, cache: VolumeCache, folder: Path, target: Path, fabric: Fabric, request: FitRequest
+) -> Path:
+    torch.manual_seed(plan.autoencoder_training.seed)
+    coder = AutoencoderObjective(plan, cache)
+    later = ("denoiser", "denoiser_training", "views")  # changing what comes after must not discard the autoencoder
+    identity = {k: v for k, v in asdict(plan).items() if k not in later}
+    train(
+        coder,
+        coder.example,
+        plan.autoencoder_training,
+        fabric=fabric,
+        folder=folder,
+        name="autoencoder",
+        identity=identity,
+    )
+    with fabric.rank_zero_first():
+        latents = _latents(coder.autoencoder, plan, cache, plan.cases, folder / "latents.npz", fabric)
+        held_out = _latents(coder.autoencoder, plan, cache, plan.held_out, folder / "latents_held_out.npz", fabric)
+    torch.manual_seed(plan.denoiser_training.seed)
+    objective = DenoiserObjective(plan, coder.autoencoder, latents, held_out)
+    average = train(
+        objective,
+        objective.example,
+        plan.denoiser_training,
+        fabric=fabric,
+        folder=folder,
+        name="denoiser",
+        identity=asdict(plan),
+    )
+    if fabric.is_global_zero:
+        extents = [size for _, size in cache.sizes(plan.cases)]
+        _finish(objective.generator(average, extents), folder, target, request)
+    fabric.barrier()
+    return target
+
+
+def _latents(
+    autoencoder: Autoencoder, plan: GeneratorPlan, cache: VolumeCache, cases: Sequence[str], file: Path, fabric: Fabric
+) -> tuple[np.ndarray, list[Window]]:
+    """Encode all views once; a run that goes on reads them."""
+    if not file.is_file():
+        latents, windows = encode_views(autoencoder, plan, cache, cases, fabric.device)
+        offsets, extents = [w.offset for w in windows], [w.extent for w in windows]
+        with atomic_path(file) as temporary, temporary.open("wb") as stream:
+            np.savez(stream, latents=latents, offsets=offsets, extents=extents)
+    with np.load(file) as stored:
+        windows = [
+            Window(tuple(map(int, offset)), tuple(map(int, extent)))
+            for offset, extent in zip(stored["offsets"], stored["extents"], strict=True)
+        ]
+        return stored["latents"], windows
+
+
+def _finish(generator: Generator, folder: Path, target: Path, request: FitRequest) -> None:
+    log = read_log(folder / "log.jsonl")
+    figures: dict[str, Any] = {}
+    for line in log:
+        figures |= {f"{line['fit']}_{k}": v for k, v in line.items() if k.startswith(("held_out", "perplexity"))}
+    for name, keys in (
+        ("autoencoder", ("l1", "perplexity", "held_out_psnr")),
+        ("denoiser", ("denoiser_loss", "held_out")),
+    ):
+        lines = {k: [line for line in log if line["fit"] == name and k in line] for k in keys}
+        drawn = {k: ([line["step"] for line in v], [line[k] for line in v]) for k, v in lines.items()}
+        curves(drawn, folder / f"{name}_curves.png", title=f"fitting the {name}", x="step")
+    manifest = read_json(folder / "manifest.json", "run: diffaug fit --fresh")
+    hashes = {case: entry["sha256"] for case, entry in read_json(folder / "readings.json", "run again").items()}
+    generator.provenance = {"seen": manifest["cases"], "excluded": manifest["excluded"], "figures": figures}
+    generator.save(target)
+    for state in folder.glob("*.state.pt"):  # what resumes a fit is not what a user loads; it has done its duty
+        state.unlink()
+    done = {"finished": True, "figures": figures, "inputs": hashes, "generator_sha256": file_hash(target)}
+    write_json(folder / "manifest.json", {**manifest, **done})

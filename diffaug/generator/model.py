@@ -1,0 +1,147 @@
+"""The fitted generator: one self-describing file, and what can be done with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from diffaug import __version__
+from diffaug.errors import DiffaugError
+from diffaug.generator import samplers
+from diffaug.generator.autoencoder import Autoencoder
+from diffaug.generator.denoiser import Denoiser
+from diffaug.generator.plan import GeneratorPlan
+from diffaug.volumes.windows import Window, centred, coordinates, scattered
+from diffaug.workspace import atomic_path
+
+
+@dataclass
+class Generator:
+    """Autoencoder and denoiser with what belongs to them.
+
+    Attributes:
+        plan: How it was made.
+        autoencoder: The autoencoder.
+        denoiser: The denoiser, with averaged weights.
+        mean: Of the training latents, per channel.
+        std: Of the training latents, per channel.
+        extents: Voxels (Z, Y, X) on the canonical grid of every training scan: synthetic ones are as large.
+        provenance: Ids it has seen, hashes, versions.
+    """
+
+    plan: GeneratorPlan
+    autoencoder: Autoencoder
+    denoiser: Denoiser
+    mean: Tensor
+    std: Tensor
+    extents: list[tuple[int, ...]]
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def to(self, device: torch.device) -> Generator:
+        """Move to a device and prepare for use.
+
+        Args:
+            device: Where.
+
+        Returns:
+            Itself.
+        """
+        self.autoencoder.to(device).eval()
+        self.denoiser.to(device).eval()
+        self.mean, self.std = self.mean.to(device), self.std.to(device)
+        return self
+
+    @torch.no_grad()
+    def sample(self, seed: int, numbers: Sequence[int], *, sampler: str, steps: int) -> tuple[Tensor, list[Window]]:
+        """Make synthetic volumes; the one with a given seed and number is always the same.
+
+        Args:
+            seed: The set's seed.
+            numbers: Which volumes of the set.
+            sampler: A key of `samplers.SAMPLERS`.
+            steps: Number of steps.
+
+        Returns:
+            Volumes `(B, C, Z, Y, X)` in [-1, 1] on the CPU, and the window of each: where in a scan it lies.
+        """
+        shape, cells = self.plan.grid.shape, self.plan.latent_shape
+        channels = self.plan.autoencoder["latent_channels"]
+        starts, windows, generators = [], [], []
+        for number in numbers:
+            generator = np.random.default_rng((seed, number))
+            extent = self.extents[generator.integers(len(self.extents))]
+            whole = self.plan.grid.field_of_view == "whole"
+            windows.append(centred(extent, shape) if whole else scattered(extent, shape, 0, generator))
+            generators.append(torch.Generator().manual_seed(int(generator.integers(2**62))))
+            starts.append(torch.randn((channels, *cells), generator=generators[-1]))
+        start = torch.stack(starts).to(self.mean)
+        places = coordinates(windows, shape, cells).to(self.mean)
+
+        def denoise(x: Tensor, sigma: float) -> Tensor:
+            return self.denoiser(x, torch.full((len(x),), sigma, device=x.device), places)
+
+        # one stream for the whole batch suffices: sets are made in fixed batches, see `sampling`
+        latent = samplers.sample(sampler, steps, denoise, start, generators[0])
+        return self.autoencoder.decode(latent * self.std + self.mean).cpu(), windows
+
+    def save(self, file: Path) -> None:
+        """Write the one file that holds the generator.
+
+        Args:
+            file: Ends in `.safetensors`.
+        """
+        tensors = {f"autoencoder.{k}": v for k, v in self.autoencoder.state_dict().items()}
+        tensors |= {f"denoiser.{k}": v for k, v in self.denoiser.state_dict().items()}
+        tensors |= {"latent_mean": self.mean, "latent_std": self.std}
+        about = {
+            "format": "diffaug generator 1",
+            "version": __version__,
+            "plan": asdict(self.plan),
+            "extents": self.extents,
+            "provenance": self.provenance,
+        }
+        with atomic_path(file) as temporary:
+            save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, temporary, {"diffaug": json.dumps(about)})
+
+    @staticmethod
+    def load(file: Path) -> Generator:
+        """Read a generator file. Nothing in it is executed.
+
+        Args:
+            file: The file.
+
+        Returns:
+            The generator, on the CPU.
+
+        Raises:
+            DiffaugError: If the file is missing, broken, or something else.
+        """
+        if not file.is_file():
+            raise DiffaugError(f"{file}: no such file, expected a fitted generator; run: diffaug fit")
+        try:
+            with safe_open(file, framework="pt") as content:
+                about = json.loads((content.metadata() or {})["diffaug"])
+                tensors = {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118 (not a dict)
+            plan = GeneratorPlan.from_dict(about["plan"], file)
+            autoencoder, denoiser = Autoencoder(**plan.autoencoder), Denoiser(**plan.denoiser)
+            for name, network in (("autoencoder.", autoencoder), ("denoiser.", denoiser)):
+                network.load_state_dict({k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)})
+            extents = [tuple(extent) for extent in about["extents"]]
+            return Generator(
+                plan, autoencoder, denoiser, tensors["latent_mean"], tensors["latent_std"], extents, about["provenance"]
+            )
+        except (SafetensorError, KeyError, ValueError, RuntimeError, OSError) as error:
+            what = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise DiffaugError(
+                f"{file}: not a whole generator file ({what}), expected one that diffaug fit wrote; "
+                "run: diffaug fit --fresh"
+            ) from error

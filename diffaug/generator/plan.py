@@ -1,0 +1,263 @@
+"""The generator's plan: everything that `fit` decides, as JSON that a person can edit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffaug.engine.loop import Training
+from diffaug.errors import DiffaugError
+from diffaug.volumes.grid import Grid, Reading, median_spacing, plan_grid
+from diffaug.workspace import read_json, write_json
+
+HELD_OUT = 0.1  # share of the scans that the generator never trains on
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A size of machine, and what the generator may spend on it.
+
+    Attributes:
+        voxels: The most voxels of a window.
+        factor: Compression per axis; halved along an axis whose voxels are twice as long as the shortest.
+        autoencoder: Widths per level, blocks, latent channels, codes.
+        denoiser: Widths per level, blocks, attention.
+        views: Windows cached per scan.
+        autoencoder_training: How long and fast.
+        denoiser_training: How long and fast.
+    """
+
+    voxels: int
+    factor: int
+    autoencoder: dict[str, Any]
+    denoiser: dict[str, Any]
+    views: int
+    autoencoder_training: Training
+    denoiser_training: Training
+
+
+BUDGETS = {
+    # two CPU cores: minutes
+    "cpu-small": Budget(
+        voxels=2**17,
+        factor=4,
+        autoencoder={"channels": [16, 32], "blocks": 1, "latent_channels": 8, "codes": 1024},
+        denoiser={"channels": [32, 64], "blocks": 1, "attention": False},
+        views=4,
+        autoencoder_training=Training(steps=500, batch_size=2, learning_rate=1e-3),
+        denoiser_training=Training(steps=600, batch_size=8, learning_rate=1e-3, ema_decay=0.99),
+    ),
+    # one GPU with 16 to 24 GB: hours
+    "gpu-24g": Budget(
+        voxels=2**21,
+        factor=4,
+        autoencoder={"channels": [32, 64], "blocks": 2, "latent_channels": 8, "codes": 16384},
+        denoiser={"channels": [128, 256, 384], "blocks": 2, "attention": True},
+        views=8,
+        autoencoder_training=Training(steps=40_000, batch_size=2, learning_rate=3e-4, warmup_steps=500, workers=6),
+        denoiser_training=Training(
+            steps=60_000, batch_size=16, learning_rate=2e-4, warmup_steps=1000, ema_decay=0.9995, workers=4
+        ),
+    ),
+    # one GPU with 80 GB or more: a day
+    "gpu-80g": Budget(
+        voxels=2**23,
+        factor=4,
+        autoencoder={"channels": [64, 128], "blocks": 2, "latent_channels": 8, "codes": 16384},
+        denoiser={"channels": [192, 384, 512], "blocks": 2, "attention": True},
+        views=8,
+        autoencoder_training=Training(steps=60_000, batch_size=2, learning_rate=3e-4, warmup_steps=500, workers=12),
+        denoiser_training=Training(
+            steps=100_000, batch_size=16, learning_rate=2e-4, warmup_steps=1000, ema_decay=0.9998, workers=6
+        ),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class GeneratorPlan:
+    """What `fit` decided.
+
+    Attributes:
+        budget: Name of the budget it came from.
+        channels: nnU-Net's channel names.
+        grid: The canonical grid.
+        cases: Ids of the scans to train on.
+        held_out: Ids of the scans kept for measuring; move ids here so that no patient is in both lists.
+        autoencoder: Arguments of `Autoencoder`.
+        denoiser: Arguments of `Denoiser`.
+        views: Windows cached per scan.
+        autoencoder_training: How long and fast.
+        denoiser_training: How long and fast.
+    """
+
+    budget: str
+    channels: tuple[str, ...]
+    grid: Grid
+    cases: tuple[str, ...]
+    held_out: tuple[str, ...]
+    autoencoder: dict[str, Any]
+    denoiser: dict[str, Any]
+    views: int
+    autoencoder_training: Training
+    denoiser_training: Training
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Cells (Z, Y, X) of a latent."""
+        factors = np.prod(self.autoencoder["strides"], axis=0)
+        return tuple(int(n // f) for n, f in zip(self.grid.shape, factors, strict=True))
+
+    def save(self, file: Path) -> None:
+        """Write the plan.
+
+        Args:
+            file: The JSON file.
+        """
+        write_json(file, asdict(self))
+
+    @staticmethod
+    def from_dict(content: dict[str, Any], source: Path) -> GeneratorPlan:
+        """Rebuild a plan.
+
+        Args:
+            content: What `asdict` gave, possibly edited.
+            source: Where it was read, for the message.
+
+        Returns:
+            The plan.
+
+        Raises:
+            DiffaugError: If a key is missing or unknown, a case is in both lists, or the grid does not fit the strides.
+        """
+        try:
+            grid = Grid(**{k: _tuples(v) for k, v in content["grid"].items()})
+            training = {k: Training(**content[k]) for k in ("autoencoder_training", "denoiser_training")}
+            lists = {k: tuple(content[k]) for k in ("channels", "cases", "held_out")}
+            plan = GeneratorPlan(**{**content, **lists, **training, "grid": grid})
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DiffaugError(
+                f"{source}: not a generator plan ({error}); mend it or delete it to plan anew"
+            ) from error
+        both = set(plan.cases) & set(plan.held_out)
+        if both or not plan.cases:
+            raise DiffaugError(
+                f"{source}: found {len(both)} cases in both cases and held_out and {len(plan.cases)} to train on, "
+                "expected 0 and at least 1; mend the lists"
+            )
+        steps = multiple(plan.autoencoder["strides"], plan.denoiser["channels"])
+        if any(n % s for n, s in zip(plan.grid.shape, steps, strict=True)):
+            raise DiffaugError(f"{source}: grid shape {plan.grid.shape} is not a multiple of {tuple(steps)}; mend it")
+        return plan
+
+    @staticmethod
+    def load(file: Path) -> GeneratorPlan:
+        """Read a plan.
+
+        Args:
+            file: The JSON file.
+
+        Returns:
+            The plan.
+        """
+        return GeneratorPlan.from_dict(read_json(file, "run: diffaug fit"), file)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+def multiple(strides: Sequence[Sequence[int]], levels: Sequence[int]) -> list[int]:
+    """What a window's shape must be divisible by, so that autoencoder and denoiser halve it without a remainder.
+
+    Args:
+        strides: The autoencoder's strides per level.
+        levels: The denoiser's widths per level.
+
+    Returns:
+        Voxels (Z, Y, X).
+    """
+    return [int(f) * 2 ** (len(levels) - 1) for f in np.prod(strides, axis=0)]
+
+
+def plan_strides(spacing: Sequence[float], factor: int) -> list[list[int]]:
+    """Compress each axis by `factor`, but long voxels less, so that a latent cell is as cubic as can be.
+
+    Args:
+        spacing: In mm, (Z, Y, X).
+        factor: A power of two.
+
+    Returns:
+        Strides (Z, Y, X) per level.
+    """
+    levels = int(np.log2(factor))
+    ratio = np.array(spacing) / min(spacing)
+    halvings = np.clip(levels - np.round(np.log2(ratio)), 0, levels).astype(int)
+    # an axis that halves less often does so in the last levels
+    return [[2 if level >= levels - h else 1 for h in halvings] for level in range(levels)]
+
+
+def make_plan(
+    readings: Sequence[Reading],
+    channels: Sequence[str],
+    *,
+    budget: str,
+    field_of_view: str = "auto",
+    spacing: Sequence[float] | None = None,
+    patch_size: Sequence[int] | None = None,
+    seed: int = 0,
+) -> GeneratorPlan:
+    """Decide everything from the scans and the budget.
+
+    Args:
+        readings: The scans, as measured.
+        channels: nnU-Net's channel names.
+        budget: A key of `BUDGETS`.
+        field_of_view: `auto`, `whole` or `patch`.
+        spacing: In mm (Z, Y, X), from the nnU-Net plan if there is one.
+        patch_size: In voxels (Z, Y, X), from the nnU-Net plan if there is one.
+        seed: Picks the held-out scans and seeds the fits.
+
+    Returns:
+        The plan.
+
+    Raises:
+        DiffaugError: If there is no such budget or there are fewer than two scans.
+    """
+    if budget not in BUDGETS:
+        raise DiffaugError(f"--budget: found '{budget}', expected one of {', '.join(BUDGETS)}; mend the option")
+    if len(readings) < 2:
+        raise DiffaugError(f"fit: found {len(readings)} scan, expected at least 2 (tens are useful); add scans")
+    size = BUDGETS[budget]
+    spacing = spacing or median_spacing(readings)
+    strides = plan_strides(spacing, size.factor)
+    grid = plan_grid(
+        readings,
+        voxels=size.voxels,
+        multiple=multiple(strides, size.denoiser["channels"]),
+        field_of_view=field_of_view,
+        spacing=spacing,
+        patch_size=patch_size,
+    )
+    ids = np.random.default_rng(seed).permutation(sorted(r.case for r in readings)).tolist()
+    count = max(1, round(HELD_OUT * len(ids)))
+    return GeneratorPlan(
+        budget=budget,
+        channels=tuple(channels),
+        grid=grid,
+        cases=tuple(sorted(ids[count:])),
+        held_out=tuple(sorted(ids[:count])),
+        autoencoder={"image_channels": len(channels), "strides": strides, **size.autoencoder},
+        denoiser={"latent_channels": size.autoencoder["latent_channels"], **size.denoiser},
+        views=size.views,
+        autoencoder_training=_seeded(size.autoencoder_training, seed),
+        denoiser_training=_seeded(size.denoiser_training, seed),
+    )
+
+
+def _seeded(training: Training, seed: int) -> Training:
+    return Training(**{**asdict(training), "seed": seed})

@@ -1,0 +1,116 @@
+"""Windows onto a scan: cutting them out, and telling every voxel where in the scan it lies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Window:
+    """A box of the grid's shape laid onto a scan.
+
+    Attributes:
+        offset: Index (Z, Y, X) of the window's first voxel in the scan; negative where the window sticks out.
+        extent: Voxels (Z, Y, X) of the whole scan on the canonical grid.
+    """
+
+    offset: tuple[int, ...]
+    extent: tuple[int, ...]
+
+
+def centred(extent: Sequence[int], shape: Sequence[int]) -> Window:
+    """Lay a window onto the middle of a scan.
+
+    Args:
+        extent: Voxels (Z, Y, X) of the scan.
+        shape: Voxels (Z, Y, X) of the window.
+
+    Returns:
+        The window.
+    """
+    offset = tuple((e - s) // 2 for e, s in zip(extent, shape, strict=True))
+    return Window(offset, tuple(extent))
+
+
+def scattered(extent: Sequence[int], shape: Sequence[int], reach: int, generator: np.random.Generator) -> Window:
+    """Lay a window onto a random place: anywhere in a larger scan, a few voxels off the middle of a smaller one.
+
+    Args:
+        extent: Voxels (Z, Y, X) of the scan.
+        shape: Voxels (Z, Y, X) of the window.
+        reach: How many voxels it may stick out of the scan, or lie off its middle.
+        generator: Source of randomness.
+
+    Returns:
+        The window.
+    """
+    middle = centred(extent, shape).offset
+    offset = []
+    for size, length, centre in zip(extent, shape, middle, strict=True):
+        low, high = (-reach, size - length + reach) if size > length else (centre - reach, centre + reach)
+        offset.append(int(generator.integers(low, high + 1)))
+    return Window(tuple(offset), tuple(extent))
+
+
+def cut(voxels: np.ndarray, window: Window, shape: Sequence[int]) -> np.ndarray:
+    """Cut a window out of a scan; what sticks out is the scan mirrored at its edge, so that no seam can be learned.
+
+    Args:
+        voxels: The scan `(C, Z, Y, X)`, possibly memory-mapped: only the window is read.
+        window: Where.
+        shape: Voxels (Z, Y, X) of the window.
+
+    Returns:
+        `(C, *shape)` float32, a copy.
+    """
+    inside, padding = [slice(None)], [(0, 0)]
+    for offset, length, size in zip(window.offset, shape, voxels.shape[1:], strict=True):
+        start, stop = max(offset, 0), min(offset + length, size)
+        inside.append(slice(start, stop))
+        padding.append((start - offset, offset + length - stop))
+    return np.pad(np.asarray(voxels[tuple(inside)], dtype=np.float32), padding, mode="symmetric")
+
+
+def paste_extent(voxels: np.ndarray, window: Window) -> np.ndarray:
+    """Undo the padding of `cut`: keep the part of a window that lies inside its scan.
+
+    Args:
+        voxels: `(C, Z, Y, X)`, a window.
+        window: Where it lies.
+
+    Returns:
+        `(C, z, y, x)`, a view.
+    """
+    inside = [
+        slice(max(-offset, 0), min(length, size - offset))
+        for offset, size, length in zip(window.offset, window.extent, voxels.shape[1:], strict=True)
+    ]
+    z, y, x = inside
+    return voxels[:, z, y, x]
+
+
+def coordinates(windows: Sequence[Window], shape: Sequence[int], cells: Sequence[int]) -> Tensor:
+    """Tell every cell of a latent where in its scan it lies.
+
+    Args:
+        windows: One window per volume of the batch.
+        shape: Voxels (Z, Y, X) of the window.
+        cells: Cells (Z, Y, X) of the latent.
+
+    Returns:
+        `(B, 3, *cells)` float32: position along Z, Y and X, -1 at the scan's first edge and 1 at its last, beyond that
+        outside the scan.
+    """
+    batch = []
+    for window in windows:
+        axes = []
+        for offset, extent, length, count in zip(window.offset, window.extent, shape, cells, strict=True):
+            centres = offset + (torch.arange(count) + 0.5) * (length / count)
+            axes.append(centres * 2 / extent - 1)
+        batch.append(torch.stack(torch.meshgrid(*axes, indexing="ij")))
+    return torch.stack(batch).float()

@@ -1,0 +1,5 @@
+"""The module nnU-Net imports by its bare name, then forgets; the trainers live on in the installed package."""
+
+from nnunet_plugin.trainers import nnUNetTrainerDiffAug, nnUNetTrainerDiffAugScratch
+
+__all__ = ["nnUNetTrainerDiffAug", "nnUNetTrainerDiffAugScratch"]

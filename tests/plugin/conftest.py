@@ -1,0 +1,173 @@
+"""A real nnU-Net dataset small enough for one CPU thread: raw and preprocessed cases, hand-written plans, one fold."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from nnunetv2.run.run_training import get_trainer_from_args
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from diffaug.pretraining.encoder_file import encoder_path, save_encoder
+from nnunet_plugin.trainer_path import trainer_path
+
+DATASET = "Dataset904_Tiny"
+CONFIGURATION = "3d_tiny"
+CASES = ("case_0", "case_1", "case_2", "case_3")
+DATASET_JSON = {
+    "channel_names": {"0": "MR"},
+    "labels": {"background": 0, "lesion": 1},
+    "numTraining": len(CASES),
+    "file_ending": ".nii.gz",
+}
+SCHEDULE = {"epochs": 1, "iterations_per_epoch": 1, "val_iterations_per_epoch": 1}
+
+
+def _plans() -> dict:
+    resampling = {"order": 1, "order_z": 0, "force_separate_z": None}
+    return {
+        "dataset_name": DATASET,
+        "plans_name": "nnUNetPlans",
+        "original_median_spacing_after_transp": [1.0, 1.0, 1.0],
+        "original_median_shape_after_transp": [20, 20, 20],
+        "image_reader_writer": "SimpleITKIO",
+        "transpose_forward": [0, 1, 2],
+        "transpose_backward": [0, 1, 2],
+        "experiment_planner_used": "ExperimentPlanner",
+        "label_manager": "LabelManager",
+        "foreground_intensity_properties_per_channel": {"0": {}},
+        "configurations": {
+            "3d_fullres": {
+                "data_identifier": "nnUNetPlans_3d_fullres",
+                "preprocessor_name": "DefaultPreprocessor",
+                "batch_size": 2,
+                "patch_size": [16, 16, 16],
+                "median_image_size_in_voxels": [20, 20, 20],
+                "spacing": [1.0, 1.0, 1.0],
+                "normalization_schemes": ["ZScoreNormalization"],
+                "use_mask_for_norm": [False],
+                "resampling_fn_data": "resample_data_or_seg_to_shape",
+                "resampling_fn_seg": "resample_data_or_seg_to_shape",
+                "resampling_fn_data_kwargs": {"is_seg": False} | resampling,
+                "resampling_fn_seg_kwargs": {"is_seg": True} | resampling,
+                "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
+                "resampling_fn_probabilities_kwargs": {"is_seg": False} | resampling,
+                "batch_dice": False,
+                "architecture": {
+                    "network_class_name": "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet",
+                    "arch_kwargs": {
+                        "n_stages": 3,
+                        "features_per_stage": [4, 8, 16],
+                        "conv_op": "torch.nn.modules.conv.Conv3d",
+                        "kernel_sizes": [[3, 3, 3]] * 3,
+                        "strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2]],
+                        "n_blocks_per_stage": [1, 1, 1],
+                        "n_conv_per_stage_decoder": [1, 1],
+                        "conv_bias": True,
+                        "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+                        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+                        "dropout_op": None,
+                        "dropout_op_kwargs": None,
+                        "nonlin": "torch.nn.LeakyReLU",
+                        "nonlin_kwargs": {"inplace": True},
+                    },
+                    "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+                },
+            },
+            CONFIGURATION: {"inherits_from": "3d_fullres", "diffaug": SCHEDULE},
+        },
+    }
+
+
+@dataclass
+class Nnunet:
+    """nnU-Net's three folders, and what tests do with them."""
+
+    raw: Path
+    preprocessed: Path
+    results: Path
+    dataset: str = DATASET
+    configuration: str = CONFIGURATION
+    cases: tuple[str, ...] = CASES
+
+    @property
+    def plans_file(self) -> Path:
+        return self.preprocessed / DATASET / "nnUNetPlans.json"
+
+    @property
+    def encoder(self) -> Path:
+        return encoder_path(self.results, DATASET, "nnUNetPlans", CONFIGURATION)
+
+    def settings(self, **block) -> None:
+        plans = json.loads(self.plans_file.read_text())
+        plans["configurations"][CONFIGURATION]["diffaug"] = SCHEDULE | block
+        self.plans_file.write_text(json.dumps(plans))
+
+    def write_encoder(self, *, case_ids=CASES[:3], path=None, **arch_kwargs) -> torch.nn.Module:
+        """Save a "pretrained" network, with other architecture settings where they are given, and return it."""
+        configuration = PlansManager(_plans()).get_configuration(CONFIGURATION).configuration
+        architecture = configuration["architecture"]
+        architecture["arch_kwargs"] |= arch_kwargs
+        network = get_network_from_plans(*architecture.values(), 1, 1, deep_supervision=False)
+        provenance = {"case_ids": list(case_ids), "pretext": "inpainting", "images": 7, "steps": 11}
+        path = path or self.encoder
+        save_encoder(path, network, name=CONFIGURATION, configuration=configuration, provenance=provenance)
+        return network
+
+    def trainer(self, name="nnUNetTrainerDiffAug", *, fold=0, continue_training=False):
+        device = torch.device("cpu")
+        return get_trainer_from_args(DATASET, CONFIGURATION, fold, name, "nnUNetPlans", continue_training, device)
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory) -> Path:
+    """Cases through nnU-Net's own reader and preprocessor, in this process: no planner, no pool of workers."""
+    root = tmp_path_factory.mktemp("nnunet")
+    raw, preprocessed = root / "raw" / DATASET, root / "preprocessed" / DATASET
+    for folder in (raw / "imagesTr", raw / "labelsTr", preprocessed / "nnUNetPlans_3d_fullres"):
+        folder.mkdir(parents=True)
+    plans = PlansManager(_plans())
+    configuration = plans.get_configuration("3d_fullres")
+    rng = np.random.default_rng(0)
+    for case in CASES:
+        label = np.zeros((20, 20, 20), np.uint8)
+        label[6:14, 6:14, 6:14] = 1
+        image = (rng.normal(size=label.shape) + 3 * label).astype(np.float32)
+        files = raw / "imagesTr" / f"{case}_0000.nii.gz", raw / "labelsTr" / f"{case}.nii.gz"
+        for array, file in zip((image, label), files, strict=True):
+            sitk.WriteImage(sitk.GetImageFromArray(array), str(file))
+        configuration.preprocessor_class(verbose=False).run_case_save(
+            str(preprocessed / configuration.data_identifier / case),
+            [str(files[0])],
+            str(files[1]),
+            plans,
+            configuration,
+            DATASET_JSON,
+        )
+    shutil.copytree(raw / "labelsTr", preprocessed / "gt_segmentations")
+    splits = [{"train": CASES[:3], "val": CASES[3:]}]
+    contents = {"dataset": DATASET_JSON, "splits_final": splits, "dataset_fingerprint": {}, "nnUNetPlans": _plans()}
+    for name, content in contents.items():
+        (preprocessed / f"{name}.json").write_text(json.dumps(content))
+    (raw / "dataset.json").write_text(json.dumps(DATASET_JSON))
+    return root
+
+
+@pytest.fixture
+def nnunet(prepared, tmp_path, monkeypatch) -> Nnunet:
+    torch.set_num_threads(1)
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
+    folders = {name: tmp_path / name for name in ("raw", "preprocessed", "results")}
+    for name, folder in folders.items():
+        folder.mkdir(exist_ok=True)
+        monkeypatch.setenv(f"nnUNet_{name}", str(folder))
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    monkeypatch.setenv("nnUNet_def_n_proc", "1")
+    monkeypatch.delenv("nnUNet_extTrainer", raising=False)
+    monkeypatch.setenv("nnUNet_extTrainer", trainer_path())
+    return Nnunet(**folders)
