@@ -72,7 +72,7 @@ def mosaic(
             axis.set_yticks([])
             axis.set_frame_on(False)
             if column < len(volumes):
-                axis.imshow(_stacked(mid_slices(volumes[column], spacing, orientation), limits[0]), "gray", None, None)
+                axis.imshow(_stacked(mid_slices(volumes[column], spacing, orientation), limits[0]), cmap="gray")
                 axis.images[0].set_clim(*limits)
                 if captions and title in captions:
                     axis.set_title(captions[title][column], fontsize=7)
