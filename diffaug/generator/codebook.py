@@ -8,7 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 DECAY = 0.99  # of the moving averages, as in VQ-VAE-2 (arXiv 1906.00446)
-DEAD = 1.0  # a code used less than once per batch, on average, is restarted (Jukebox, arXiv 2005.00341, section 3.2)
+DEAD = (
+    0.05  # a code used less than this share of the mean is restarted (as Jukebox does, arXiv 2005.00341, section 3.2)
+)
 CHUNK = 1024  # positions compared at a time, so that memory does not grow with the volume
 
 
@@ -100,8 +102,8 @@ class Codebook(nn.Module):
             dist.all_reduce(sums)
         self.counts.lerp_(counts, 1 - DECAY)
         self.sums.lerp_(sums, 1 - DECAY)
-        dead = (self.counts < DEAD)[:, None]
-        drawn = self._candidates(vectors)
-        self.sums.copy_(torch.where(dead, drawn, self.sums))
-        self.counts.copy_(torch.where(dead[:, 0], torch.ones_like(self.counts), self.counts))
+        mean = self.counts.mean()
+        dead = self.counts < DEAD * mean
+        self.sums.copy_(torch.where(dead[:, None], self._candidates(vectors) * mean, self.sums))
+        self.counts.copy_(torch.where(dead, mean, self.counts))
         self.codes.copy_(self.sums / self.counts[:, None])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from diffaug.volumes.dataset import RawDataset, excluded_ids, open_dataset
 from diffaug.volumes.grid import Reading, read_off, to_canonical
 from diffaug.volumes.pictures import curves
 from diffaug.volumes.windows import Window
-from diffaug.workspace import Workspace, atomic_path, file_hash, fingerprint, locked, read_json, write_json
+from diffaug.workspace import Workspace, atomic_path, discard, file_hash, fingerprint, locked, read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,18 @@ class FitRequest:
     images: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ("fold:0",)
     seed: int = 0
+
+    @staticmethod
+    def from_dict(content: dict[str, Any]) -> FitRequest:
+        """Rebuild a request from a manifest.
+
+        Args:
+            content: What `asdict` gave, read from JSON.
+
+        Returns:
+            The request.
+        """
+        return FitRequest(**{**content, "images": tuple(content["images"]), "exclude": tuple(content["exclude"])})
 
 
 def fit(
@@ -89,26 +100,13 @@ def fit(
         return _fit_networks(plan, cache, folder, target, fabric, request)
 
 
-def discard(folder: Path) -> None:
-    """Empty a stage's folder, for `--fresh`.
-
-    Args:
-        folder: The folder; its lock stays.
-    """
-    for entry in folder.iterdir():
-        if entry.is_dir():
-            shutil.rmtree(entry)
-        elif entry.name != ".lock":
-            entry.unlink()
-
-
 def _agree(workspace: Workspace, request: FitRequest | None) -> tuple[FitRequest, RawDataset]:
     """Compare what is asked now with what was asked before, and list the scans."""
     file = workspace.generator / "manifest.json"
     if file.is_file():
         content = read_json(file, "run: diffaug fit --fresh")
-        asked = FitRequest(**{k: tuple(v) if isinstance(v, list) else v for k, v in content["request"].items()})
-        if request is not None and asdict(request) != asdict(asked):
+        asked = FitRequest.from_dict(content["request"])
+        if request is not None and request != asked:
             changed = [k for k, v in asdict(asked).items() if asdict(request)[k] != v]
             raise DiffaugError(
                 f"{file}: this generator was begun with other options ({', '.join(changed)}), expected the same; repeat "
@@ -151,9 +149,15 @@ def _readings(dataset: RawDataset, folder: Path) -> dict[str, Reading]:
 
 
 def _reading(entry: dict[str, Any]) -> Reading:
-    values = {k: v for k, v in entry.items() if k != "sha256"}
-    values["ranges"] = tuple((low, high) for low, high in values["ranges"])
-    return Reading(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    return Reading(
+        case=entry["case"],
+        size=tuple(entry["size"]),
+        spacing=tuple(entry["spacing"]),
+        orientation=entry["orientation"],
+        ranges=tuple((low, high) for low, high in entry["ranges"]),
+        mean=tuple(entry["mean"]),
+        std=tuple(entry["std"]),
+    )
 
 
 def _plan(workspace: Workspace, request: FitRequest, dataset: RawDataset, readings: Sequence[Reading]) -> GeneratorPlan:

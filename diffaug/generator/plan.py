@@ -45,7 +45,7 @@ BUDGETS = {
     "cpu-small": Budget(
         voxels=2**17,
         factor=4,
-        autoencoder={"channels": [16, 32], "blocks": 1, "latent_channels": 8, "codes": 1024},
+        autoencoder={"channels": [16, 32], "blocks": 1, "latent_channels": 8, "codes": 4096},
         denoiser={"channels": [32, 64], "blocks": 1, "attention": False},
         views=4,
         autoencoder_training=Training(steps=500, batch_size=2, learning_rate=1e-3),

@@ -13,14 +13,14 @@ from tqdm import tqdm
 from diffaug import __version__
 from diffaug.engine.devices import start_fabric
 from diffaug.errors import DiffaugError
-from diffaug.generator.fitting import discard, fit
+from diffaug.generator.fitting import fit
 from diffaug.generator.model import Generator
 from diffaug.generator.samplers import SAMPLERS
 from diffaug.volumes.grid import synthetic_scan
 from diffaug.volumes.pictures import mosaic
 from diffaug.volumes.scan import write_scan
 from diffaug.volumes.windows import paste_extent
-from diffaug.workspace import Workspace, file_hash, locked, read_json, write_json
+from diffaug.workspace import Workspace, discard, file_hash, locked, read_json, write_json
 
 BATCH = 4  # volumes made together; part of what a seed means, so it never depends on the machine
 MONTAGE = 8

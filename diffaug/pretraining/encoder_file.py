@@ -257,16 +257,7 @@ def load_encoder(
         if input_weights & set(names) and source.ndim == target.ndim and source.shape[1] != target.shape[1]:
             source = _repeat_channel(source, target.shape[1], encoder.path)
             channels_repeated = True
-        if source.shape != target.shape:
-            raise DiffaugError(
-                f"{encoder.path}: {names[0]} has shape {tuple(source.shape)}, expected the network's "
-                f"{tuple(target.shape)}; make the file again with diffaug pretrain for these plans"
-            )
-        if not source.isfinite().all():
-            raise DiffaugError(
-                f"{encoder.path}: {names[0]} holds NaN or infinity, expected finite weights; the pretraining diverged: "
-                "delete the file and run diffaug pretrain again"
-            )
+        _require_fit(encoder.path, names[0], source, target)
         pairs.append((target, source))
     unknown = [name for name in weights if _part(name) in wanted and name not in known]
     if unknown:
@@ -348,6 +339,19 @@ def _repeat_channel(source: Tensor, channels: int, path: Path) -> Tensor:
         )
     # Divided by their number, so that the same image in every channel gives the pretrained response.
     return source.repeat(1, channels, *[1] * (source.ndim - 2)) / channels
+
+
+def _require_fit(path: Path, name: str, source: Tensor, target: Tensor) -> None:
+    if source.shape != target.shape:
+        raise DiffaugError(
+            f"{path}: {name} has shape {tuple(source.shape)}, expected the network's {tuple(target.shape)}; "
+            "make the file again with diffaug pretrain for these plans"
+        )
+    if not source.isfinite().all():
+        raise DiffaugError(
+            f"{path}: {name} holds NaN or infinity, expected finite weights; the pretraining diverged: "
+            "delete the file and run diffaug pretrain again"
+        )
 
 
 def _require_same_architecture(encoder: EncoderFile, planned: Mapping[str, Any], *, with_decoder: bool) -> None:

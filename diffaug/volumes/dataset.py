@@ -74,23 +74,47 @@ def open_dataset(folder: Path, *, extra: Sequence[Path] = (), exclude: Iterable[
         DiffaugError: If `dataset.json` is missing or broken, no image is found, or a case lacks a channel.
     """
     info = read_json(folder / "dataset.json", "expected nnU-Net's raw layout with a dataset.json; write one")
+    channels, ending = _channels_and_ending(info, folder / "dataset.json")
+    cases = list_cases([folder / "imagesTr", folder / "imagesUn", *extra], ending, len(channels), info, folder)
+    return _without(folder, cases, exclude, channels, info)
+
+
+def open_folder(folder: Path, info: dict[str, Any], *, exclude: Iterable[str] = ()) -> RawDataset:
+    """List the images of a plain folder, of the same channels and file type as a dataset.
+
+    Args:
+        folder: The folder.
+        info: The dataset's `dataset.json`.
+        exclude: Ids of cases that must not be seen.
+
+    Returns:
+        The images as a dataset.
+    """
+    channels, ending = _channels_and_ending(info, folder)
+    cases = list_cases([folder / "imagesTr", folder / "imagesUn", folder], ending, len(channels))
+    return _without(folder, cases, exclude, channels, info)
+
+
+def _channels_and_ending(info: dict[str, Any], source: Path) -> tuple[tuple[str, ...], str]:
     try:
         channels = tuple(info["channel_names"][key] for key in sorted(info["channel_names"], key=int))
-        ending = info["file_ending"]
+        return channels, info["file_ending"]
     except (KeyError, ValueError, TypeError) as error:
-        raise DiffaugError(
-            f"{folder / 'dataset.json'}: found no {error}, expected channel_names and file_ending; add them"
-        ) from error
-    cases = list_cases([folder / "imagesTr", folder / "imagesUn", *extra], ending, len(channels), info, folder)
+        raise DiffaugError(f"{source}: found no {error}, expected channel_names and file_ending; add them") from error
+
+
+def _without(
+    folder: Path, cases: Sequence[Case], exclude: Iterable[str], channels: tuple[str, ...], info: dict[str, Any]
+) -> RawDataset:
     excluded = set(exclude)
     kept = tuple(case for case in cases if case.id not in excluded)
     if not kept:
         raise DiffaugError(
-            f"{folder}: found {len(cases)} cases ending in {ending}, {len(cases)} of them excluded, expected images in "
+            f"{folder}: found {len(cases)} cases ending in {info['file_ending']}, all of them excluded, expected images in "
             "imagesTr or imagesUn; add scans or exclude fewer"
         )
     with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net announces its choice of reader on stdout
-        reader = determine_reader_writer_from_dataset_json(info, str(kept[0].files[0]), verbose=False)
+        reader = determine_reader_writer_from_dataset_json(info, None, verbose=False)
     return RawDataset(folder.name, channels, reader, kept, info)
 
 

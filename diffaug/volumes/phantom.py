@@ -10,8 +10,10 @@ import SimpleITK as sitk
 
 from diffaug.errors import DiffaugError
 from diffaug.volumes.phantom_anatomy import build
-from diffaug.volumes.phantom_parameters import SITES, PhantomParameters, draw_parameters
+from diffaug.volumes.phantom_drawing import draw_parameters
+from diffaug.volumes.phantom_parameters import PhantomParameters
 from diffaug.volumes.phantom_scanner import measure
+from diffaug.volumes.phantom_sites import SITES, find_site
 from diffaug.workspace import atomic_path, read_json, write_json
 
 __all__ = ["SITES", "PhantomParameters", "case_parameters", "draw_parameters", "render", "write_dataset"]
@@ -71,9 +73,7 @@ def case_parameters(seed: int, site: str, index: int, *, test: bool = False) -> 
     Raises:
         DiffaugError: If there is no such site.
     """
-    if site not in SITES:
-        raise DiffaugError(f"site {site}: no such phantom site, expected {' or '.join(SITES)}; give one of them")
-    return draw_parameters(np.random.default_rng([seed, SITES[site].code, int(test), index]), site)
+    return draw_parameters(np.random.default_rng([seed, find_site(site).code, int(test), index]), site)
 
 
 def write_dataset(
@@ -153,8 +153,7 @@ def write_dataset(
 def _check(
     *, task: int, cases: int, site: str, shape: tuple[int, int, int], labelled: int, test: int, seed: int
 ) -> None:
-    if site not in SITES:
-        raise DiffaugError(f"site {site}: no such phantom site, expected {' or '.join(SITES)}; give one of them")
+    find_site(site)
     if not 1 <= task <= 999:
         raise DiffaugError(f"task {task}: not a dataset number, expected 1 to 999; give another --task")
     if cases < 1 or not 0 <= labelled <= cases or test < 0 or seed < 0:

@@ -79,21 +79,22 @@ def build(parameters: PhantomParameters, *, shape: tuple[int, int, int], spacing
     z, y, x = ((np.arange(n, dtype=np.float32) - (n - 1) / 2) * step for n, step in zip(shape, spacing, strict=True))
     axes = (z, y, x)
     z, y, x = _body_frame(rng, parameters, axes, spacing)
-    fine = smooth_field(rng, axes, (9, 15, 8))
+    fine = smooth_field(rng, axes, (7, 13, 6))
     coarse = smooth_field(rng, axes, (26, 34, 24))
     ripple = smooth_field(rng, axes, (30, 40, 30))
-    strands = smooth_field(rng, axes, (14, 40, 12))
+    # Septa run through the breast alone: where they end is the visible hint of where the label ends.
+    strands = smooth_field(rng, axes, (11, 34, 9))
     # Where two independent smooth fields both cross zero lies a winding line.
     vessels = np.exp(-sum(smooth_field(rng, axes, (22, 34, 18)) ** 2 for _ in range(2)) / 0.02)
 
     torso = _distance(_torso(body, z, y, x), spacing)
     hull = np.full(shape, np.inf, np.float32)
-    labelled = np.zeros(shape, bool)
+    base = np.full(shape, np.inf, np.float32)
     gland, lesions, nipples = (np.zeros(shape, np.float32) for _ in range(3))
     for side, breast in breasts:
         u, v, along = _breast_frame(breast, z, y, x * side)
         hull = np.minimum(hull, _distance(_hull(breast, u, v, y), spacing))
-        labelled |= _footprint(breast, u, v) < 1
+        base = np.minimum(base, _footprint(breast, u, v))
         gland = np.maximum(gland, _gland(breast, u, v, along, fine, coarse))
         tip = np.sqrt(u**2 + v**2 + (y + breast.depth) ** 2)
         nipples = np.maximum(nipples, _soft(tip - breast.nipple, edge))
@@ -110,13 +111,13 @@ def build(parameters: PhantomParameters, *, shape: tuple[int, int, int], spacing
     rim = np.clip(1 - np.abs(surface + body.skin / 2) / (body.skin / 2 + edge / 2), 0, 1)
     tissues = {
         "gland": gland * before,
-        "strand": 0.7 * np.exp(-((strands / 0.25) ** 2)) * before,
+        "strand": 0.75 * np.exp(-((strands / 0.25) ** 2)) * before * np.clip(4 - 3.5 * base, 0, 1),
         "vessel": 0.8 * vessels * before,
         **_chest(body, muscle, z, y, x, edge, coarse, vessels),
         "lesion": lesions * before,
         "skin": np.maximum(rim * min(1.0, 1.6 * body.skin / edge), nipples),
     }
-    mask = (surface < 0) & (muscle > 0) & labelled & (y < body.lateral)
+    mask = (surface < 0) & (muscle > 0) & (base < 1) & (y < body.lateral)
     return Anatomy(_soft(surface, edge), tissues, mask.astype(np.uint8), 0.7 * fine + 0.3 * coarse, (z, y, x))
 
 

@@ -6,11 +6,12 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from diffaug.volumes.phantom_anatomy import Anatomy, Array, smooth_field
-from diffaug.volumes.phantom_parameters import PLAIN_SIGNALS, PhantomParameters
+from diffaug.volumes.phantom_parameters import PhantomParameters
+from diffaug.volumes.phantom_sites import PLAIN_SIGNALS
 
 # Signal that contrast agent adds at full enhancement, per tissue.
 UPTAKE = {
-    "blood": 0.75,
+    "blood": 0.65,
     "vessel": 0.6,
     "lesion": 0.75,
     "heart": 0.4,

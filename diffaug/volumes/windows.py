@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -57,13 +58,20 @@ def scattered(extent: Sequence[int], shape: Sequence[int], reach: int, generator
     return Window(tuple(offset), tuple(extent))
 
 
-def cut(voxels: np.ndarray, window: Window, shape: Sequence[int]) -> np.ndarray:
-    """Cut a window out of a scan; what sticks out is the scan mirrored at its edge, so that no seam can be learned.
+def cut(
+    voxels: np.ndarray,
+    window: Window,
+    shape: Sequence[int],
+    mode: Literal["symmetric", "constant"] = "symmetric",
+) -> np.ndarray:
+    """Cut a window out of a scan.
 
     Args:
         voxels: The scan `(C, Z, Y, X)`, possibly memory-mapped: only the window is read.
         window: Where.
         shape: Voxels (Z, Y, X) of the window.
+        mode: What fills the part outside the scan: `symmetric`, the scan mirrored at its edge, so that a generator can
+            learn no seam; or `constant`, zero as nnU-Net fills it.
 
     Returns:
         `(C, *shape)` float32, a copy.
@@ -73,7 +81,7 @@ def cut(voxels: np.ndarray, window: Window, shape: Sequence[int]) -> np.ndarray:
         start, stop = max(offset, 0), min(offset + length, size)
         inside.append(slice(start, stop))
         padding.append((start - offset, offset + length - stop))
-    return np.pad(np.asarray(voxels[tuple(inside)], dtype=np.float32), padding, mode="symmetric")
+    return np.pad(np.asarray(voxels[tuple(inside)], dtype=np.float32), padding, mode=mode)
 
 
 def paste_extent(voxels: np.ndarray, window: Window) -> np.ndarray:

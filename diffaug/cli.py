@@ -1,0 +1,256 @@
+"""The doors: one small function per verb, no logic of its own."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from diffaug import __version__
+from diffaug.errors import DiffaugError
+
+# Before torch is loaded: waiting threads sleep instead of spinning. On a machine that does anything else at the same
+# time, spinning ones make every step several times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+BUDGETS = ("cpu-small", "gpu-24g", "gpu-80g")
+Arguments = argparse.Namespace
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `diffaug`.
+
+    Args:
+        argv: Arguments; those of the process by default.
+
+    Returns:
+        0, or 2 for something the user can mend, or 130 after Ctrl-C.
+    """
+    arguments = build_parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except Exception as error:
+        message = _one_line(error)
+        if message is None or arguments.debug:
+            raise
+        print(f"diffaug: {message}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("diffaug: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _one_line(error: Exception) -> str | None:
+    """Tell in one line what the user can mend, or None for a fault of the program."""
+    if isinstance(error, DiffaugError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{error.filename or 'a temporary file'}: the disk is full; free space and run the same command again"
+    if type(error).__name__ == "OutOfMemoryError":
+        return f"the GPU's memory is full ({error}); choose a smaller --budget, or smaller numbers in plan.json"
+    return None
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe all verbs and their options.
+
+    Returns:
+        The parser; each verb sets `run`.
+    """
+    parser = argparse.ArgumentParser(
+        prog="diffaug", description="Unlabelled scans in, a better nnU-Net out. Every verb goes on where it stopped."
+    )
+    parser.add_argument("--version", action="version", version=f"diffaug {__version__}")
+    verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
+
+    def verb(name: str, run: Callable[[Arguments], Any], text: str) -> argparse.ArgumentParser:
+        made = verbs.add_parser(name, help=text, description=text)
+        made.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        made.set_defaults(run=run)
+        return made
+
+    made = verb("fit", _fit, "fit the generator to a task's images")
+    _add_task(made)
+    _add_fit(made)
+    _add_run(made)
+    made.add_argument("--plan-only", action="store_true", help="write plan.json for you to edit, and stop")
+
+    made = verb("sample", _sample, "write synthetic volumes; fits first where needed")
+    _add_task(made)
+    made.add_argument("-n", "--count", type=int, default=200, help="number of volumes (%(default)s)")
+    made.add_argument("--seed", type=int, default=0, help="same seed, same files (%(default)s)")
+    made.add_argument("--sampler", default="dpmpp", help="dpmpp, heun, ddim or ddpm (%(default)s)")
+    made.add_argument("--steps", type=int, help="sampler steps (ddpm 300, ddim 50, heun 16, dpmpp 20)")
+    _add_run(made)
+
+    made = verb("audit", _audit, "report how good and how private the synthetic volumes are")
+    _add_task(made)
+    _add_run(made)
+
+    made = verb("pretrain", _pretrain, "pretrain the nnU-Net plan's network; fits and samples first where needed")
+    _add_task(made)
+    _add_fit(made)
+    made.add_argument("--images", default="synthetic", help="synthetic, real, both or a FOLDER (%(default)s)")
+    made.add_argument("--pretext", default="denoise", help="denoise or mae (%(default)s)")
+    made.add_argument(
+        "-n", "--count", type=int, default=200, help="volumes to sample, if that is missing (%(default)s)"
+    )
+    _add_run(made)
+
+    made = verb("plan", _plan, "add a budget's configuration to nnU-Net's plans, which are made where missing")
+    made.add_argument("--task", required=True, help="as nnU-Net's -d: 101 or Dataset101_Name")
+    made.add_argument("--plans", default="nnUNetPlans", help="nnU-Net's plans (%(default)s)")
+    made.add_argument("--base", default="3d_fullres", help="configuration to inherit from (%(default)s)")
+    made.add_argument("--budget", choices=BUDGETS, default="gpu-24g", help="(%(default)s)")
+    made.add_argument("--exclude", action="append", metavar="RULE", help="cases that the plans must not be made from")
+
+    made = verb("phantom", _phantom, "write a dataset of breast MRI phantoms")
+    made.add_argument("--out", type=Path, required=True, help="folder of raw datasets, usually $nnUNet_raw")
+    made.add_argument("--task", type=int, required=True, help="number of the dataset")
+    made.add_argument("--cases", type=int, required=True, help="number of training cases")
+    made.add_argument("--labelled", type=int, help="how many of them have masks (all)")
+    made.add_argument("--test", type=int, default=0, help="further cases for imagesTs and labelsTs (%(default)s)")
+    made.add_argument("--site", choices=("A", "B"), default="A", help="scanner (%(default)s)")
+    made.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    made.add_argument("--shape", type=int, nargs=3, default=(32, 48, 64), metavar=("Z", "Y", "X"), help="voxels")
+
+    verb("trainer-path", _trainer_path, "print the value for nnUNet_extTrainer")
+    verb("doctor", _doctor, "check folders, packages and the trainer, and say what to mend")
+    made = verb("demo", _demo, "the whole road on phantoms, on a CPU, in minutes")
+    made.add_argument("--out", type=Path, default=Path("diffaug_demo"), help="where to (%(default)s)")
+    return parser
+
+
+def _add_task(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--task", required=True, help="as nnU-Net's -d: 101 or Dataset101_Name")
+    parser.add_argument("--plans", default="nnUNetPlans", help="nnU-Net's plans (%(default)s)")
+    parser.add_argument("--configuration", default="3d_fullres", help="nnU-Net's configuration (%(default)s)")
+
+
+def _add_fit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--budget", choices=BUDGETS, default="gpu-24g", help="the machine at hand (%(default)s)")
+    parser.add_argument("--field-of-view", default="auto", help="whole, patch or auto (%(default)s)")
+    parser.add_argument(
+        "--more-images", action="append", default=[], metavar="FOLDER", help="further unlabelled images"
+    )
+    parser.add_argument(
+        "--exclude",
+        action="append",
+        metavar="RULE",
+        help="cases that must not be seen: fold:N, labelled, FILE[:KEY] or none; may be repeated (fold:0)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (%(default)s)")
+    parser.add_argument("--fresh", action="store_true", help="discard what this verb has made before")
+
+
+def _workspace(arguments: Arguments) -> Any:
+    from diffaug.workspace import Workspace, dataset_name
+
+    return Workspace(dataset_name(arguments.task), arguments.plans, arguments.configuration)
+
+
+def _fit_request(arguments: Arguments) -> Any:
+    from diffaug.generator.fitting import FitRequest
+
+    return FitRequest(
+        budget=arguments.budget,
+        field_of_view=arguments.field_of_view,
+        images=tuple(str(Path(folder).resolve()) for folder in arguments.more_images),
+        exclude=tuple(arguments.exclude or ("fold:0",)),
+        seed=arguments.seed,
+    )
+
+
+def _fit(arguments: Arguments) -> None:
+    from diffaug.generator.fitting import fit
+
+    workspace, request = _workspace(arguments), _fit_request(arguments)
+    made = fit(workspace, request, device=arguments.device, fresh=arguments.fresh, plan_only=arguments.plan_only)
+    print(f"fit: {made}")
+
+
+def _sample(arguments: Arguments) -> None:
+    from diffaug.generator.sampling import SampleRequest, sample
+
+    request = SampleRequest(arguments.count, arguments.seed, arguments.sampler, arguments.steps)
+    folder = sample(_workspace(arguments), request, device=arguments.device, fresh=arguments.fresh)
+    print(f"sample: {folder}, look at {folder / 'montage.png'}")
+
+
+def _audit(arguments: Arguments) -> None:
+    from diffaug.audit.auditing import audit
+
+    print(f"audit: {audit(_workspace(arguments), device=arguments.device, fresh=arguments.fresh)}")
+
+
+def _pretrain(arguments: Arguments) -> None:
+    from diffaug.generator.sampling import SampleRequest
+    from diffaug.pretraining.fitting import PretrainRequest, pretrain
+
+    images = arguments.images
+    request = PretrainRequest(
+        images=images if images in ("synthetic", "real", "both") else str(Path(images).resolve()),
+        pretext=arguments.pretext,
+        budget=arguments.budget,
+        exclude=tuple(arguments.exclude or ("fold:0",)),
+        more_images=_fit_request(arguments).images,
+        seed=arguments.seed,
+    )
+    upstream = (_fit_request(arguments), SampleRequest(arguments.count))
+    made = pretrain(_workspace(arguments), request, upstream=upstream, device=arguments.device, fresh=arguments.fresh)
+    print(f"pretrain: {made}")
+
+
+def _plan(arguments: Arguments) -> None:
+    from diffaug.pretraining.nnunet_plans import add_budget_configuration, ensure_plans
+    from diffaug.volumes.dataset import excluded_ids
+    from diffaug.workspace import Workspace, dataset_name
+
+    workspace = Workspace(dataset_name(arguments.task), arguments.plans, arguments.base)
+    excluded = excluded_ids(workspace, arguments.exclude or ())
+    plans_file = ensure_plans(workspace.dataset, arguments.plans, excluded)
+    name = add_budget_configuration(plans_file, budget=arguments.budget, base=arguments.base)
+    print(f"plan: {plans_file}, configuration {name}")
+
+
+def _phantom(arguments: Arguments) -> None:
+    from diffaug.volumes.phantom import write_dataset
+
+    folder = write_dataset(
+        arguments.out,
+        task=arguments.task,
+        cases=arguments.cases,
+        labelled=arguments.labelled,
+        test=arguments.test,
+        site=arguments.site,
+        seed=arguments.seed,
+        shape=tuple(arguments.shape),
+    )
+    print(f"phantom: {folder}")
+
+
+def _trainer_path(arguments: Arguments) -> None:
+    from nnunet_plugin.trainer_path import trainer_path
+
+    print(trainer_path())
+
+
+def _doctor(arguments: Arguments) -> None:
+    from diffaug.doctor import examine
+
+    examine()
+
+
+def _demo(arguments: Arguments) -> None:
+    from diffaug.demo import demo
+
+    demo(arguments.out)

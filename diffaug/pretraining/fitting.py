@@ -1,0 +1,414 @@
+"""The stage `pretrain`: from a folder of images to an encoder file for the network of an nnU-Net plan."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+from diffaug import __version__
+from diffaug.engine.devices import start_fabric
+from diffaug.engine.loop import read_log, train
+from diffaug.errors import DiffaugError
+from diffaug.generator.fitting import FitRequest, fit
+from diffaug.generator.sampling import SampleRequest, sample
+from diffaug.pretraining.encoder_file import load_encoder, read_encoder, save_encoder
+from diffaug.pretraining.plan import BUDGETS
+from diffaug.pretraining.pretexts import PRETEXTS, Pretext
+from diffaug.pretraining.sources import Source, folder_source, preprocess, real_source, synthetic_source
+from diffaug.volumes.cache import VolumeCache
+from diffaug.volumes.dataset import excluded_ids
+from diffaug.volumes.pictures import curves, mosaic
+from diffaug.volumes.windows import Window, cut
+from diffaug.workspace import Workspace, discard, file_hash, fingerprint, locked, read_json, write_json
+
+HELD_OUT = 0.1  # share of the volumes that only measure
+HELD_OUT_VOLUMES = 8
+MARGIN = 1.3  # edge of what is read for a rotated or scaled patch, over the patch's own
+
+
+@dataclass(frozen=True)
+class PretrainRequest:
+    """What was asked of `pretrain`.
+
+    Attributes:
+        images: `synthetic`, `real`, `both`, or a folder.
+        pretext: A key of `PRETEXTS`.
+        budget: A key of `BUDGETS`.
+        exclude: `--exclude` rules.
+        more_images: Further folders of real scans.
+        seed: Of everything random.
+    """
+
+    images: str = "synthetic"
+    pretext: str = "denoise"
+    budget: str = "gpu-24g"
+    exclude: tuple[str, ...] = ("fold:0",)
+    more_images: tuple[str, ...] = ()
+    seed: int = 0
+
+
+class PretextObjective:
+    """Trains the network of an nnU-Net plan on a pretext."""
+
+    averaged: str | None = None
+
+    def __init__(
+        self,
+        network: nn.Module,
+        pretext: str,
+        volumes: Sequence[tuple[VolumeCache, str]],
+        patch_size: Sequence[int],
+        spacing: Sequence[float],
+        seed: int,
+    ) -> None:
+        self.networks = {"network": network}
+        self.pretext = PRETEXTS[pretext]
+        self.patch_size = tuple(patch_size)
+        self.spacing = spacing
+        order = np.random.default_rng(seed).permutation(len(volumes))
+        count = min(HELD_OUT_VOLUMES, round(HELD_OUT * len(volumes)))
+        held_out = [volumes[i] for i in order[:count]] or list(volumes[:1])
+        self.volumes = [volumes[i] for i in order[count:]] or list(volumes)
+        self.held_out = torch.stack([self._middle(*volume) for volume in held_out])
+        # the rotations and scalings of nnU-Net's own augmentation, so that fine-tuning brings nothing unheard of
+        spatial = SpatialTransform(
+            self.patch_size,
+            patch_center_dist_from_border=0,
+            random_crop=False,
+            p_elastic_deform=0,
+            p_rotation=0.2,
+            rotation=(-np.pi / 6, np.pi / 6),
+            p_scaling=0.2,
+            scaling=(0.7, 1.4),
+            p_synchronize_scaling_across_axes=1,
+        )
+        self.augment = ComposeTransforms([spatial, MirrorTransform(allowed_axes=(0, 1, 2))])
+
+    def _middle(self, cache: VolumeCache, case: str) -> Tensor:
+        volume = cache[case]
+        offset = tuple((n - p) // 2 for n, p in zip(volume.shape[1:], self.patch_size, strict=True))
+        return torch.from_numpy(cut(volume, Window(offset, volume.shape[1:]), self.patch_size, "constant"))
+
+    def example(self, generator: np.random.Generator) -> Tensor:
+        """Draw an augmented patch of a random volume.
+
+        Args:
+            generator: Source of randomness.
+
+        Returns:
+            `(C, *patch size)`.
+        """
+        cache, case = self.volumes[generator.integers(len(self.volumes))]
+        volume = cache[case]
+        region = [int(np.ceil(p * MARGIN)) for p in self.patch_size]
+        offset = []
+        for size, patch, edge in zip(volume.shape[1:], self.patch_size, region, strict=True):
+            # the patch itself lies inside the volume wherever it can; only the margin may stick out
+            low, high = sorted((0, size - patch))
+            offset.append(int(generator.integers(low, high + 1)) - (edge - patch) // 2)
+        image = torch.from_numpy(cut(volume, Window(tuple(offset), volume.shape[1:]), region, "constant"))
+        seed = int(generator.integers(2**32))  # batchgeneratorsv2 draws from the global generators
+        np.random.seed(seed)  # noqa: NPY002
+        torch.manual_seed(seed)
+        return self.augment(image=image)["image"].contiguous()
+
+    def optimizers(self, learning_rate: float) -> dict[str, Optimizer]:
+        """Make the optimiser.
+
+        Args:
+            learning_rate: At its peak.
+
+        Returns:
+            The optimiser of the network.
+        """
+        return {"network": AdamW(self.networks["network"].parameters(), learning_rate, weight_decay=1e-2)}
+
+    def losses(self, batch: Tensor, progress: float) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
+        """Yield the pretext's loss.
+
+        Args:
+            batch: `(B, C, Z, Y, X)`.
+            progress: Share of the training that is done.
+
+        Yields:
+            Optimiser, loss, figures.
+        """
+        yield "network", self.pretext(self.networks["network"], batch).loss, {}
+
+    @torch.no_grad()
+    def _on_held_out(self) -> Pretext:
+        network = self.networks["network"]
+        device = next(network.parameters()).device
+        network.eval()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            result = self.pretext(network, self.held_out.to(device))
+        network.train()
+        return result
+
+    def validate(self, average: nn.Module | None) -> dict[str, float]:
+        """Measure held-out volumes, with fixed noise or masks.
+
+        Args:
+            average: Not used.
+
+        Returns:
+            The loss.
+        """
+        return {"held_out": float(self._on_held_out().loss)}
+
+    def preview(self, file: Path, average: nn.Module | None) -> None:
+        """Draw what the pretext shows, what the network makes of it, and the truth.
+
+        Args:
+            file: The PNG.
+            average: Not used.
+        """
+        result = self._on_held_out()
+        rows = {"seen": result.seen, "predicted": result.predicted, "truth": self.held_out}
+        drawn = {title: [v[0] for v in volumes[:4].float().cpu().numpy()] for title, volumes in rows.items()}
+        low, high = np.percentile(drawn["truth"], (0.5, 99.5))
+        mosaic(drawn, file, spacing=self.spacing, limits=(float(low), float(high)))
+
+
+def pretrain(
+    workspace: Workspace,
+    request: PretrainRequest | None = None,
+    *,
+    upstream: tuple[FitRequest, SampleRequest] | None = None,
+    device: str = "auto",
+    fresh: bool = False,
+) -> Path:
+    """Pretrain the network of a task's nnU-Net plan, or go on; makes whatever is missing upstream first.
+
+    Args:
+        workspace: The task's workspace.
+        request: What is wanted; None for the defaults.
+        upstream: How to fit and sample where that has not been begun yet.
+        device: `auto`, `cpu` or `cuda`.
+        fresh: Whether to discard an encoder that is there.
+
+    Returns:
+        The encoder file.
+    """
+    request = request or PretrainRequest()
+    if request.pretext not in PRETEXTS or request.budget not in BUDGETS:
+        raise DiffaugError(
+            f"pretrain: found pretext '{request.pretext}' and budget '{request.budget}', expected one of "
+            f"{', '.join(PRETEXTS)} and one of {', '.join(BUDGETS)}; mend the options"
+        )
+    plans, configuration = read_plans(workspace)
+    fabric = start_fabric(device)
+    folder = workspace.encoder
+    target = folder / "encoder.pt"
+    with locked(folder) if fabric.is_global_zero else contextlib.nullcontext():
+        if fresh and fabric.is_global_zero:
+            discard(folder)
+        with fabric.rank_zero_first():
+            if _finished(folder, request):
+                fabric.print(f"pretrain: {target} is there already")
+                return target
+            excluded = excluded_ids(workspace, request.exclude)
+            sources = _sources(workspace, request, excluded, upstream, device)
+            dataset_json = read_json(workspace.raw / "dataset.json", "restore it")
+            volumes: list[tuple[VolumeCache, str]] = []
+            for source in sources:
+                key = fingerprint(
+                    [source.name, configuration.configuration, sorted(c.id for c in source.dataset.cases)]
+                )
+                cache, cases = preprocess(source, plans, configuration, dataset_json, folder / "cache" / key)
+                volumes += [(cache, case) for case in cases]
+        channels = len(dataset_json["channel_names"])
+        torch.manual_seed(request.seed)
+        network = build_network(configuration, channels)
+        _require_loadable(network, workspace, configuration, channels, plans, dataset_json)
+        training = type(BUDGETS[request.budget])(**{**asdict(BUDGETS[request.budget]), "seed": request.seed})
+        objective = PretextObjective(
+            network, request.pretext, volumes, configuration.patch_size, configuration.spacing, request.seed
+        )
+        identity = [asdict(request), [case for _, case in volumes], configuration.configuration["architecture"]]
+        train(objective, objective.example, training, fabric=fabric, folder=folder, name="pretext", identity=identity)
+        if fabric.is_global_zero:
+            _finish(workspace, request, configuration, network, sources, sorted(excluded), len(volumes), training.steps)
+        fabric.barrier()
+    return target
+
+
+def read_plans(workspace: Workspace) -> tuple[PlansManager, ConfigurationManager]:
+    """Read the task's nnU-Net plans.
+
+    Args:
+        workspace: The task's workspace.
+
+    Returns:
+        The plans and the workspace's configuration.
+
+    Raises:
+        DiffaugError: If there are no plans or they lack the configuration.
+    """
+    number = int(workspace.dataset[7:10])
+    mend = f"run: nnUNetv2_plan_and_preprocess -d {number} -c 3d_fullres"
+    plans = PlansManager(read_json(workspace.plans_file, mend))
+    try:
+        return plans, plans.get_configuration(workspace.configuration)
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise DiffaugError(
+            f"{workspace.plans_file}: no configuration {workspace.configuration}, expected one of "
+            f"{', '.join(plans.available_configurations)}; mend --configuration, or add it with diffaug plan"
+        ) from error
+
+
+def build_network(configuration: ConfigurationManager, channels: int) -> nn.Module:
+    """Build the very network of an nnU-Net configuration, with as many outputs as inputs.
+
+    Args:
+        configuration: nnU-Net's configuration.
+        channels: C of the volumes.
+
+    Returns:
+        The network.
+    """
+    return get_network_from_plans(
+        configuration.network_arch_class_name,
+        configuration.network_arch_init_kwargs,
+        configuration.network_arch_init_kwargs_req_import,
+        channels,
+        channels,
+        deep_supervision=False,
+    )
+
+
+def _require_loadable(
+    network: nn.Module,
+    workspace: Workspace,
+    configuration: ConfigurationManager,
+    channels: int,
+    plans: PlansManager,
+    dataset_json: dict[str, Any],
+) -> None:
+    """Load a dummy of the file into the downstream network: a mismatch costs a second now, not a day later."""
+    downstream = get_network_from_plans(
+        configuration.network_arch_class_name,
+        configuration.network_arch_init_kwargs,
+        configuration.network_arch_init_kwargs_req_import,
+        channels,
+        plans.get_label_manager(dataset_json).num_segmentation_heads,
+        deep_supervision=True,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        dummy = Path(folder) / "encoder.pt"
+        save_encoder(
+            dummy, network, name=workspace.configuration, configuration=configuration.configuration, provenance={}
+        )
+        load_encoder(downstream, read_encoder(dummy), configuration=configuration.configuration)
+
+
+def _finished(folder: Path, request: PretrainRequest) -> bool:
+    file = folder / "manifest.json"
+    if not file.is_file():
+        return False
+    before = read_json(file, "run: diffaug pretrain --fresh")["request"]
+    now = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(request).items()}
+    if before != now:
+        changed = [k for k in now if before.get(k) != now[k]]
+        raise DiffaugError(
+            f"{file}: this encoder was made with other options ({', '.join(changed)}), expected the same; repeat them, or "
+            "discard it with --fresh"
+        )
+    return (folder / "encoder.pt").is_file()
+
+
+def _sources(
+    workspace: Workspace,
+    request: PretrainRequest,
+    excluded: set[str],
+    upstream: tuple[FitRequest, SampleRequest] | None,
+    device: str,
+) -> list[Source]:
+    if request.images in ("synthetic", "both"):
+        begun = (workspace.generator / "manifest.json").is_file()
+        fit(workspace, None if begun or upstream is None else upstream[0], device=device)
+        begun = (workspace.synthetic / "manifest.json").is_file()
+        sample(workspace, None if begun or upstream is None else upstream[1], device=device)
+    extra = [Path(folder) for folder in request.more_images]
+    if request.images == "synthetic":
+        sources = [synthetic_source(workspace)]
+    elif request.images == "real":
+        sources = [real_source(workspace, extra, excluded)]
+    elif request.images == "both":
+        sources = [synthetic_source(workspace), real_source(workspace, extra, excluded)]
+    else:
+        sources = [folder_source(workspace, Path(request.images), excluded)]
+    seen = sorted(excluded & {case for source in sources for case in source.seen})
+    if seen:
+        raise DiffaugError(
+            f"{workspace.generator}: the generator has seen {len(seen)} cases that --exclude forbids ({seen[0]} ...); fit "
+            "it anew with the same --exclude and --fresh, or exclude what it excluded"
+        )
+    return sources
+
+
+def _finish(
+    workspace: Workspace,
+    request: PretrainRequest,
+    configuration: ConfigurationManager,
+    network: nn.Module,
+    sources: Sequence[Source],
+    excluded: list[str],
+    volumes: int,
+    steps: int,
+) -> None:
+    folder = workspace.encoder
+    target = folder / "encoder.pt"
+    provenance = {
+        "case_ids": sorted({case for source in sources for case in source.seen}),
+        "excluded": excluded,
+        "images": request.images,
+        "volumes": volumes,
+        "pretext": request.pretext,
+        "steps": steps,
+        "budget": request.budget,
+        "seed": request.seed,
+        "version": __version__,
+    }
+    save_encoder(
+        target, network, name=workspace.configuration, configuration=configuration.configuration, provenance=provenance
+    )
+    lines = [line for line in read_log(folder / "log.jsonl") if line["fit"] == "pretext"]
+    drawn = {
+        key: ([line["step"] for line in lines if key in line], [line[key] for line in lines if key in line])
+        for key in ("network_loss", "held_out")
+    }
+    curves(drawn, folder / "pretext_curves.png", title=f"pretext: {request.pretext}", x="step")
+    (folder / "pretext.state.pt").unlink(missing_ok=True)
+    manifest = {
+        "stage": "pretrain",
+        "finished": True,
+        "version": __version__,
+        "request": asdict(request),
+        "inputs": {source.name: _hashes(workspace, source) for source in sources},
+        "figures": {"held_out": drawn["held_out"][1][-1], "network_loss": drawn["network_loss"][1][-1]},
+        "encoder_sha256": file_hash(target),
+        **provenance,
+    }
+    write_json(folder / "manifest.json", manifest)
+
+
+def _hashes(workspace: Workspace, source: Source) -> Any:
+    if source.name == "synthetic":
+        return {"manifest_sha256": file_hash(workspace.synthetic / "manifest.json")}
+    return {case.id: [file_hash(file) for file in case.files] for case in source.dataset.cases}

@@ -1,0 +1,135 @@
+"""What to pretrain on: any folder of images, each preprocessed exactly as nnU-Net preprocesses the dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from tqdm import tqdm
+
+from diffaug.errors import DiffaugError
+from diffaug.volumes.cache import VolumeCache
+from diffaug.volumes.dataset import RawDataset, open_dataset, open_folder
+from diffaug.volumes.scan import Scan
+from diffaug.workspace import Workspace, read_json
+
+
+@dataclass(frozen=True)
+class Source:
+    """Some images and where they come from.
+
+    Attributes:
+        name: `synthetic`, `real`, or the folder.
+        dataset: The images.
+        seen: Ids of the real cases in them, or in what made them.
+        statistics: For windows of scans the whole scan's mean and standard deviation per channel; None for scans.
+    """
+
+    name: str
+    dataset: RawDataset
+    seen: tuple[str, ...]
+    statistics: tuple[np.ndarray, np.ndarray] | None = None
+
+
+def synthetic_source(workspace: Workspace) -> Source:
+    """Take the synthetic volumes.
+
+    Args:
+        workspace: The task's workspace.
+
+    Returns:
+        The source.
+    """
+    manifest = read_json(workspace.synthetic / "manifest.json", "run: diffaug sample")
+    grid = manifest["grid"]
+    patch = grid["field_of_view"] == "patch"
+    statistics = (np.array(grid["mean"]), np.array(grid["std"])) if patch else None
+    return Source("synthetic", open_dataset(workspace.synthetic), tuple(manifest["seen"]), statistics)
+
+
+def real_source(workspace: Workspace, extra: Sequence[Path], exclude: set[str]) -> Source:
+    """Take the real scans.
+
+    Args:
+        workspace: The task's workspace.
+        extra: Further folders of images.
+        exclude: Ids of cases that must not be seen.
+
+    Returns:
+        The source.
+    """
+    dataset = open_dataset(workspace.raw, extra=extra, exclude=exclude)
+    return Source("real", dataset, tuple(case.id for case in dataset.cases))
+
+
+def folder_source(workspace: Workspace, folder: Path, exclude: set[str]) -> Source:
+    """Take any folder of images of the dataset's channels and file type.
+
+    Args:
+        workspace: The task's workspace.
+        folder: The folder; one in nnU-Net's raw layout counts with its `imagesTr` and `imagesUn`.
+        exclude: Ids of cases that must not be seen.
+
+    Returns:
+        The source.
+    """
+    if (folder / "dataset.json").is_file():
+        dataset = open_dataset(folder, exclude=exclude)
+    else:
+        info = read_json(workspace.raw / "dataset.json", "expected nnU-Net's raw layout with a dataset.json; write one")
+        dataset = open_folder(folder, info, exclude=exclude)
+    return Source(str(folder), dataset, tuple(case.id for case in dataset.cases))
+
+
+def preprocess(
+    source: Source, plans: PlansManager, configuration: ConfigurationManager, dataset_json: dict[str, Any], folder: Path
+) -> tuple[VolumeCache, list[str]]:
+    """Bring all images of a source into the network's space, once.
+
+    Args:
+        source: The images.
+        plans: nnU-Net's plans.
+        configuration: nnU-Net's configuration.
+        dataset_json: The task's `dataset.json`.
+        folder: Where the cache goes.
+
+    Returns:
+        The cache and the ids in it.
+
+    Raises:
+        DiffaugError: If the images have another number of channels than the task.
+    """
+    expected = len(dataset_json["channel_names"])
+    if len(source.dataset.channels) != expected:
+        raise DiffaugError(
+            f"{source.dataset.cases[0].files[0]}: found {len(source.dataset.channels)} channels, expected {expected} as "
+            "the task has; give images of the same channels"
+        )
+    cache = VolumeCache(folder)
+    cases = {case.id: case for case in source.dataset.cases}
+    preprocessor = configuration.preprocessor_class(verbose=False)
+
+    def make(case: str) -> np.ndarray:
+        scan = source.dataset.read(cases[case])
+        properties = {"spacing": list(scan.geometry.spacing)}
+        data, _, _ = preprocessor.run_case_npy(scan.voxels.copy(), None, properties, plans, configuration, dataset_json)
+        return _as_part_of_a_scan(data, scan, source, configuration.normalization_schemes)
+
+    cache.fill(tqdm(cases, f"preprocessing {Path(source.name).name}", unit="scan", ascii=True), make)
+    return cache, sorted(cases)
+
+
+def _as_part_of_a_scan(data: np.ndarray, scan: Scan, source: Source, schemes: Sequence[str]) -> np.ndarray:
+    """Z-score a window by its scan's statistics: by its own, a window of air would come out as loud noise."""
+    if source.statistics is None:
+        return data
+    for channel, scheme in enumerate(schemes):
+        if scheme == "ZScoreNormalization":
+            own_mean, own_std = scan.voxels[channel].mean(), max(scan.voxels[channel].std(), 1e-8)
+            mean, std = source.statistics[0][channel], source.statistics[1][channel]
+            data[channel] = (data[channel] * own_std + own_mean - mean) / std
+    return data
