@@ -14,6 +14,7 @@ from pathlib import Path
 from diffaug.errors import DiffaugError
 from diffaug.workspace import NNUNET_FOLDERS, nnunet_folder
 
+TRAINER_VARIABLE = "nnUNet_extTrainer"
 ROOM = 10  # GB; caches and checkpoints of a common task
 
 
@@ -81,7 +82,7 @@ def _disk() -> str:
 
 
 def _trainer() -> str:
-    value = os.environ.get("nnUNet_extTrainer", "")
+    value = os.environ.get(TRAINER_VARIABLE, "")
     if not any((Path(p) / "nnunet_trainer_diffaug.py").is_file() for p in value.split(os.pathsep) if p):
         raise DiffaugError(
             f"nnUNet_extTrainer is '{value}', expected the folder of diffaug's trainers; "

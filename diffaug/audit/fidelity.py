@@ -1,0 +1,70 @@
+"""How much of a scan the autoencoder keeps: no synthetic volume can show finer detail than its reconstructions do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from diffaug.audit.figures import Figure, mean_figure
+from diffaug.audit.material import Material
+from diffaug.generator.autoencoder import Autoencoder
+from diffaug.volumes.similarity import psnr, ssim
+from diffaug.volumes.windows import paste_extent
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """Reconstruction figures over scans.
+
+    Attributes:
+        psnr: Peak signal-to-noise ratio in dB.
+        ssim: Structural similarity.
+    """
+
+    psnr: Figure
+    ssim: Figure
+
+
+@torch.no_grad()
+def reconstruct(autoencoder: Autoencoder, volume: np.ndarray) -> np.ndarray:
+    """Send a volume through the autoencoder.
+
+    Args:
+        autoencoder: In evaluation mode.
+        volume: `(C, Z, Y, X)` in [-1, 1].
+
+    Returns:
+        The reconstruction, of the same shape.
+    """
+    device = autoencoder.head.weight.device
+    batch = torch.from_numpy(volume)[None].to(device)
+    return autoencoder.decode(autoencoder.encode(batch))[0].float().cpu().numpy()
+
+
+def measure_fidelity(
+    autoencoder: Autoencoder, material: Material, cases: Sequence[str], places: Sequence[str], seed: int
+) -> Fidelity:
+    """Compare scans with their reconstructions, inside the scan alone: mirrored margins would flatter the figures.
+
+    Args:
+        autoencoder: In evaluation mode.
+        material: Where scans come from.
+        cases: Ids of the scans.
+        places: For each scan the synthetic volume whose relative position the window has.
+        seed: Of the bootstrap.
+
+    Returns:
+        The figures, one window per scan.
+    """
+    noise, structure = [], []
+    for case, like in zip(tqdm(cases, "reconstructing scans", unit="scan", ascii=True), places, strict=True):
+        real = material.real(case, like)
+        window = material.place(material.cache[case].shape[1:], like)
+        pair = [torch.from_numpy(paste_extent(v, window))[None] for v in (real, reconstruct(autoencoder, real))]
+        noise.append(float(psnr(*pair)))
+        structure.append(float(ssim(*pair)))
+    return Fidelity(mean_figure(noise, seed), mean_figure(structure, seed))
