@@ -222,7 +222,7 @@ def _gland(breast: Breast, u: Array, v: Array, along: Array, fine: Array, coarse
 def _muscle_front(body: Body, torso: Array, x: Array, ripple: Array) -> Array:
     """Distance before the front of the chest muscles in mm, negative behind it: the border that the label follows."""
     midline, fat = body.fat
-    return torso + fat - (fat - midline) * np.exp(-((x / 38) ** 2)) + 2.2 * ripple
+    return torso + fat - (fat - midline) * np.exp(-((x / 38) ** 2)) + 1.6 * ripple
 
 
 def _chest(

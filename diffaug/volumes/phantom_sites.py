@@ -54,7 +54,7 @@ SITES = {
         noise=(0.006, 0.03),
         blur=(0.8, 2.2),
         slice_blur=(0.8, 2.4),
-        residual_fat=(0.14, 0.36),
+        residual_fat=(0.12, 0.31),
         suppression_failure=0.3,
         ghost=(0.0, 0.04),
     ),
