@@ -26,6 +26,8 @@ from diffaug.volumes.windows import centred, cut
 CELLS = {"whole": 16384, "patch": 4096}  # per channel; windows of `patch` are tried at many places, so they get fewer
 FLOOR_PERCENT = 95.0
 LONE = 1 / 3  # distance ratio to the second nearest that arXiv 2505.16959 calls a copy
+KINDS = ("exact", "mirrored", "shifted", "noisy", "intensities scaled", "through the autoencoder")  # of planted copies
+NOISE = 0.2  # standard deviation in noisy copies; volumes span [-1, 1]
 POSITIONS = 128  # compared at a time
 
 
@@ -99,8 +101,7 @@ def as_query(volume: np.ndarray, search: Search) -> Tensor:
         `(C, *core)`: per channel of mean zero, all together of length one.
     """
     cells = describe(volume, search)
-    inside = [slice(r, r + n) for r, n in zip(search.reach, search.core, strict=True)]
-    z, y, x = inside
+    z, y, x = (slice(r, r + n) for r, n in zip(search.reach, search.core, strict=True))
     return _unit(cells[None, :, z, y, x])[0]
 
 
@@ -163,7 +164,10 @@ def _frame(material: Material, case: str, places: set[str | None], search: Searc
         for mirrored in (None, search.mirror):
             offset = material.place(extent, like, mirrored).offset
             first = [round((o - a) / f) for o, a, f in zip(offset, around.offset, search.factor, strict=True)]
-            ways = [{min(max(i + k, 0), n) for k in range(2 * r + 1)} for i, r, n in zip(first, search.reach, last)]  # noqa: B905
+            ways = [
+                {min(max(i + k, 0), n) for k in range(2 * r + 1)}
+                for i, r, n in zip(first, search.reach, last, strict=True)
+            ]
             starts |= set(itertools.product(*ways))
     return frame, torch.tensor(sorted(starts))
 
@@ -223,7 +227,9 @@ def floor(held_out: Sequence[Nearest], seed: int) -> Figure:
     return percentile_figure([n.similarity for n in held_out], FLOOR_PERCENT, seed)
 
 
-def plant(volume: np.ndarray, moved: np.ndarray, decoded: np.ndarray, search: Search, seed: int) -> dict[str, np.ndarray]:
+def plant(
+    volume: np.ndarray, moved: np.ndarray, decoded: np.ndarray, search: Search, seed: int
+) -> dict[str, np.ndarray]:
     """Make copies of a training scan as a generator may make them, to see whether the check finds them.
 
     Args:
@@ -236,15 +242,10 @@ def plant(volume: np.ndarray, moved: np.ndarray, decoded: np.ndarray, search: Se
     Returns:
         Kind of copy, and the copy.
     """
-    noise = np.random.default_rng(seed).normal(0, 0.2, volume.shape)
-    return {
-        "exact": volume,
-        "mirrored": np.flip(volume, 1 + search.mirror).copy(),
-        "shifted": moved,
-        "noisy": (volume + noise).astype(np.float32),
-        "intensities scaled": 0.6 * volume + 0.1,
-        "through the autoencoder": decoded,
-    }
+    noise = NOISE * np.random.default_rng(seed).standard_normal(volume.shape)
+    mirrored = np.flip(volume, 1 + search.mirror)
+    copies = (volume, mirrored, moved, (volume + noise).astype(np.float32), 0.6 * volume + 0.1, decoded)
+    return dict(zip(KINDS, copies, strict=True))
 
 
 def planted_shift(search: Search) -> tuple[int, ...]:

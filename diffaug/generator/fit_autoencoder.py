@@ -22,7 +22,7 @@ from diffaug.volumes.windows import centred, cut, scattered
 COMMITMENT = 0.25  # VQ-VAE, arXiv 1711.00937, section 4.1
 ADVERSARIAL = 0.1  # of the reconstruction's own gradient at the last layer
 ADVERSARIAL_START = 0.5  # share of the training: before that the discriminator would win at once
-REACH = 4  # voxels that a training window may stick out of the scan
+REACH = 4  # voxels that a training piece may stick out of the scan
 HELD_OUT_SHOWN = 16  # held-out scans measured while training; the audit measures all
 
 
@@ -46,7 +46,7 @@ class AutoencoderObjective:
         self.held_out = [centre_window(cache, case, plan.grid.shape) for case in plan.held_out[:HELD_OUT_SHOWN]]
 
     def example(self, generator: np.random.Generator) -> Tensor:
-        """Draw a window of a random scan.
+        """Draw a piece of a random scan.
 
         Args:
             generator: Source of randomness.
@@ -56,8 +56,8 @@ class AutoencoderObjective:
         """
         case = self.plan.cases[generator.integers(len(self.plan.cases))]
         volume = self.cache[case]
-        window = scattered(volume.shape[1:], self.plan.grid.shape, REACH, generator)
-        return torch.from_numpy(cut(volume, window, self.plan.grid.shape))
+        window = scattered(volume.shape[1:], self.plan.autoencoder_crop, REACH, generator)
+        return torch.from_numpy(cut(volume, window, self.plan.autoencoder_crop))
 
     def optimizers(self, learning_rate: float) -> dict[str, Optimizer]:
         """Make the optimisers, with VQ-GAN's momenta.

@@ -204,6 +204,20 @@ def _cache(dataset: RawDataset, plan: GeneratorPlan, readings: dict[str, Reading
     return cache
 
 
+def open_cache(workspace: Workspace, plan: GeneratorPlan) -> VolumeCache:
+    """Open the scans as fitting resampled them; what is no longer there is resampled again.
+
+    Args:
+        workspace: The task's workspace.
+        plan: The generator's plan.
+
+    Returns:
+        The cache, with all of the plan's scans.
+    """
+    _, dataset = _agree(workspace, None)
+    return _cache(dataset, plan, _readings(dataset, workspace.generator), workspace.generator)
+
+
 def _fit_networks(
     plan: GeneratorPlan, cache: VolumeCache, folder: Path, target: Path, fabric: Fabric, request: FitRequest
 ) -> Path:

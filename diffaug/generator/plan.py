@@ -23,6 +23,7 @@ class Budget:
 
     Attributes:
         voxels: The most voxels of a window.
+        crop: Edge in voxels of what the autoencoder trains on: it is convolutional, and small pieces make many steps.
         factor: Compression per axis; halved along an axis whose voxels are twice as long as the shortest.
         autoencoder: Widths per level, blocks, latent channels, codes.
         denoiser: Widths per level, blocks, attention.
@@ -32,6 +33,7 @@ class Budget:
     """
 
     voxels: int
+    crop: int
     factor: int
     autoencoder: dict[str, Any]
     denoiser: dict[str, Any]
@@ -44,6 +46,7 @@ BUDGETS = {
     # two CPU cores: minutes
     "cpu-small": Budget(
         voxels=2**17,
+        crop=32,
         factor=4,
         autoencoder={"channels": [16, 32], "blocks": 1, "latent_channels": 8, "codes": 4096},
         denoiser={"channels": [32, 64], "blocks": 1, "attention": False},
@@ -54,6 +57,7 @@ BUDGETS = {
     # one GPU with 16 to 24 GB: hours
     "gpu-24g": Budget(
         voxels=2**21,
+        crop=96,
         factor=4,
         autoencoder={"channels": [32, 64], "blocks": 2, "latent_channels": 8, "codes": 16384},
         denoiser={"channels": [128, 256, 384], "blocks": 2, "attention": True},
@@ -66,6 +70,7 @@ BUDGETS = {
     # one GPU with 80 GB or more: a day
     "gpu-80g": Budget(
         voxels=2**23,
+        crop=128,
         factor=4,
         autoencoder={"channels": [64, 128], "blocks": 2, "latent_channels": 8, "codes": 16384},
         denoiser={"channels": [192, 384, 512], "blocks": 2, "attention": True},
@@ -89,6 +94,7 @@ class GeneratorPlan:
         cases: Ids of the scans to train on.
         held_out: Ids of the scans kept for measuring; move ids here so that no patient is in both lists.
         autoencoder: Arguments of `Autoencoder`.
+        autoencoder_crop: Voxels (Z, Y, X) of what the autoencoder trains on.
         denoiser: Arguments of `Denoiser`.
         views: Windows cached per scan.
         autoencoder_training: How long and fast.
@@ -101,6 +107,7 @@ class GeneratorPlan:
     cases: tuple[str, ...]
     held_out: tuple[str, ...]
     autoencoder: dict[str, Any]
+    autoencoder_crop: tuple[int, ...]
     denoiser: dict[str, Any]
     views: int
     autoencoder_training: Training
@@ -137,7 +144,7 @@ class GeneratorPlan:
         try:
             grid = Grid(**{k: _tuples(v) for k, v in content["grid"].items()})
             training = {k: Training(**content[k]) for k in ("autoencoder_training", "denoiser_training")}
-            lists = {k: tuple(content[k]) for k in ("channels", "cases", "held_out")}
+            lists = {k: tuple(content[k]) for k in ("channels", "cases", "held_out", "autoencoder_crop")}
             plan = GeneratorPlan(**{**content, **lists, **training, "grid": grid})
         except (KeyError, TypeError, AttributeError) as error:
             raise DiffaugError(
@@ -150,8 +157,9 @@ class GeneratorPlan:
                 "expected 0 and at least 1; mend the lists"
             )
         steps = multiple(plan.autoencoder["strides"], plan.denoiser["channels"])
-        if any(n % s for n, s in zip(plan.grid.shape, steps, strict=True)):
-            raise DiffaugError(f"{source}: grid shape {plan.grid.shape} is not a multiple of {tuple(steps)}; mend it")
+        for name, shape in (("grid shape", plan.grid.shape), ("autoencoder_crop", plan.autoencoder_crop)):
+            if any(n % s or n < s for n, s in zip(shape, steps, strict=True)):
+                raise DiffaugError(f"{source}: {name} {shape} is not a multiple of {tuple(steps)}; mend it")
         return plan
 
     @staticmethod
@@ -252,6 +260,7 @@ def make_plan(
         cases=tuple(sorted(ids[count:])),
         held_out=tuple(sorted(ids[:count])),
         autoencoder={"image_channels": len(channels), "strides": strides, **size.autoencoder},
+        autoencoder_crop=tuple(min(size.crop, n) for n in grid.shape),
         denoiser={"latent_channels": size.autoencoder["latent_channels"], **size.denoiser},
         views=size.views,
         autoencoder_training=_seeded(size.autoencoder_training, seed),

@@ -16,7 +16,15 @@ from diffaug.volumes.phantom_scanner import measure
 from diffaug.volumes.phantom_sites import SITES, find_site
 from diffaug.workspace import atomic_path, read_json, write_json
 
-__all__ = ["SITES", "PhantomParameters", "case_parameters", "draw_parameters", "render", "write_dataset"]
+__all__ = [
+    "SITES",
+    "PhantomParameters",
+    "case_parameters",
+    "default_spacing",
+    "draw_parameters",
+    "render",
+    "write_dataset",
+]
 
 SETTINGS_FILE = "phantom.json"
 # Raise it whenever the same seed gives another phantom, so that no dataset is continued with other anatomy.
