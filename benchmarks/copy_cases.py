@@ -1,6 +1,6 @@
 """Copy the images and labels of listed cases out of a raw dataset, for `nnUNetv2_predict` and its evaluation.
 
-    python benchmarks/copy_cases.py --from $nnUNet_raw/Dataset004_Hippocampus --list scarce_split.json:test --to work/test
+python benchmarks/copy_cases.py --from $nnUNet_raw/Dataset004_Hippocampus --list scarce_split.json:test --to work/test
 """
 
 from __future__ import annotations

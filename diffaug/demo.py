@@ -48,7 +48,7 @@ def demo(out: Path) -> None:
     run = _Runner(out, environment)
     task = f"--task {TASK} --configuration {CONFIGURATION}"
     cases = f"--cases {LABELLED + UNLABELLED} --labelled {LABELLED} --test {TEST}"
-    run("phantom", f"diffaug phantom --out {shlex.quote(str(raw))} --task {TASK} {cases} --site B")
+    run("phantom", f"diffaug phantom --out {_q(raw)} --task {TASK} {cases} --site B")
     run("plan", f"diffaug plan --task {TASK} --budget cpu-small")
     run("preprocess", f"nnUNetv2_preprocess -d {TASK} -c {CONFIGURATION} -np 1")
     run("fit", f"diffaug fit {task} --budget cpu-small")
@@ -63,13 +63,16 @@ def demo(out: Path) -> None:
         common = f"-d {TASK} -c {CONFIGURATION} -f 0 -tr {trainer} -device cpu -npp 1 -nps 1"
         # --c: a killed demo goes on with the training, too
         run(f"train {arm}", f"nnUNetv2_train {TASK} {CONFIGURATION} 0 -tr {trainer} -device cpu --c")
-        run(f"predict {arm}", f"nnUNetv2_predict -i {tests} -o {predicted} {common}")
-        folders = f"{raw / NAME / 'labelsTs'} {predicted}"
-        description = results / NAME / f"{trainer}__nnUNetPlans__{CONFIGURATION}"
-        files = f"-djfile {description / 'dataset.json'} -pfile {description / 'plans.json'}"
-        run(f"evaluate {arm}", f"nnUNetv2_evaluate_folder {folders} {files} -np 1")
+        run(f"predict {arm}", f"nnUNetv2_predict -i {_q(tests)} -o {_q(predicted)} {common}")
+        truth, model = raw / NAME / "labelsTs", results / NAME / f"{trainer}__nnUNetPlans__{CONFIGURATION}"
+        files = f"-djfile {_q(model / 'dataset.json')} -pfile {_q(model / 'plans.json')}"
+        run(f"evaluate {arm}", f"nnUNetv2_evaluate_folder {_q(truth)} {_q(predicted)} {files} -np 1")
         scores[arm] = _dice(predicted / "summary.json")
     _tell(out, results, scores, run.seconds)
+
+
+def _q(path: Path) -> str:
+    return shlex.quote(str(path))
 
 
 class _Runner:

@@ -268,11 +268,17 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         DiffaugError: If another process works in the folder.
     """
+    lock = FileLock(folder / ".lock", timeout=0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock", timeout=0):
-            yield
+        lock.acquire()
     except Timeout as error:
         raise DiffaugError(f"{folder}: another diffaug process works here; wait for it or stop it") from error
-    except PermissionError as error:
-        raise DiffaugError(f"{folder}: cannot be written ({error.strerror}); mend the folder's rights") from error
+    except OSError as error:
+        raise DiffaugError(f"{folder}: cannot be written ({error.strerror}); mend the path or its rights") from error
+    try:
+        for left in folder.rglob(".*.tmp.*"):  # by a killed process
+            left.unlink()
+        yield
+    finally:
+        lock.release()

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 
 from diffaug.audit.findings import FEW_SCANS, Findings
 from diffaug.audit.memorisation import FLOOR_PERCENT, LONE, Nearest
@@ -19,7 +20,7 @@ from matplotlib import pyplot as plt  # noqa: E402 (the backend comes first: ser
 
 ROWS = 40  # of a table; all of them are in nearest.csv
 FOUND = 0.9  # share of planted copies that a check worth relying on finds
-SAME_PERSON = 0.8  # distance ratio below which a held-out scan is named as perhaps the same person's
+SAME_PERSON = 0.85  # distance ratio below which a held-out scan is named as perhaps the same person's
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1b1f24 }
@@ -54,6 +55,7 @@ def render(findings: Findings, folder: Path) -> str:
         "<h2>Verdict</h2>",
         _card(*_copies_verdict(findings)),
         _card(*_check_verdict(findings)),
+        _card(*_likeness_verdict(findings)),
         _card(*_diversity_verdict(findings)),
         _card(*_fidelity_verdict(findings)),
         *([_card(*_few_scans(findings))] if len(plan.cases) < FEW_SCANS else []),
@@ -95,8 +97,8 @@ def _copies_verdict(findings: Findings) -> tuple[str, str, str]:
     share = flagged / total
     facts = (
         f"{flagged} of {total} synthetic volumes ({share:.1%}) are more similar to a training scan than "
-        f"{FLOOR_PERCENT:.0f} % of unseen real scans are. Of these about {innocent.value:.1%} would be flagged too; as this was "
-        f"measured on {innocent.n}, it may be anything from {innocent.low:.1%} to {innocent.high:.1%}. "
+        f"{FLOOR_PERCENT:.0f} % of unseen real scans are. Of the latter about {innocent.value:.1%} would be flagged too; "
+        f"this was measured on {innocent.n}, so it may be anything from {innocent.low:.1%} to {innocent.high:.1%}. "
         f"{len(findings.lone)} of the flagged volumes stand far nearer to one scan than to any other, as copies do. "
     )
     end = (
@@ -122,6 +124,21 @@ def _check_verdict(findings: Findings) -> tuple[str, str, str]:
         text += f"It is weak for these kinds: {', '.join(blind)}. A good verdict on copies means little for them."
         return "look", "The check itself: partly blind.", text
     return "good", "The check itself: works on planted copies.", text + "Copies of a part of a scan were not planted."
+
+
+def _likeness_verdict(findings: Findings) -> tuple[str, str, str]:
+    made, unseen = ([n.similarity for n in group] for group in (findings.synthetic, findings.held_out))
+    typical = float(np.median(made))
+    facts = (
+        f"A typical synthetic volume is similar to its nearest training scan by {typical:.2f} (correlation), a typical "
+        f"unseen real scan by {np.median(unseen):.2f}, the least similar one of {len(unseen)} by {min(unseen):.2f}. "
+    )
+    if typical < min(unseen):
+        advice = (
+            "Volumes this unlike real scans are no copies, but of little use either: fit for longer, or on more scans."
+        )
+        return "look", "Likeness: synthetic volumes are unlike real scans.", facts + advice
+    return "good", "Likeness: about as near to the training scans as unseen real scans are.", facts
 
 
 def _diversity_verdict(findings: Findings) -> tuple[str, str, str]:

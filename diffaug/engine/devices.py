@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
+from functools import cache
 
 import torch
 from lightning_fabric import Fabric
@@ -12,6 +13,7 @@ from lightning_fabric.strategies import DDPStrategy
 from diffaug.errors import DiffaugError
 
 
+@cache
 def start_fabric(device: str = "auto") -> Fabric:
     """Choose device, precision and number of processes.
 
@@ -19,8 +21,8 @@ def start_fabric(device: str = "auto") -> Fabric:
         device: `auto`, `cpu` or `cuda`.
 
     Returns:
-        A launched Fabric: bfloat16 autocast where the GPU has it, float32 elsewhere; under torchrun one process per
-        device, whose gradients the training loop averages.
+        A launched Fabric, one per process: bfloat16 autocast where the GPU has it, float32 elsewhere; under torchrun
+        one process per device, whose gradients the training loop averages.
 
     Raises:
         DiffaugError: If a GPU is asked for and there is none.

@@ -150,9 +150,10 @@ def train(
             scale = learning_rate_scale(step, training)
             with fabric.autocast():
                 for optimizer_name, loss, figures in objective.losses(fabric.to_device(batch), step / training.steps):
-                    finite &= loss.detach().isfinite()
                     log.add({f"{optimizer_name}_loss": loss.detach(), **figures})
-                    _update(optimizers[optimizer_name], loss, scale * training.learning_rate, training, fabric)
+                    # of all processes together; not finite either when the loss is not
+                    norm = _update(optimizers[optimizer_name], loss, scale * training.learning_rate, training, fabric)
+                    finite &= norm.isfinite()
             if average is not None:
                 average.update_parameters(objective.networks[objective.averaged or ""])
             bar.update()
@@ -160,8 +161,8 @@ def train(
             if done % every == 0 or done == training.steps:
                 if not finite:  # looked at here alone: every look waits for the GPU
                     raise DiffaugError(
-                        f"{folder}: the {name}'s loss is not finite at step {done}, expected a number; the checkpoint "
-                        "before it is kept; lower learning_rate in the plan and start anew with --fresh"
+                        f"{folder}: loss or gradient of the {name} is not finite at step {done}, expected numbers; the "
+                        "checkpoint before it is kept; lower learning_rate in the plan and start anew with --fresh"
                     )
                 if done % (every * 10) == 0 or done == training.steps:
                     log.add(objective.validate(average))
@@ -173,16 +174,17 @@ def train(
     return average
 
 
-def _update(optimizer: Optimizer, loss: Tensor, rate: float, training: Training, fabric: Fabric) -> None:
+def _update(optimizer: Optimizer, loss: Tensor, rate: float, training: Training, fabric: Fabric) -> Tensor:
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     optimizer.zero_grad()
     loss.backward()
     if fabric.world_size > 1:
         _average_gradients(parameters, fabric)
-    nn.utils.clip_grad_norm_(parameters, training.gradient_clip)
+    norm = nn.utils.clip_grad_norm_(parameters, training.gradient_clip)
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()
+    return norm
 
 
 def _average_gradients(parameters: list[nn.Parameter], fabric: Fabric) -> None:

@@ -42,8 +42,10 @@ class Codebook(nn.Module):
             Indices `(N,)`.
         """
         half_norms = 0.5 * self.codes.square().sum(1)
-        # |v - c|^2 without the part that all codes share
-        return torch.cat([torch.addmm(half_norms, v, self.codes.T, alpha=-1).argmin(1) for v in vectors.split(CHUNK)])
+        with torch.autocast(vectors.device.type, enabled=False):  # distances in half precision pick wrong codes
+            # |v - c|^2 without the part that all codes share
+            parts = [torch.addmm(half_norms, v, self.codes.T, alpha=-1).argmin(1) for v in vectors.float().split(CHUNK)]
+        return torch.cat(parts)
 
     def quantise(self, latent: Tensor) -> Tensor:
         """Snap a latent to the codebook.
@@ -68,7 +70,7 @@ class Codebook(nn.Module):
             The quantised latent with straight-through gradient, the commitment loss, and the perplexity of the codes'
             use (1: one code only; `size`: all alike).
         """
-        latent = latent.float()  # distances in half precision pick wrong codes
+        latent = latent.float()
         vectors = latent.detach().movedim(1, -1).flatten(0, -2)
         if self.training and not self.filled:
             self._fill(vectors)

@@ -25,6 +25,7 @@ from diffaug.generator.plan import GeneratorPlan, make_plan
 from diffaug.volumes.cache import VolumeCache
 from diffaug.volumes.dataset import RawDataset, excluded_ids, open_dataset
 from diffaug.volumes.grid import Reading, read_off, to_canonical
+from diffaug.volumes.nnunet import read_plans
 from diffaug.volumes.pictures import curves
 from diffaug.volumes.windows import Window
 from diffaug.workspace import Workspace, atomic_path, discard, file_hash, fingerprint, locked, read_json, write_json
@@ -87,25 +88,27 @@ def fit(
         if fresh and fabric.is_global_zero:
             discard(folder)
         with fabric.rank_zero_first():
-            request, dataset = _agree(workspace, request)
+            manifest, dataset = _agree(workspace, request)
             target = folder / "generator.safetensors"
-            if target.is_file():
+            if manifest["finished"] and target.is_file():
                 fabric.print(f"fit: {target} is there already")
                 return target
             readings = _readings(dataset, folder)
-            plan = _plan(workspace, request, dataset, list(readings.values()))
+            plan = _plan(workspace, FitRequest.from_dict(manifest["request"]), dataset, readings)
+            if fabric.is_global_zero:
+                write_json(folder / "manifest.json", manifest)
+            if plan_only:
+                return folder / "plan.json"
             cache = _cache(dataset, plan, readings, folder)
-        if plan_only:
-            return folder / "plan.json"
-        return _fit_networks(plan, cache, folder, target, fabric, request)
+        return _fit_networks(plan, cache, folder, target, fabric)
 
 
-def _agree(workspace: Workspace, request: FitRequest | None) -> tuple[FitRequest, RawDataset]:
+def _agree(workspace: Workspace, request: FitRequest | None) -> tuple[dict[str, Any], RawDataset]:
     """Compare what is asked now with what was asked before, and list the scans."""
     file = workspace.generator / "manifest.json"
-    if file.is_file():
-        content = read_json(file, "run: diffaug fit --fresh")
-        asked = FitRequest.from_dict(content["request"])
+    before = read_json(file, "run: diffaug fit --fresh") if file.is_file() else None
+    if before is not None:
+        asked = FitRequest.from_dict(before["request"])
         if request is not None and request != asked:
             changed = [k for k, v in asdict(asked).items() if asdict(request)[k] != v]
             raise DiffaugError(
@@ -116,23 +119,16 @@ def _agree(workspace: Workspace, request: FitRequest | None) -> tuple[FitRequest
     request = request or FitRequest()
     excluded = excluded_ids(workspace, request.exclude)
     dataset = open_dataset(workspace.raw, extra=[Path(p) for p in request.images], exclude=excluded)
-    if file.is_file():
-        if content["cases"] != [case.id for case in dataset.cases]:
-            raise DiffaugError(
-                f"{file}: the scans of {workspace.dataset} are no longer those it was begun with ({len(content['cases'])} "
-                f"then, {len(dataset.cases)} now); restore them, or fit anew with --fresh"
-            )
-    else:
-        begun = {
-            "stage": "fit",
-            "finished": False,
-            "version": __version__,
-            "request": asdict(request),
-            "cases": [case.id for case in dataset.cases],
-            "excluded": sorted(excluded),
-        }
-        write_json(file, begun)
-    return request, dataset
+    cases = [case.id for case in dataset.cases]
+    if before is None:
+        begun = {"stage": "fit", "finished": False, "version": __version__, "request": asdict(request)}
+        return {**begun, "cases": cases, "excluded": sorted(excluded)}, dataset
+    if before["cases"] != cases:
+        raise DiffaugError(
+            f"{file}: the scans of {workspace.dataset} are no longer those it was begun with ({len(before['cases'])} then, "
+            f"{len(cases)} now); restore them, or fit anew with --fresh"
+        )
+    return before, dataset
 
 
 def _readings(dataset: RawDataset, folder: Path) -> dict[str, Reading]:
@@ -160,12 +156,14 @@ def _reading(entry: dict[str, Any]) -> Reading:
     )
 
 
-def _plan(workspace: Workspace, request: FitRequest, dataset: RawDataset, readings: Sequence[Reading]) -> GeneratorPlan:
+def _plan(
+    workspace: Workspace, request: FitRequest, dataset: RawDataset, readings: dict[str, Reading]
+) -> GeneratorPlan:
     file = workspace.generator / "plan.json"
     if not file.is_file():
         spacing, patch_size = _nnunet_geometry(workspace)
         plan = make_plan(
-            readings,
+            list(readings.values()),
             dataset.channels,
             budget=request.budget,
             field_of_view=request.field_of_view,
@@ -174,23 +172,19 @@ def _plan(workspace: Workspace, request: FitRequest, dataset: RawDataset, readin
             seed=request.seed,
         )
         plan.save(file)
-    return GeneratorPlan.load(file)
+    plan = GeneratorPlan.load(file)
+    if unknown := {*plan.cases, *plan.held_out} - readings.keys():
+        raise DiffaugError(
+            f"{file}: found the unknown case {min(unknown)}, expected ids of the dataset; mend the lists"
+        )
+    return plan
 
 
 def _nnunet_geometry(workspace: Workspace) -> tuple[list[float] | None, list[int] | None]:
     """Take spacing and patch size from the nnU-Net plan, if there is one, in the files' axis order."""
     if not workspace.plans_file.is_file():
         return None, None  # an unlabelled dataset has no plan
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
-    plans = PlansManager(str(workspace.plans_file))
-    try:
-        configuration = plans.get_configuration(workspace.configuration)
-    except (KeyError, ValueError) as error:
-        raise DiffaugError(
-            f"{workspace.plans_file}: no configuration {workspace.configuration}, expected one of "
-            f"{', '.join(plans.available_configurations)}; mend --configuration, or add it with diffaug plan"
-        ) from error
+    plans, configuration = read_plans(workspace)
     back = plans.transpose_backward
     return [float(configuration.spacing[i]) for i in back], [int(configuration.patch_size[i]) for i in back]
 
@@ -218,9 +212,7 @@ def open_cache(workspace: Workspace, plan: GeneratorPlan) -> VolumeCache:
     return _cache(dataset, plan, _readings(dataset, workspace.generator), workspace.generator)
 
 
-def _fit_networks(
-    plan: GeneratorPlan, cache: VolumeCache, folder: Path, target: Path, fabric: Fabric, request: FitRequest
-) -> Path:
+def _fit_networks(plan: GeneratorPlan, cache: VolumeCache, folder: Path, target: Path, fabric: Fabric) -> Path:
     torch.manual_seed(plan.autoencoder_training.seed)
     coder = AutoencoderObjective(plan, cache)
     later = ("denoiser", "denoiser_training", "views")  # changing what comes after must not discard the autoencoder
@@ -234,9 +226,12 @@ def _fit_networks(
         name="autoencoder",
         identity=identity,
     )
+    key = fingerprint([identity, plan.views, plan.denoiser_training.seed, _sum(coder.autoencoder)])
     with fabric.rank_zero_first():
-        latents = _latents(coder.autoencoder, plan, cache, plan.cases, folder / "latents.npz", fabric)
-        held_out = _latents(coder.autoencoder, plan, cache, plan.held_out, folder / "latents_held_out.npz", fabric)
+        latents = _latents(coder.autoencoder, plan, cache, plan.cases, folder / f"latents_{key}.npz", fabric)
+        held_out = _latents(
+            coder.autoencoder, plan, cache, plan.held_out, folder / f"latents_held_out_{key}.npz", fabric
+        )
     torch.manual_seed(plan.denoiser_training.seed)
     objective = DenoiserObjective(plan, coder.autoencoder, latents, held_out)
     average = train(
@@ -250,9 +245,14 @@ def _fit_networks(
     )
     if fabric.is_global_zero:
         extents = [size for _, size in cache.sizes(plan.cases)]
-        _finish(objective.generator(average, extents), folder, target, request)
+        _finish(objective.generator(average, extents), folder, target)
     fabric.barrier()
     return target
+
+
+def _sum(autoencoder: Autoencoder) -> float:
+    """Tell autoencoders apart: latents of one are noise to another."""
+    return float(sum(parameter.detach().double().abs().sum() for parameter in autoencoder.parameters()))
 
 
 def _latents(
@@ -272,7 +272,7 @@ def _latents(
         return stored["latents"], windows
 
 
-def _finish(generator: Generator, folder: Path, target: Path, request: FitRequest) -> None:
+def _finish(generator: Generator, folder: Path, target: Path) -> None:
     log = read_log(folder / "log.jsonl")
     figures: dict[str, Any] = {}
     for line in log:
@@ -288,7 +288,7 @@ def _finish(generator: Generator, folder: Path, target: Path, request: FitReques
     hashes = {case: entry["sha256"] for case, entry in read_json(folder / "readings.json", "run again").items()}
     generator.provenance = {"seen": manifest["cases"], "excluded": manifest["excluded"], "figures": figures}
     generator.save(target)
-    for state in folder.glob("*.state.pt"):  # what resumes a fit is not what a user loads; it has done its duty
-        state.unlink()
     done = {"finished": True, "figures": figures, "inputs": hashes, "generator_sha256": file_hash(target)}
     write_json(folder / "manifest.json", {**manifest, **done})
+    for state in folder.glob("*.state.pt"):  # what resumes a fit is not what a user loads; it has done its duty
+        state.unlink()

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from diffaug.engine.loop import Training
 from diffaug.errors import DiffaugError
+from diffaug.generator.autoencoder import Autoencoder
+from diffaug.generator.denoiser import Denoiser
 from diffaug.volumes.grid import Grid, Reading, median_spacing, plan_grid
 from diffaug.workspace import read_json, write_json
 
@@ -146,20 +149,23 @@ class GeneratorPlan:
             training = {k: Training(**content[k]) for k in ("autoencoder_training", "denoiser_training")}
             lists = {k: tuple(content[k]) for k in ("channels", "cases", "held_out", "autoencoder_crop")}
             plan = GeneratorPlan(**{**content, **lists, **training, "grid": grid})
-        except (KeyError, TypeError, AttributeError) as error:
+            steps = multiple(plan.autoencoder["strides"], plan.denoiser["channels"])
+            for name, shape in (("grid shape", plan.grid.shape), ("autoencoder_crop", plan.autoencoder_crop)):
+                if any(n % s or n < s for n, s in zip(shape, steps, strict=True)):
+                    raise ValueError(f"{name} {shape} is not a multiple of {tuple(steps)}")
+            with torch.device("meta"):  # costs nothing, and finds every argument the networks do not take
+                Autoencoder(**plan.autoencoder)
+                Denoiser(**plan.denoiser)
+        except (KeyError, TypeError, AttributeError, ValueError, IndexError, RuntimeError, ZeroDivisionError) as error:
             raise DiffaugError(
                 f"{source}: not a generator plan ({error}); mend it or delete it to plan anew"
             ) from error
         both = set(plan.cases) & set(plan.held_out)
-        if both or not plan.cases:
+        if both or not plan.cases or not plan.held_out:
             raise DiffaugError(
-                f"{source}: found {len(both)} cases in both cases and held_out and {len(plan.cases)} to train on, "
-                "expected 0 and at least 1; mend the lists"
+                f"{source}: found {len(plan.cases)} cases, {len(plan.held_out)} held_out and {len(both)} in both lists, "
+                "expected at least 1, at least 1 and 0; mend the lists"
             )
-        steps = multiple(plan.autoencoder["strides"], plan.denoiser["channels"])
-        for name, shape in (("grid shape", plan.grid.shape), ("autoencoder_crop", plan.autoencoder_crop)):
-            if any(n % s or n < s for n, s in zip(shape, steps, strict=True)):
-                raise DiffaugError(f"{source}: {name} {shape} is not a multiple of {tuple(steps)}; mend it")
         return plan
 
     @staticmethod

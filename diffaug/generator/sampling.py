@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
+import torch
 from tqdm import tqdm
 
 from diffaug import __version__
@@ -64,6 +65,16 @@ def sample(
         DiffaugError: If an option is bad, or the set was begun with other options or another generator.
     """
     model = fit(workspace, device=device)
+    fabric = start_fabric(device)
+    if fabric.is_global_zero:  # sampling is short: under torchrun the other processes wait
+        _sample(workspace, model, request, fabric.device, fresh=fresh)
+    fabric.barrier()
+    return workspace.synthetic
+
+
+def _sample(
+    workspace: Workspace, model: Path, request: SampleRequest | None, device: torch.device, *, fresh: bool
+) -> None:
     folder = workspace.synthetic
     with locked(folder):
         if fresh:
@@ -74,8 +85,8 @@ def sample(
         missing = [n for n in range(request.count) if name(n) not in made]
         if manifest["finished"] and not missing:
             print(f"sample: {folder} holds {request.count} volumes already")
-            return folder
-        generator = Generator.load(model).to(start_fabric(device).device)
+            return
+        generator = Generator.load(model).to(device)
         numbers = sorted({n // BATCH * BATCH for n in missing})
         with tqdm(total=request.count, initial=request.count - len(missing), desc="sampling", unit="volume") as bar:
             for first in numbers:
@@ -91,7 +102,6 @@ def sample(
                         bar.update()
                 write_json(folder / "manifest.json", manifest)
         _finish(folder, manifest, generator, request)
-    return folder
 
 
 def name(number: int) -> str:
@@ -140,7 +150,8 @@ def _agree(folder: Path, request: SampleRequest | None, generator_hash: str) -> 
         )
     wanted = max(request.count, before.count)
     request = SampleRequest(wanted, request.seed, request.sampler, request.steps)
-    return {**manifest, "request": asdict(request)}, request
+    finished = manifest["finished"] and wanted == before.count
+    return {**manifest, "request": asdict(request), "finished": finished}, request
 
 
 def _finish(folder: Path, manifest: dict[str, Any], generator: Generator, request: SampleRequest) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from diffaug.pretraining.pretexts import PRETEXTS, Pretext
 from diffaug.pretraining.sources import Source, folder_source, preprocess, real_source, synthetic_source
 from diffaug.volumes.cache import VolumeCache
 from diffaug.volumes.dataset import excluded_ids
+from diffaug.volumes.nnunet import read_plans
 from diffaug.volumes.pictures import curves, mosaic
 from diffaug.volumes.windows import Window, cut
 from diffaug.workspace import Workspace, discard, file_hash, fingerprint, locked, read_json, write_json
@@ -218,58 +219,42 @@ def pretrain(
     with locked(folder) if fabric.is_global_zero else contextlib.nullcontext():
         if fresh and fabric.is_global_zero:
             discard(folder)
+        if _finished(folder, request):
+            fabric.print(f"pretrain: {target} is there already")
+            return target
+        excluded = excluded_ids(workspace, request.exclude)
+        if request.images in ("synthetic", "both"):
+            _run_upstream(workspace, upstream, device)
+        sources = _sources(workspace, request, excluded)
+        inputs = {source.name: _hashes(source) for source in sources}
+        dataset_json = read_json(workspace.raw / "dataset.json", "restore it")
+        volumes: list[tuple[VolumeCache, str]] = []
         with fabric.rank_zero_first():
-            if _finished(folder, request):
-                fabric.print(f"pretrain: {target} is there already")
-                return target
-            excluded = excluded_ids(workspace, request.exclude)
-            sources = _sources(workspace, request, excluded, upstream, device)
-            dataset_json = read_json(workspace.raw / "dataset.json", "restore it")
-            volumes: list[tuple[VolumeCache, str]] = []
             for source in sources:
-                key = fingerprint(
-                    [source.name, configuration.configuration, sorted(c.id for c in source.dataset.cases)]
-                )
+                key = fingerprint([source.name, inputs[source.name], configuration.configuration])
                 cache, cases = preprocess(source, plans, configuration, dataset_json, folder / "cache" / key)
                 volumes += [(cache, case) for case in cases]
         channels = len(dataset_json["channel_names"])
         torch.manual_seed(request.seed)
         network = build_network(configuration, channels)
         _require_loadable(network, workspace, configuration, channels, plans, dataset_json)
-        training = type(BUDGETS[request.budget])(**{**asdict(BUDGETS[request.budget]), "seed": request.seed})
+        training = replace(BUDGETS[request.budget], seed=request.seed)
         objective = PretextObjective(
             network, request.pretext, volumes, configuration.patch_size, configuration.spacing, request.seed
         )
-        identity = [asdict(request), [case for _, case in volumes], configuration.configuration["architecture"]]
+        identity = [asdict(request), inputs, configuration.configuration]
         train(objective, objective.example, training, fabric=fabric, folder=folder, name="pretext", identity=identity)
         if fabric.is_global_zero:
-            _finish(workspace, request, configuration, network, sources, sorted(excluded), len(volumes), training.steps)
+            seen = sorted({case for source in sources for case in source.seen})
+            provenance = {
+                "case_ids": seen,
+                "excluded": sorted(excluded),
+                "volumes": len(volumes),
+                "steps": training.steps,
+            }
+            _finish(workspace, request, configuration, network, provenance, inputs)
         fabric.barrier()
     return target
-
-
-def read_plans(workspace: Workspace) -> tuple[PlansManager, ConfigurationManager]:
-    """Read the task's nnU-Net plans.
-
-    Args:
-        workspace: The task's workspace.
-
-    Returns:
-        The plans and the workspace's configuration.
-
-    Raises:
-        DiffaugError: If there are no plans or they lack the configuration.
-    """
-    number = int(workspace.dataset[7:10])
-    mend = f"run: nnUNetv2_plan_and_preprocess -d {number} -c 3d_fullres"
-    plans = PlansManager(read_json(workspace.plans_file, mend))
-    try:
-        return plans, plans.get_configuration(workspace.configuration)
-    except (KeyError, ValueError, RuntimeError) as error:
-        raise DiffaugError(
-            f"{workspace.plans_file}: no configuration {workspace.configuration}, expected one of "
-            f"{', '.join(plans.available_configurations)}; mend --configuration, or add it with diffaug plan"
-        ) from error
 
 
 def build_network(configuration: ConfigurationManager, channels: int) -> nn.Module:
@@ -332,25 +317,22 @@ def _finished(folder: Path, request: PretrainRequest) -> bool:
     return (folder / "encoder.pt").is_file()
 
 
-def _sources(
-    workspace: Workspace,
-    request: PretrainRequest,
-    excluded: set[str],
-    upstream: tuple[FitRequest, SampleRequest] | None,
-    device: str,
-) -> list[Source]:
-    if request.images in ("synthetic", "both"):
-        begun = (workspace.generator / "manifest.json").is_file()
-        fit(workspace, None if begun or upstream is None else upstream[0], device=device)
-        begun = (workspace.synthetic / "manifest.json").is_file()
-        sample(workspace, None if begun or upstream is None else upstream[1], device=device)
+def _run_upstream(workspace: Workspace, upstream: tuple[FitRequest, SampleRequest] | None, device: str) -> None:
+    """Make what is missing upstream; what has been begun goes on as it was begun."""
+    begun = (workspace.generator / "manifest.json").is_file()
+    fit(workspace, None if begun or upstream is None else upstream[0], device=device)
+    begun = (workspace.synthetic / "manifest.json").is_file()
+    sample(workspace, None if begun or upstream is None else upstream[1], device=device)
+
+
+def _sources(workspace: Workspace, request: PretrainRequest, excluded: set[str]) -> list[Source]:
     extra = [Path(folder) for folder in request.more_images]
     if request.images == "synthetic":
-        sources = [synthetic_source(workspace)]
+        sources = [synthetic_source(workspace.synthetic, excluded)]
     elif request.images == "real":
         sources = [real_source(workspace, extra, excluded)]
     elif request.images == "both":
-        sources = [synthetic_source(workspace), real_source(workspace, extra, excluded)]
+        sources = [synthetic_source(workspace.synthetic, excluded), real_source(workspace, extra, excluded)]
     else:
         sources = [folder_source(workspace, Path(request.images), excluded)]
     seen = sorted(excluded & {case for source in sources for case in source.seen})
@@ -367,24 +349,13 @@ def _finish(
     request: PretrainRequest,
     configuration: ConfigurationManager,
     network: nn.Module,
-    sources: Sequence[Source],
-    excluded: list[str],
-    volumes: int,
-    steps: int,
+    provenance: dict[str, Any],
+    inputs: dict[str, Any],
 ) -> None:
     folder = workspace.encoder
     target = folder / "encoder.pt"
-    provenance = {
-        "case_ids": sorted({case for source in sources for case in source.seen}),
-        "excluded": excluded,
-        "images": request.images,
-        "volumes": volumes,
-        "pretext": request.pretext,
-        "steps": steps,
-        "budget": request.budget,
-        "seed": request.seed,
-        "version": __version__,
-    }
+    choices = {key: getattr(request, key) for key in ("images", "pretext", "budget", "seed")}
+    provenance = {**provenance, **choices, "version": __version__}
     save_encoder(
         target, network, name=workspace.configuration, configuration=configuration.configuration, provenance=provenance
     )
@@ -394,21 +365,18 @@ def _finish(
         for key in ("network_loss", "held_out")
     }
     curves(drawn, folder / "pretext_curves.png", title=f"pretext: {request.pretext}", x="step")
-    (folder / "pretext.state.pt").unlink(missing_ok=True)
     manifest = {
         "stage": "pretrain",
         "finished": True,
-        "version": __version__,
         "request": asdict(request),
-        "inputs": {source.name: _hashes(workspace, source) for source in sources},
+        "inputs": inputs,
         "figures": {"held_out": drawn["held_out"][1][-1], "network_loss": drawn["network_loss"][1][-1]},
         "encoder_sha256": file_hash(target),
         **provenance,
     }
     write_json(folder / "manifest.json", manifest)
+    (folder / "pretext.state.pt").unlink(missing_ok=True)
 
 
-def _hashes(workspace: Workspace, source: Source) -> Any:
-    if source.name == "synthetic":
-        return {"manifest_sha256": file_hash(workspace.synthetic / "manifest.json")}
+def _hashes(source: Source) -> dict[str, list[str]]:
     return {case.id: [file_hash(file) for file in case.files] for case in source.dataset.cases}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from tqdm import tqdm
 
@@ -35,20 +36,21 @@ class Source:
     statistics: tuple[np.ndarray, np.ndarray] | None = None
 
 
-def synthetic_source(workspace: Workspace) -> Source:
-    """Take the synthetic volumes.
+def synthetic_source(folder: Path, exclude: set[str]) -> Source:
+    """Take the volumes that `diffaug sample` wrote.
 
     Args:
-        workspace: The task's workspace.
+        folder: Their folder.
+        exclude: Ids of cases that must not be seen.
 
     Returns:
         The source.
     """
-    manifest = read_json(workspace.synthetic / "manifest.json", "run: diffaug sample")
+    manifest = read_json(folder / "manifest.json", "run: diffaug sample")
     grid = manifest["grid"]
     patch = grid["field_of_view"] == "patch"
     statistics = (np.array(grid["mean"]), np.array(grid["std"])) if patch else None
-    return Source("synthetic", open_dataset(workspace.synthetic), tuple(manifest["seen"]), statistics)
+    return Source("synthetic", open_dataset(folder, exclude=exclude), tuple(manifest["seen"]), statistics)
 
 
 def real_source(workspace: Workspace, extra: Sequence[Path], exclude: set[str]) -> Source:
@@ -71,12 +73,15 @@ def folder_source(workspace: Workspace, folder: Path, exclude: set[str]) -> Sour
 
     Args:
         workspace: The task's workspace.
-        folder: The folder; one in nnU-Net's raw layout counts with its `imagesTr` and `imagesUn`.
+        folder: The folder; one in nnU-Net's raw layout counts with its `imagesTr` and `imagesUn`, one of `diffaug
+            sample` with the scans its generator has seen.
         exclude: Ids of cases that must not be seen.
 
     Returns:
         The source.
     """
+    if (folder / "manifest.json").is_file():
+        return synthetic_source(folder, exclude)
     if (folder / "dataset.json").is_file():
         dataset = open_dataset(folder, exclude=exclude)
     else:
@@ -127,9 +132,10 @@ def _as_part_of_a_scan(data: np.ndarray, scan: Scan, source: Source, schemes: Se
     """Z-score a window by its scan's statistics: by its own, a window of air would come out as loud noise."""
     if source.statistics is None:
         return data
+    inside, _, _ = crop_to_nonzero(scan.voxels)  # what nnU-Net has normalised
     for channel, scheme in enumerate(schemes):
         if scheme == "ZScoreNormalization":
-            own_mean, own_std = scan.voxels[channel].mean(), max(scan.voxels[channel].std(), 1e-8)
+            own = inside[channel]
             mean, std = source.statistics[0][channel], source.statistics[1][channel]
-            data[channel] = (data[channel] * own_std + own_mean - mean) / std
+            data[channel] = (data[channel] * max(own.std(), 1e-8) + own.mean() - mean) / std
     return data

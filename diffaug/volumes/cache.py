@@ -35,7 +35,7 @@ class VolumeCache:
     def __getitem__(self, case: str) -> np.ndarray:
         try:
             return np.load(self._file(case), mmap_mode="r")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise DiffaugError(
                 f"{self._file(case)}: not a whole cached volume ({error}); delete the file and run the command again"
             ) from error

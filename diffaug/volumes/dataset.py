@@ -99,7 +99,7 @@ def _channels_and_ending(info: dict[str, Any], source: Path) -> tuple[tuple[str,
     try:
         channels = tuple(info["channel_names"][key] for key in sorted(info["channel_names"], key=int))
         return channels, info["file_ending"]
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise DiffaugError(f"{source}: found no {error}, expected channel_names and file_ending; add them") from error
 
 
@@ -202,7 +202,9 @@ def excluded_ids(workspace: Workspace, rules: Sequence[str]) -> set[str]:
     Raises:
         DiffaugError: If a rule is none of these, a fold does not exist, or a file cannot be read.
     """
-    info = read_json(workspace.raw / "dataset.json", "expected nnU-Net's raw layout with a dataset.json; write one")
+    file = workspace.raw / "dataset.json"
+    info = read_json(file, "expected nnU-Net's raw layout with a dataset.json; write one")
+    _channels_and_ending(info, file)
     labelled = labelled_ids(workspace.raw, info)
     ids: set[str] = set()
     for rule in rules:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 from skimage.transform import resize
 
 from diffaug.errors import DiffaugError
@@ -59,7 +60,8 @@ def read_off(case: str, scan: Scan, channels: Sequence[str]) -> Reading:
             low, high = (float(v) for v in np.percentile(voxels, MR_PERCENTILES))
             # an almost empty image (a thin bright structure) has no robust range: take all of it
             ranges.append((low, high) if high > low else (float(voxels.min()), float(voxels.max())))
-    moments = scan.voxels.reshape(len(channels), -1).astype(np.float64)
+    inside, _, _ = crop_to_nonzero(scan.voxels)  # nnU-Net normalises what this leaves
+    moments = inside.reshape(len(channels), -1).astype(np.float64)
     return Reading(
         case,
         scan.size,

@@ -1,0 +1,40 @@
+"""What nnU-Net has planned for a task."""
+
+from __future__ import annotations
+
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+
+from diffaug.errors import DiffaugError
+from diffaug.workspace import Workspace, read_json
+
+
+def read_plans(workspace: Workspace) -> tuple[PlansManager, ConfigurationManager]:
+    """Read the task's nnU-Net plans.
+
+    Args:
+        workspace: The task's workspace.
+
+    Returns:
+        The plans and the workspace's configuration.
+
+    Raises:
+        DiffaugError: If there are no plans, they lack the configuration, or it is not a 3D one.
+    """
+    number = workspace.dataset.removeprefix("Dataset").partition("_")[0]
+    content = read_json(workspace.plans_file, f"run: nnUNetv2_plan_and_preprocess -d {number} -c 3d_fullres")
+    known = ", ".join(name for name in content.get("configurations", {}) if not name.startswith("2d"))
+    try:
+        plans = PlansManager(content)
+        configuration = plans.get_configuration(workspace.configuration)
+        found = len(configuration.patch_size)
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise DiffaugError(
+            f"{workspace.plans_file}: no configuration {workspace.configuration}, expected one of {known}; mend "
+            "--configuration, or add it with diffaug plan"
+        ) from error
+    if found != 3:
+        raise DiffaugError(
+            f"{workspace.plans_file}: configuration {workspace.configuration} is {found}D, expected one of {known}; mend "
+            "--configuration"
+        )
+    return plans, configuration
