@@ -85,17 +85,19 @@ class Autoencoder(nn.Module):
         """
         return self.head(self.decoder(self.codebook.quantise(latent))).clamp(-1, 1)
 
-    def forward(self, volume: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, volume: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Reconstruct volumes for training.
 
         Args:
             volume: `(B, C, Z, Y, X)` in [-1, 1].
 
         Returns:
-            The reconstruction, the commitment loss and the codebook's perplexity.
+            The reconstruction, what the halved latent decodes to, the commitment loss and the codebook's perplexity.
         """
-        quantised, commitment, perplexity = self.codebook(self.encoder(volume))
-        return self.head(self.decoder(quantised)), commitment, perplexity
+        latent = self.encoder(volume)
+        quantised, commitment, perplexity = self.codebook(latent)
+        halved = self.head(self.decoder(F.avg_pool3d(latent, 2)))
+        return self.head(self.decoder(quantised)), halved, commitment, perplexity
 
 
 class VoxelShuffle(nn.Module):

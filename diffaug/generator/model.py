@@ -89,8 +89,10 @@ class Generator:
         def denoise(x: Tensor, sigma: float) -> Tensor:
             return self.denoiser(x, torch.full((len(x),), sigma, device=x.device), places)
 
-        # one stream for the whole batch suffices: sets are made in fixed batches, see `sampling`
-        latent = samplers.sample(sampler, steps, denoise, start, generators[0])
+        def noise() -> Tensor:
+            return torch.stack([torch.randn(start.shape[1:], generator=g) for g in generators]).to(start)
+
+        latent = samplers.sample(sampler, steps, denoise, start, noise)
         return self.autoencoder.decode(latent * self.std + self.mean).cpu(), windows
 
     def save(self, file: Path) -> None:

@@ -71,6 +71,7 @@ def ms_ssim_settings(size: torch.Size | tuple[int, ...]) -> tuple[int, int]:
     """
     window = 5 if min(size) < 64 else 7
     scales = 1
-    while scales < len(WEIGHTS) and min(size) // 2**scales >= window:
+    # the second condition is MONAI's own, which asks for more room than halving does
+    while scales < len(WEIGHTS) and min(size) // 2**scales >= window and min(size) // scales**2 >= window:
         scales += 1
     return scales, window
