@@ -257,14 +257,17 @@ def make_plan(
         spacing=spacing,
         patch_size=patch_size,
     )
-    ids = np.random.default_rng(seed).permutation(sorted(r.case for r in readings)).tolist()
+    ids = sorted(reading.case for reading in readings)
     count = max(1, round(HELD_OUT * len(ids)))
+    # one run of neighbouring ids: scans of one person mostly follow each other, and must not straddle the lists
+    start = int(np.random.default_rng(seed).integers(len(ids)))
+    held_out = {ids[(start + i) % len(ids)] for i in range(count)}
     return GeneratorPlan(
         budget=budget,
         channels=tuple(channels),
         grid=grid,
-        cases=tuple(sorted(ids[count:])),
-        held_out=tuple(sorted(ids[:count])),
+        cases=tuple(case for case in ids if case not in held_out),
+        held_out=tuple(sorted(held_out)),
         autoencoder={"image_channels": len(channels), "strides": strides, **size.autoencoder},
         autoencoder_crop=tuple(min(size.crop, n) for n in grid.shape),
         denoiser={"latent_channels": size.autoencoder["latent_channels"], **size.denoiser},

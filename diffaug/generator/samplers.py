@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor
 
 from diffaug.generator.diffusion import SIGMA_MAX, SIGMA_MIN
@@ -134,7 +133,7 @@ def dpm_solver_pp_2m(denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise
 SAMPLERS = {"ddpm": ddpm, "ddim": ddim, "heun": heun, "dpmpp": dpm_solver_pp_2m}
 
 
-def sample(name: str, steps: int, denoise: Denoise, start: Tensor, generator: torch.Generator | None = None) -> Tensor:
+def sample(name: str, steps: int, denoise: Denoise, start: Tensor, noise: Noise) -> Tensor:
     """Run a sampler on its own noise levels: the cosine schedule for DDPM, Karras's for the others.
 
     Args:
@@ -142,14 +141,10 @@ def sample(name: str, steps: int, denoise: Denoise, start: Tensor, generator: to
         steps: Number of steps.
         denoise: The denoiser.
         start: Unit noise.
-        generator: Source of the noise that DDPM adds.
+        noise: Gives unit noise of the shape of `start`, which DDPM adds.
 
     Returns:
         A sample of the shape of `start`.
     """
     sigmas = cosine_sigmas(steps) if name == "ddpm" else karras_sigmas(steps)
-
-    def noise() -> Tensor:
-        return torch.randn(start.shape, generator=generator).to(start)
-
     return SAMPLERS[name](denoise, start * sigmas[0], sigmas, noise)
