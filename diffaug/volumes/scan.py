@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import SimpleITK as sitk
 
@@ -98,6 +99,7 @@ def read_scan(files: Sequence[Path], reader: Any) -> Scan:
             raise DiffaugError(f"{file}: no such file, expected one image per channel; restore it or remove the case")
         try:
             voxels, properties = reader().read_images((str(file),))
+            stored = _stored(file, voxels)
         except Exception as error:  # each reader library has its own exceptions for a broken file
             what = str(error).strip().splitlines()[-1:] or [type(error).__name__]
             raise DiffaugError(
@@ -108,8 +110,8 @@ def read_scan(files: Sequence[Path], reader: Any) -> Scan:
             raise DiffaugError(
                 f"{file}: found {found} values, expected one 3D volume; split it into one file per channel"
             )
-        if not np.isfinite(voxels).all():
-            count = int((~np.isfinite(voxels)).sum())
+        if not np.isfinite(stored).all():
+            count = int((~np.isfinite(stored)).sum())
             raise DiffaugError(
                 f"{file}: found {count} NaN or infinite voxels, expected numbers; replace them or remove it"
             )
@@ -125,6 +127,13 @@ def read_scan(files: Sequence[Path], reader: Any) -> Scan:
                 f"and {spacing}, expected equal channels; resample it"
             )
     return Scan(np.stack(channels), geometries[0])
+
+
+def _stored(file: Path, voxels: np.ndarray) -> np.ndarray:
+    """Read a NIfTI once more: ITK fills a truncated file with zeros and turns NaN into zero, without a word."""
+    if file.name.endswith((".nii", ".nii.gz")):
+        return np.asanyarray(nibabel.load(file).dataobj)  # type: ignore[attr-defined]
+    return voxels
 
 
 def _geometry(properties: dict[str, Any]) -> Geometry:

@@ -35,7 +35,7 @@ GEOMETRIES = {
 
 def scan_with_a_lamp(direction: tuple[float, ...], size=(9, 12, 15), spacing=(3.0, 1.5, 0.8)) -> Scan:
     """One bright voxel off every middle, in a ramp, so that a flip of any axis shows."""
-    ramp = np.arange(np.prod(size), dtype=np.float32).reshape(size) / np.prod(size)
+    ramp = np.linspace(0, 1, int(np.prod(size)), dtype=np.float32).reshape(size)
     ramp[2, 3, 11] = 1000
     return Scan(ramp[None], Geometry(spacing, (-20.0, 35.5, 7.0), tuple(map(float, direction))))
 

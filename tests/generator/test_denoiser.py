@@ -1,0 +1,84 @@
+"""The denoiser's contract and its preconditioning."""
+
+import pytest
+import torch
+
+from diffaug.generator.denoiser import Denoiser
+from diffaug.generator.diffusion import LOG_MEAN, LOG_STD, denoising_error, draw_sigma
+
+PLACES = torch.zeros(2, 3, 8, 8, 8)
+
+
+@pytest.fixture
+def denoiser():
+    torch.manual_seed(0)
+    return Denoiser(latent_channels=4, channels=[8, 8], blocks=1, attention=True).eval()
+
+
+@pytest.fixture
+def seen(denoiser, monkeypatch):
+    """What the raw network is given; it answers with what is put into `answer`."""
+    record = {"answer": None}
+
+    def network(x, timesteps):
+        record["x"], record["timesteps"] = x, timesteps
+        return record["answer"] if record["answer"] is not None else torch.zeros_like(x[:, :4])
+
+    monkeypatch.setattr(denoiser.network, "forward", network)
+    return record
+
+
+@torch.no_grad()
+def test_without_noise_the_input_is_returned(denoiser):
+    latent = torch.randn(2, 4, 8, 8, 8)
+    torch.testing.assert_close(denoiser(latent, torch.full((2,), 1e-5), PLACES), latent, atol=1e-3, rtol=1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("sigma", [0.01, 0.5, 1.0, 10.0, 80.0])
+def test_the_network_sees_unit_variance_and_aims_at_unit_variance(denoiser, seen, sigma):
+    latent, noise = torch.randn(2, 4, 32, 32, 32), torch.randn(2, 4, 32, 32, 32)
+    places = torch.zeros(2, 3, 32, 32, 32)
+    noisy, levels = latent + sigma * noise, torch.full((2,), sigma)
+    base = denoiser(noisy, levels, places)
+    assert float(seen["x"][:, :4].std()) == pytest.approx(1, abs=0.01)
+    seen["answer"] = torch.ones_like(latent)
+    target = (latent - base) / (denoiser(noisy, levels, places) - base)  # what the network would have to say
+    assert float(target.std()) == pytest.approx(1, abs=0.01)
+    seen["answer"] = target
+    torch.testing.assert_close(denoiser(noisy, levels, places), latent, atol=1e-3, rtol=1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("sigma", [0.1, 1.0, 10.0])
+def test_loss_of_a_silent_network_is_one_at_every_level(denoiser, seen, sigma):
+    latent, noise = torch.randn(2, 4, 24, 24, 24), torch.randn(2, 4, 24, 24, 24)
+    error = denoising_error(denoiser, latent, torch.zeros(2, 3, 24, 24, 24), torch.full((2,), sigma), noise)
+    assert error.shape == (2,)
+    assert float(error.mean()) == pytest.approx(1, abs=0.03)
+
+
+@torch.no_grad()
+def test_each_volume_has_its_own_level_and_place(denoiser):
+    torch.nn.init.normal_(denoiser.network.out[-1].conv.weight)
+    latent = torch.randn(1, 4, 8, 8, 8).repeat(2, 1, 1, 1, 1)
+    places = torch.stack([torch.full((3, 8, 8, 8), v) for v in (-1.0, 1.0)])
+    both = denoiser(latent, torch.tensor([0.5, 2.0]), places)
+    for i, sigma in enumerate((0.5, 2.0)):
+        alone = denoiser(latent[:1], torch.tensor([sigma]), places[i : i + 1])
+        torch.testing.assert_close(both[i : i + 1], alone, atol=1e-4, rtol=1e-4)
+    same_level = denoiser(latent, torch.tensor([0.5, 0.5]), places)
+    assert not torch.allclose(same_level[0], same_level[1]), "the place matters"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(2, 4, 6), (8, 2, 2)])
+def test_any_size_that_halves_is_taken(denoiser, size):
+    assert denoiser(torch.randn(1, 4, *size), torch.ones(1), torch.zeros(1, 3, *size)).shape == (1, 4, *size)
+
+
+def test_noise_levels_are_log_normal():
+    torch.manual_seed(0)
+    logs = draw_sigma(20_000, torch.device("cpu")).log()
+    assert float(logs.mean()) == pytest.approx(LOG_MEAN, abs=0.03)
+    assert float(logs.std()) == pytest.approx(LOG_STD, rel=0.03)

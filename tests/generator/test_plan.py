@@ -1,0 +1,141 @@
+"""The generator's plan: saved and loaded without loss, and nonsense that a person may type is told in one line."""
+
+import json
+
+import numpy as np
+import pytest
+
+from diffaug.generator.fitting import fit
+from diffaug.generator.plan import BUDGETS, GeneratorPlan, make_plan
+from diffaug.volumes.grid import Reading
+
+
+def readings(count=10, spacing=(2.0, 1.5, 1.5), channels=1) -> list[Reading]:
+    ranges, ones = ((0.0, 900.0),) * channels, (1.0,) * channels
+    return [Reading(f"c{i:02d}", (20, 24, 22), spacing, "LPS", ranges, ones, ones) for i in range(count)]
+
+
+@pytest.fixture
+def file(tmp_path):
+    plan = make_plan(readings(), ["MR"], budget="cpu-small")
+    plan.save(tmp_path / "plan.json")
+    return tmp_path / "plan.json"
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (5.0, 0.8, 0.8)])
+def test_saved_plan_is_loaded_as_it_was(tmp_path, budget, spacing):
+    plan = make_plan(readings(channels=2, spacing=spacing), ["T1", "CT"], budget=budget, seed=3)
+    plan.save(tmp_path / "plan.json")
+    assert GeneratorPlan.load(tmp_path / "plan.json") == plan
+    factors = np.prod(plan.autoencoder["strides"], axis=0)
+    assert plan.latent_shape == tuple(np.array(plan.grid.shape) // factors)
+    assert plan.autoencoder_training.seed == plan.denoiser_training.seed == 3
+
+
+def test_cases_are_split_once_and_for_all():
+    plan, again = (make_plan(readings(30), ["MR"], budget="cpu-small", seed=4) for _ in range(2))
+    assert plan == again
+    assert len(plan.held_out) == 3
+    assert sorted((*plan.cases, *plan.held_out)) == [f"c{i:02d}" for i in range(30)]
+    assert make_plan(readings(30)[::-1], ["MR"], budget="cpu-small", seed=4) == plan, (
+        "the order of reading is no matter"
+    )
+    assert make_plan(readings(30), ["MR"], budget="cpu-small", seed=5).held_out != plan.held_out
+
+
+def test_unknown_budget_is_refused_with_the_known_ones(refusal):
+    message = refusal(make_plan, readings(), ["MR"], budget="tpu")
+    assert all(budget in message for budget in BUDGETS)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_too_few_scans_are_refused(refusal, count):
+    assert f"{count} scan" in refusal(make_plan, readings(count), ["MR"], budget="cpu-small")
+
+
+def put(path: str, value):
+    def change(plan):
+        *parents, last = path.split(".")
+        for parent in parents:
+            plan = plan[parent]
+        if value is None:
+            del plan[last]
+        else:
+            plan[last] = value
+
+    return change
+
+
+NONSENSE = {
+    "missing part": put("grid", None),
+    "missing number": put("autoencoder_training.steps", None),
+    "missing strides": put("autoencoder.strides", None),
+    "missing channels": put("denoiser.channels", None),
+    "unknown part": put("dinoiser", {}),
+    "unknown setting": put("denoiser_training.epochs", 3),
+    "unknown network setting": put("autoencoder.chanels", [8, 8]),
+    "unknown grid setting": put("grid.size", [1]),
+    "part of another kind": put("grid", "whole"),
+    "no list of cases": put("cases", 7),
+    "no case": put("cases", []),
+    "nothing held out": put("held_out", []),
+    "case in both lists": put("held_out", ["c00", "c01", "c02", "c03", "c04", "c05", "c06", "c07", "c08", "c09"]),
+    "shape that does not divide": put("grid.shape", [24, 24, 23]),
+    "shape of two numbers": put("grid.shape", [24, 24]),
+    "shape of zero": put("grid.shape", [0, 24, 24]),
+    "shape of text": put("grid.shape", ["24", "24", "24"]),
+    "spacing of zero": put("grid.spacing", [0.0, 1.0, 1.0]),
+    "spacing of two numbers": put("grid.spacing", [1.0, 1.0]),
+    "unknown field of view": put("grid.field_of_view", "half"),
+    "unknown orientation": put("grid.orientation", "XYZ"),
+    "text for a number": put("autoencoder_training.steps", "many"),
+    "no steps": put("denoiser_training.steps", 0),
+    "negative batch": put("denoiser_training.batch_size", -2),
+    "negative rate": put("denoiser_training.learning_rate", -1e-3),
+    "no views": put("views", 0),
+    "channels that do not group": put("autoencoder.channels", [12, 20]),
+    "latents that differ": put("denoiser.latent_channels", 5),
+    "no average": put("denoiser_training.ema_decay", "none"),
+}
+
+
+@pytest.mark.parametrize("change", NONSENSE.values(), ids=NONSENSE)
+def test_edited_nonsense_is_refused_with_the_file(file, refusal, change):
+    plan = json.loads(file.read_text())
+    change(plan)
+    file.write_text(json.dumps(plan))
+    assert str(file) in refusal(GeneratorPlan.load, file)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "3", "null", '"plan"'])
+def test_plan_that_is_something_else_is_refused(file, refusal, text):
+    file.write_text(text)
+    assert str(file) in refusal(GeneratorPlan.load, file)
+
+
+def test_edited_case_that_does_not_exist_is_refused_before_anything_long(task, refusal):
+    plan = task.tiny_plan()
+    task.tiny_plan(cases=[*plan["cases"], "blob_77"])
+    message = refusal(fit, task.workspace, device="cpu")
+    assert "plan.json" in message
+    assert "blob_77" in message
+
+
+@pytest.mark.parametrize("configuration", ["3d_none", "2d"])
+def test_configuration_that_does_not_serve_is_refused(task, refusal, configuration):
+    from diffaug.workspace import Workspace
+
+    task.preprocessed.mkdir()
+    plans = {"plans_name": "nnUNetPlans", "transpose_backward": [0, 1, 2], "configurations": {}}
+    plans["configurations"] = {"2d": {"spacing": [1.5, 1.5], "patch_size": [24, 24]}}
+    (task.preprocessed / "nnUNetPlans.json").write_text(json.dumps(plans))
+    message = refusal(fit, Workspace(task.dataset, "nnUNetPlans", configuration), device="cpu", plan_only=True)
+    assert "nnUNetPlans.json" in message
+    assert configuration in message
+
+
+def test_broken_nnunet_plans_are_refused(task, refusal):
+    task.preprocessed.mkdir()
+    (task.preprocessed / "nnUNetPlans.json").write_text("{")
+    assert "nnUNetPlans.json" in refusal(fit, task.workspace, device="cpu", plan_only=True)
