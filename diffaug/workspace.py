@@ -156,7 +156,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except Exception as error:
         # torch and SimpleITK turn a failed write into a RuntimeError of their own: look at the disk, not at the type.
-        if _disk_is_full(path.parent, error):
+        if _disk_is_full(temporary, error):
             raise DiffaugError(
                 f"{path}: the disk is full, so nothing was written there; free space and run the same command again, "
                 "it goes on where it stopped"
@@ -170,16 +170,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _disk_is_full(folder: Path, error: Exception) -> bool:
+def _disk_is_full(temporary: Path, error: Exception) -> bool:
     if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     if isinstance(error, DiffaugError):
         return False
     try:
-        free = os.statvfs(folder)
+        with temporary.open("ab") as file:
+            file.write(bytes(1 << 20))  # quotas do not show in the file system's figures
+            file.flush()
     except OSError:
-        return False
-    return free.f_bavail * free.f_frsize < 1 << 20
+        return True
+    return False
 
 
 def write_json(path: Path, content: Any) -> None:

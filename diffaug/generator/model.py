@@ -141,7 +141,9 @@ class Generator:
             return Generator(
                 plan, autoencoder, denoiser, tensors["latent_mean"], tensors["latent_std"], extents, about["provenance"]
             )
-        except (SafetensorError, KeyError, ValueError, RuntimeError, OSError) as error:
+        except DiffaugError:
+            raise
+        except (SafetensorError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, OSError) as error:
             what = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise DiffaugError(
                 f"{file}: not a whole generator file ({what}), expected one that diffaug fit wrote; "

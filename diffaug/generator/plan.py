@@ -51,11 +51,11 @@ BUDGETS = {
         voxels=2**17,
         crop=32,
         factor=4,
-        autoencoder={"channels": [16, 32], "blocks": 1, "latent_channels": 8, "codes": 4096},
+        autoencoder={"channels": [16, 32], "blocks": 1, "latent_channels": 4, "codes": 4096},
         denoiser={"channels": [32, 64], "blocks": 1, "attention": False},
         views=4,
         autoencoder_training=Training(steps=500, batch_size=2, learning_rate=1e-3),
-        denoiser_training=Training(steps=600, batch_size=8, learning_rate=1e-3, ema_decay=0.99),
+        denoiser_training=Training(steps=700, batch_size=4, learning_rate=1e-3, ema_decay=0.99),
     ),
     # one GPU with 16 to 24 GB: hours
     "gpu-24g": Budget(
@@ -153,6 +153,7 @@ class GeneratorPlan:
             for name, shape in (("grid shape", plan.grid.shape), ("autoencoder_crop", plan.autoencoder_crop)):
                 if any(n % s or n < s for n, s in zip(shape, steps, strict=True)):
                     raise ValueError(f"{name} {shape} is not a multiple of {tuple(steps)}")
+            plan._require_sense()
             with torch.device("meta"):  # costs nothing, and finds every argument the networks do not take
                 Autoencoder(**plan.autoencoder)
                 Denoiser(**plan.denoiser)
@@ -167,6 +168,30 @@ class GeneratorPlan:
                 "expected at least 1, at least 1 and 0; mend the lists"
             )
         return plan
+
+    def _require_sense(self) -> None:
+        """Find numbers that would only fail, or mislead, hours later."""
+        grid = self.grid
+        fits = (self.autoencoder_training, self.denoiser_training)
+        axes = sorted("".join(pair for pair in ("LR", "AP", "SI") if letter in pair) for letter in grid.orientation)
+        rules = {
+            "field_of_view is whole or patch": grid.field_of_view in ("whole", "patch"),
+            "orientation names three axes, as LPS does": axes == ["AP", "LR", "SI"],
+            "spacing has three positive numbers": len(grid.spacing) == 3 and min(grid.spacing) > 0,
+            "ranges, mean and std have a value for each channel": len(grid.ranges) == len(self.channels)
+            and len(grid.mean) == len(grid.std) == len(self.channels),
+            "views is positive": self.views > 0,
+            "latent_channels is the same in both networks": self.autoencoder["latent_channels"]
+            == self.denoiser["latent_channels"],
+            "steps, batch_size, learning_rate and gradient_clip are positive": all(
+                min(t.steps, t.batch_size, t.learning_rate, t.gradient_clip) > 0 for t in fits
+            ),
+            "warmup_steps and workers are not negative": all(min(t.warmup_steps, t.workers) >= 0 for t in fits),
+            "the denoiser's ema_decay lies between 0 and 1": 0 < (self.denoiser_training.ema_decay or 0) < 1,
+        }
+        for rule, kept in rules.items():
+            if not kept:
+                raise ValueError(f"expected that {rule}")
 
     @staticmethod
     def load(file: Path) -> GeneratorPlan:

@@ -237,21 +237,22 @@ def pretrain(
         channels = len(dataset_json["channel_names"])
         torch.manual_seed(request.seed)
         network = build_network(configuration, channels)
-        _require_loadable(network, workspace, configuration, channels, plans, dataset_json)
         training = replace(BUDGETS[request.budget], seed=request.seed)
+        provenance = {
+            "case_ids": sorted({case for source in sources for case in source.seen}),
+            "excluded": sorted(excluded),
+            "volumes": len(volumes),
+            "steps": training.steps,
+            **{key: getattr(request, key) for key in ("images", "pretext", "budget", "seed")},
+            "version": __version__,
+        }
+        _require_loadable(network, workspace, configuration, channels, plans, dataset_json, provenance)
         objective = PretextObjective(
             network, request.pretext, volumes, configuration.patch_size, configuration.spacing, request.seed
         )
         identity = [asdict(request), inputs, configuration.configuration]
         train(objective, objective.example, training, fabric=fabric, folder=folder, name="pretext", identity=identity)
         if fabric.is_global_zero:
-            seen = sorted({case for source in sources for case in source.seen})
-            provenance = {
-                "case_ids": seen,
-                "excluded": sorted(excluded),
-                "volumes": len(volumes),
-                "steps": training.steps,
-            }
             _finish(workspace, request, configuration, network, provenance, inputs)
         fabric.barrier()
     return target
@@ -284,6 +285,7 @@ def _require_loadable(
     channels: int,
     plans: PlansManager,
     dataset_json: dict[str, Any],
+    provenance: dict[str, Any],
 ) -> None:
     """Load a dummy of the file into the downstream network: a mismatch costs a second now, not a day later."""
     downstream = get_network_from_plans(
@@ -297,7 +299,11 @@ def _require_loadable(
     with tempfile.TemporaryDirectory() as folder:
         dummy = Path(folder) / "encoder.pt"
         save_encoder(
-            dummy, network, name=workspace.configuration, configuration=configuration.configuration, provenance={}
+            dummy,
+            network,
+            name=workspace.configuration,
+            configuration=configuration.configuration,
+            provenance=provenance,
         )
         load_encoder(downstream, read_encoder(dummy), configuration=configuration.configuration)
 
@@ -354,8 +360,6 @@ def _finish(
 ) -> None:
     folder = workspace.encoder
     target = folder / "encoder.pt"
-    choices = {key: getattr(request, key) for key in ("images", "pretext", "budget", "seed")}
-    provenance = {**provenance, **choices, "version": __version__}
     save_encoder(
         target, network, name=workspace.configuration, configuration=configuration.configuration, provenance=provenance
     )

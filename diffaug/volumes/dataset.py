@@ -153,10 +153,8 @@ def list_cases(
             if match is None or file.name.startswith("."):
                 continue
             case, channel = match["case"], int(match["channel"] or 0)
-            if case in found and case not in here:
-                raise DiffaugError(
-                    f"{file}: case {case} is in two folders, expected each case once; rename or remove one"
-                )
+            if channel in found.get(case, {}) or (case in found and case not in here):
+                raise DiffaugError(f"{file}: case {case} is there twice, expected each case once; rename or remove one")
             here.add(case)
             found.setdefault(case, {})[channel] = file
     for case, files in found.items():
@@ -185,7 +183,8 @@ def labelled_ids(folder: Path, info: dict[str, Any]) -> list[str]:
     ending = info["file_ending"]
     if not labels.is_dir():
         return []
-    return sorted(p.name[: -len(ending)] for p in labels.iterdir() if p.name.endswith(ending) and p.name[0] != ".")
+    images = {case.id for case in list_cases([folder / "imagesTr"], ending, len(info["channel_names"]))}
+    return sorted(images & {p.name[: -len(ending)] for p in labels.iterdir() if p.name.endswith(ending)})
 
 
 def excluded_ids(workspace: Workspace, rules: Sequence[str]) -> set[str]:
@@ -230,7 +229,7 @@ def _validation_ids(workspace: Workspace, labelled: Sequence[str], rule: str) ->
     number = rule.removeprefix("fold:")
     if not number.isdigit() or int(number) >= len(splits):
         raise DiffaugError(f"--exclude {rule}: no such fold, expected fold:0 to fold:{len(splits) - 1}; mend it")
-    return list(splits[int(number)]["val"])
+    return [str(case) for case in splits[int(number)]["val"]]  # nnU-Net's are NumPy strings
 
 
 def _ids_in_file(rule: str) -> list[str]:

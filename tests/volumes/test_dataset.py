@@ -52,7 +52,7 @@ def test_case_in_two_folders_is_refused(task, tmp_path, refusal):
 def test_case_twice_in_one_folder_is_refused(task, tmp_path, refusal):
     for name in ("a.nii.gz", "a_0000.nii.gz"):
         write_image(tmp_path / "more" / name, blob(50))
-    assert "a.nii.gz" in refusal(open_folder, tmp_path / "more", json.loads((task.raw / "dataset.json").read_text()))
+    assert "case a" in refusal(open_folder, tmp_path / "more", json.loads((task.raw / "dataset.json").read_text()))
 
 
 def test_excluded_cases_are_not_listed(task):

@@ -1,0 +1,386 @@
+"""Fit and sample on real files: killed anywhere, they end with the very files of an unbroken run; nothing is redone."""
+
+import json
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from conftest import LABELLED, REQUEST, SPACING, UNLABELLED, Task, blob, write_image
+from safetensors.torch import load_file
+
+from diffaug.engine.loop import read_log
+from diffaug.errors import DiffaugError
+from diffaug.generator import fitting, sampling
+from diffaug.generator.fitting import fit
+from diffaug.generator.model import Generator
+from diffaug.generator.plan import GeneratorPlan
+from diffaug.generator.sampling import SampleRequest, name, sample
+from diffaug.volumes.dataset import excluded_ids
+
+COUNT = 5  # more than one batch of four
+SHORT = SampleRequest(count=COUNT, seed=3, steps=4)
+STEPS = 30
+
+
+@pytest.fixture(scope="session")
+def fitted(blobs, tmp_path_factory) -> Path:
+    """nnU-Net's folders after an unbroken `fit` and `sample`."""
+    root = tmp_path_factory.mktemp("fitted")
+    shutil.copytree(blobs, root, dirs_exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        for folder in ("raw", "preprocessed", "results"):
+            patch.setenv(f"nnUNet_{folder}", str(root / folder))
+        torch.set_num_threads(1)
+        task = Task(root)
+        task.tiny_plan(STEPS)
+        fit(task.workspace, device="cpu")
+        sample(task.workspace, SHORT, device="cpu")
+    return root
+
+
+@pytest.fixture
+def done(fitted, folders) -> Task:
+    """A copy of it, to be worked on."""
+    shutil.copytree(fitted, folders, dirs_exist_ok=True)
+    return Task(folders)
+
+
+def unbroken(fitted: Path, task: Task) -> Path:
+    """Where the unbroken run's folder of the same task lies."""
+    return fitted / task.workspace.run.relative_to(task.root)
+
+
+def volumes(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted((folder / "imagesTr").iterdir())}
+
+
+def assert_same_generator(one: Path, other: Path) -> None:
+    a, b = load_file(one), load_file(other)
+    assert a.keys() == b.keys()
+    assert [key for key in a if not torch.equal(a[key], b[key])] == []
+
+
+def manifest(folder: Path) -> dict:
+    return json.loads((folder / "manifest.json").read_text())
+
+
+def times(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+def test_fit_leaves_a_self_describing_generator_and_no_training_state(done):
+    folder = done.workspace.generator
+    told = manifest(folder)
+    excluded = excluded_ids(done.workspace, ["fold:0"])
+    assert told["finished"]
+    assert told["excluded"] == sorted(excluded)
+    assert set(told["cases"]) == {*LABELLED, *UNLABELLED} - excluded
+    assert not list(folder.glob("*.state.pt"))
+    assert not list(folder.rglob("*.tmp.*"))
+    generator = Generator.load(folder / "generator.safetensors")
+    assert set(generator.provenance["seen"]) == set(told["cases"])
+    assert generator.plan == GeneratorPlan.load(folder / "plan.json")
+    assert {"autoencoder.png", "denoiser.png", "autoencoder_curves.png"} <= {p.name for p in folder.iterdir()}
+    steps = {
+        f: max(line["step"] for line in read_log(folder / "log.jsonl") if line["fit"] == f)
+        for f in ("autoencoder", "denoiser")
+    }
+    assert steps == {"autoencoder": STEPS, "denoiser": STEPS}
+
+
+def test_excluded_scans_are_never_opened(task):
+    """They are no images at all, and nobody notices."""
+    for case in excluded_ids(task.workspace, ["fold:0"]):
+        task.image(case).write_text("not an image")
+    task.tiny_plan(1)
+    fit(task.workspace, device="cpu")
+    with pytest.raises(DiffaugError, match="cannot be read"):
+        fit(task.workspace, replace(REQUEST, exclude=("none",)), device="cpu", fresh=True)
+
+
+def test_synthetic_volumes_have_the_tasks_geometry_and_units_and_lie_in_nnunets_layout(done):
+    folder, plan = done.workspace.synthetic, GeneratorPlan.load(done.workspace.generator / "plan.json")
+    assert list(volumes(folder)) == [f"{name(n)}_0000.nii.gz" for n in range(COUNT)]
+    low, high = plan.grid.ranges[0]
+    for file in (folder / "imagesTr").iterdir():
+        image = sitk.ReadImage(str(file))
+        np.testing.assert_allclose(image.GetSpacing(), SPACING[::-1], rtol=1e-6)
+        np.testing.assert_allclose(image.GetDirection(), (1, 0, 0, 0, 1, 0, 0, 0, 1))
+        assert image.GetSize() == (22, 24, 20), "as large as the scans are"
+        voxels = sitk.GetArrayFromImage(image)
+        assert low - 1e-3 <= voxels.min() < voxels.max() <= high + 1e-3
+    info = json.loads((folder / "dataset.json").read_text())
+    assert info["numTraining"] == COUNT
+    assert info["channel_names"] == {"0": "MR"}
+    told = manifest(folder)
+    assert told["finished"]
+    assert set(told["seen"]) == set(manifest(done.workspace.generator)["cases"])
+    assert (folder / "montage.png").is_file()
+
+
+def test_a_finished_stage_is_not_redone(done):
+    before = times(done.workspace.run)
+    fit(done.workspace, REQUEST, device="cpu")
+    fit(done.workspace, device="cpu")
+    sample(done.workspace, SHORT, device="cpu")
+    sample(done.workspace, device="cpu")
+    assert times(done.workspace.run) == before
+
+
+def test_same_seed_same_files_and_a_longer_set_starts_with_the_shorter_one(done, fitted):
+    expected = volumes(unbroken(fitted, done) / "synthetic")
+    folder = sample(done.workspace, SHORT, device="cpu", fresh=True)
+    assert volumes(folder) == expected
+    shutil.rmtree(folder)
+    sample(done.workspace, replace(SHORT, count=2), device="cpu")
+    assert volumes(folder) == {k: v for k, v in expected.items() if k < name(2)}
+    assert json.loads((folder / "dataset.json").read_text())["numTraining"] == 2
+    sample(done.workspace, SHORT, device="cpu")
+    assert volumes(folder) == expected
+    assert json.loads((folder / "dataset.json").read_text())["numTraining"] == COUNT
+    sample(done.workspace, replace(SHORT, count=1), device="cpu")
+    assert volumes(folder) == expected, "asking for fewer removes none"
+
+
+def test_other_numbers_and_seeds_give_other_volumes(done, fitted):
+    folder = sample(done.workspace, replace(SHORT, seed=4), device="cpu", fresh=True)
+    made = [*volumes(folder).values(), *volumes(unbroken(fitted, done) / "synthetic").values()]
+    assert len(set(made)) == 2 * COUNT
+
+
+@pytest.mark.parametrize("change", [{"seed": 4}, {"sampler": "ddim"}, {"steps": 5}])
+def test_other_options_do_not_mix_into_a_set(done, refusal, change):
+    before = volumes(done.workspace.synthetic)
+    message = refusal(sample, done.workspace, replace(SHORT, **change), device="cpu")
+    assert "--fresh" in message
+    assert str(done.workspace.synthetic) in message
+    assert volumes(done.workspace.synthetic) == before
+
+
+@pytest.mark.parametrize("change", [{"sampler": "magic"}, {"count": 0}, {"steps": -1}])
+def test_bad_sampling_options_are_refused_and_leave_nothing(done, refusal, change):
+    shutil.rmtree(done.workspace.synthetic)
+    refusal(sample, done.workspace, replace(SHORT, **change), device="cpu")
+    assert not (done.workspace.synthetic / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "heun"])
+def test_every_sampler_writes_volumes(done, sampler):
+    folder = sample(done.workspace, SampleRequest(1, 0, sampler, 3), device="cpu", fresh=True)
+    assert len(volumes(folder)) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"budget": "gpu-24g"}, {"field_of_view": "patch"}, {"exclude": ("none",)}, {"seed": 1}, {"images": ("x",)}],
+)
+def test_changed_fit_options_are_refused(done, refusal, change):
+    before = times(done.workspace.generator)
+    message = refusal(fit, done.workspace, replace(REQUEST, **change), device="cpu")
+    assert next(iter(change)) in message
+    assert "--fresh" in message
+    assert times(done.workspace.generator) == before
+
+
+def test_volumes_of_another_generator_are_refused(done, refusal):
+    task_plan = json.loads((done.workspace.generator / "plan.json").read_text())
+    fit(done.workspace, REQUEST, device="cpu", fresh=True, plan_only=True)
+    task_plan["autoencoder_training"]["steps"] = task_plan["denoiser_training"]["steps"] = 1
+    (done.workspace.generator / "plan.json").write_text(json.dumps(task_plan))
+    message = refusal(sample, done.workspace, SHORT, device="cpu")
+    assert "another generator" in message
+
+
+def test_changed_scans_are_refused(done, refusal):
+    write_image(done.raw / "imagesUn" / "new_0000.nii.gz", blob(30))
+    assert "--fresh" in refusal(fit, done.workspace, device="cpu")
+
+
+def test_a_bad_scan_leaves_nothing_behind_once_it_is_removed(task, refusal):
+    bad = write_image(task.raw / "imagesUn" / "bad_0000.nii.gz", np.ones((8, 8, 8), np.float32))
+    assert str(bad) in refusal(fit, task.workspace, REQUEST, device="cpu", plan_only=True)
+    bad.unlink()
+    assert fit(task.workspace, REQUEST, device="cpu", plan_only=True).is_file()
+
+
+def test_plan_only_stops_before_anything_long_and_says_where_the_plan_is(task):
+    file = fit(task.workspace, REQUEST, device="cpu", plan_only=True)
+    assert file == task.workspace.generator / "plan.json"
+    assert not (task.workspace.generator / "cache").exists()
+
+
+def test_edited_views_take_effect_after_the_autoencoder(task, monkeypatch):
+    """Latents encoded for the old plan are not used for the new one."""
+    task.tiny_plan(2)
+
+    def stop(*arguments, **keywords):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, "DenoiserObjective", stop)
+        with pytest.raises(KeyboardInterrupt):
+            fit(task.workspace, device="cpu")
+    file = task.workspace.generator / "plan.json"
+    plan = json.loads(file.read_text())
+    plan["views"] = 3
+    file.write_text(json.dumps(plan))
+    counted = []
+    objective = fitting.DenoiserObjective
+
+    def count(plan, autoencoder, latents, held_out):
+        counted.append((len(latents[0]), len(held_out[0])))
+        return objective(plan, autoencoder, latents, held_out)
+
+    monkeypatch.setattr(fitting, "DenoiserObjective", count)
+    fit(task.workspace, device="cpu")
+    assert counted == [(3 * len(plan["cases"]), 3 * len(plan["held_out"]))]
+
+
+@pytest.mark.parametrize("call", ["curves", "file_hash", "write_json"])
+def test_stopped_while_finishing_it_finishes_without_fitting_again(task, fitted, monkeypatch, call):
+    task.tiny_plan(STEPS)
+    real, armed = getattr(fitting, call), []
+    finish = fitting._finish
+
+    def stop(*arguments, **keywords):
+        if armed:
+            raise KeyboardInterrupt
+        return real(*arguments, **keywords)
+
+    def arm(*arguments):
+        armed.append(True)
+        return finish(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, call, stop)
+        patch.setattr(fitting, "_finish", arm)
+        with pytest.raises(KeyboardInterrupt):
+            fit(task.workspace, device="cpu")
+    logged = (task.workspace.generator / "log.jsonl").read_text()
+    target = fit(task.workspace, device="cpu")
+    assert (task.workspace.generator / "log.jsonl").read_text() == logged, "not a step was repeated"
+    assert manifest(task.workspace.generator)["finished"]
+    assert not list(task.workspace.generator.glob("*.state.pt"))
+    assert_same_generator(target, unbroken(fitted, task) / "generator" / "generator.safetensors")
+
+
+def test_set_that_grows_is_not_finished_until_it_has_grown(done, monkeypatch):
+    write = sampling.write_scan
+
+    def stops_at_nine(scan, folder, case):
+        if case == name(8):
+            raise KeyboardInterrupt
+        return write(scan, folder, case)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sampling, "write_scan", stops_at_nine)
+        with pytest.raises(KeyboardInterrupt):
+            sample(done.workspace, replace(SHORT, count=10), device="cpu")
+    told = manifest(done.workspace.synthetic)
+    assert told["request"]["count"] == 10
+    assert not told["finished"]
+    sample(done.workspace, device="cpu")
+    assert manifest(done.workspace.synthetic)["finished"]
+    assert len(volumes(done.workspace.synthetic)) == 10
+
+
+@pytest.mark.parametrize("keep", [0, 7, 500, 0.9])
+def test_truncated_generator_is_refused(done, refusal, keep):
+    file = done.workspace.generator / "generator.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: keep if keep >= 1 or keep == 0 else int(keep * len(whole))])
+    assert str(file) in refusal(Generator.load, file)
+
+
+def test_foreign_generator_is_refused(done, refusal):
+    from safetensors.torch import save_file
+
+    file = done.workspace.generator / "generator.safetensors"
+    save_file({"weights": torch.zeros(3)}, file)
+    assert str(file) in refusal(Generator.load, file)
+    for about in ("[]", "{", '{"plan": []}', '{"plan": {}}'):
+        save_file({"weights": torch.zeros(3)}, file, {"diffaug": about})
+        assert str(file) in refusal(Generator.load, file)
+    file.unlink()
+    assert str(file) in refusal(Generator.load, file)
+
+
+def test_generator_survives_the_disk(done, tmp_path):
+    generator = Generator.load(done.workspace.generator / "generator.safetensors")
+    generator.save(tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == (
+        done.workspace.generator / "generator.safetensors"
+    ).read_bytes()
+
+
+def test_several_channels_and_ct_are_fitted_and_sampled(task):
+    info = json.loads((task.raw / "dataset.json").read_text())
+    (task.raw / "dataset.json").write_text(json.dumps(info | {"channel_names": {"0": "MR", "1": "CT"}}))
+    for seed, case in enumerate((*LABELLED, *UNLABELLED)):
+        write_image(task.image(case).with_name(f"{case}_0001.nii.gz"), blob(seed) - 1000)
+    task.tiny_plan(2)
+    fit(task.workspace, device="cpu")
+    folder = sample(task.workspace, SampleRequest(1, steps=2), device="cpu")
+    assert list(volumes(folder)) == [f"{name(0)}_0000.nii.gz", f"{name(0)}_0001.nii.gz"]
+    plan = GeneratorPlan.load(task.workspace.generator / "plan.json")
+    assert plan.grid.ranges[1] == (-1000, 1000)
+
+
+def test_patches_keep_their_place_and_size(task):
+    task.tiny_plan(2, replace(REQUEST, field_of_view="patch"))
+    plan = json.loads((task.workspace.generator / "plan.json").read_text())
+    plan["grid"]["shape"] = plan["autoencoder_crop"] = [16, 16, 16]
+    (task.workspace.generator / "plan.json").write_text(json.dumps(plan))
+    fit(task.workspace, device="cpu")
+    folder = sample(task.workspace, SampleRequest(6, steps=2), device="cpu")
+    for file in (folder / "imagesTr").iterdir():
+        assert sitk.ReadImage(str(file)).GetSize() == (16, 16, 16)
+    placed = manifest(folder)["volumes"].values()
+    assert len({tuple(v["offset"]) for v in placed}) > 1
+    assert all(0 <= o <= e - 16 for v in placed for o, e in zip(v["offset"], v["extent"], strict=True))
+
+
+@pytest.mark.slow
+def test_killed_fit_and_sample_equal_unbroken_ones(task, fitted, kill_when):
+    """kill -9 of the real command in each of its three long parts."""
+    task.tiny_plan(STEPS)
+    generator, synthetic = task.workspace.generator, task.workspace.synthetic
+    fit_again = [sys.executable, "-m", "diffaug", "fit", "--task", "905", "--budget", "cpu-small", "--device", "cpu"]
+    log = generator / "log.jsonl"
+
+    def logged(fit: str, step: int) -> bool:
+        return log.exists() and any(line["fit"] == fit and line["step"] >= step for line in read_log(log))
+
+    kill_when(fit_again, lambda: logged("autoencoder", 5))
+    assert not logged("denoiser", 1)
+    kill_when(fit_again, lambda: logged("denoiser", 5))
+    assert not (generator / "generator.safetensors").exists()
+    target = fit(task.workspace, REQUEST, device="cpu")
+    assert_same_generator(target, unbroken(fitted, task) / "generator" / target.name)
+    assert target.read_bytes() == (unbroken(fitted, task) / "generator" / target.name).read_bytes()
+
+    sample_again = [
+        sys.executable,
+        "-m",
+        "diffaug",
+        "sample",
+        "--task",
+        "905",
+        "-n",
+        str(COUNT),
+        "--seed",
+        "3",
+        "--steps",
+        "4",
+        "--device",
+        "cpu",
+    ]
+    kill_when(sample_again, lambda: len(list((synthetic / "imagesTr").glob("s*.nii.gz"))) >= 2)
+    assert not manifest(synthetic)["finished"]
+    sample(task.workspace, SHORT, device="cpu")
+    assert volumes(synthetic) == volumes(unbroken(fitted, task) / "synthetic"), "same files, and no others"

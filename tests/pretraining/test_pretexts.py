@@ -1,0 +1,136 @@
+"""The pretexts: what is hidden, what is asked, and what an ideal and a useless network score."""
+
+import pytest
+import torch
+from torch import nn
+
+from diffaug.pretraining.pretexts import MASKED, PRETEXTS, denoise, mae
+
+
+class Answer(nn.Module):
+    """Answers with a function of what it sees."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, x):
+        self.seen = x
+        return self.answer(x)
+
+
+SILENT = Answer(torch.zeros_like)
+
+
+@pytest.fixture
+def clean():
+    torch.manual_seed(0)
+    return torch.randn(8, 2, 24, 32, 40)
+
+
+@pytest.mark.parametrize("pretext", PRETEXTS.values(), ids=PRETEXTS)
+def test_a_useless_network_scores_about_one(clean, pretext):
+    result = pretext(SILENT, clean)
+    assert float(result.loss) == pytest.approx(1, abs=0.05)
+    assert result.seen.shape == result.predicted.shape == clean.shape
+
+
+@pytest.mark.parametrize("pretext", PRETEXTS.values(), ids=PRETEXTS)
+def test_same_seed_same_task(clean, pretext):
+    def drawn():
+        torch.manual_seed(3)
+        return pretext(SILENT, clean).seen
+
+    assert torch.equal(drawn(), drawn())
+
+
+def test_masks_hide_seven_tenths_in_whole_blocks(clean):
+    seen = mae(SILENT, clean).seen
+    hidden = seen == 0
+    assert float(hidden.float().mean()) == pytest.approx(MASKED, abs=0.03)
+    assert torch.equal(hidden[:, 0], hidden[:, 1]), "all channels of a place are hidden together"
+    blocks = hidden[:, :1].float().unfold(2, 6, 6).unfold(3, 6, 6).unfold(4, 6, 6).flatten(5).mean(-1)
+    assert ((blocks == 0) | (blocks == 1)).all()
+    assert torch.equal(seen[~hidden], clean[~hidden])
+
+
+def test_mae_asks_for_the_hidden_voxels_alone(clean):
+    torch.manual_seed(1)
+    hidden = mae(SILENT, clean).seen == 0
+
+    def loss(answer):
+        torch.manual_seed(1)
+        return float(mae(Answer(lambda x: answer), clean).loss)
+
+    noise = torch.randn_like(clean) * 50
+    assert loss(torch.where(hidden, clean, noise)) == 0, "what is visible does not matter"
+    assert loss(torch.where(hidden, clean + 2, clean)) == pytest.approx(4, rel=1e-4), "the mean is over the hidden"
+
+
+def test_mae_network_sees_nothing_of_what_is_hidden(clean):
+    network = Answer(torch.zeros_like)
+    torch.manual_seed(1)
+    seen = mae(network, clean).seen
+    changed = torch.where(seen == 0, torch.randn_like(clean), clean)
+    torch.manual_seed(1)
+    mae(network, changed)
+    assert torch.equal(network.seen, seen)
+
+
+@pytest.mark.parametrize("size", [(3, 3, 3), (8, 40, 40), (16, 16, 16), (5, 7, 100)])
+@pytest.mark.parametrize("pretext", PRETEXTS.values(), ids=PRETEXTS)
+def test_any_patch_is_taken(pretext, size):
+    clean = torch.randn(1, 1, *size)
+    assert pretext(SILENT, clean).loss.isfinite()
+
+
+def test_mae_with_nothing_hidden_is_zero_and_not_nan(monkeypatch):
+    from diffaug.pretraining import pretexts
+
+    monkeypatch.setattr(pretexts, "MASKED", 0.0)
+    assert mae(SILENT, torch.randn(1, 1, 8, 8, 8)).loss == 0
+
+
+def test_denoise_network_sees_unit_variance_at_every_level(clean):
+    network = Answer(torch.zeros_like)
+    denoise(network, clean)
+    spread = network.seen.flatten(1).std(1)
+    assert (spread - 1).abs().max() < 0.02
+
+
+def test_the_truth_scores_zero_and_comes_out_as_prediction(clean):
+    """The target in terms of what the network sees, written down a second time: sigma from the noise itself."""
+    torch.manual_seed(5)
+    level = (torch.randn(8, 1, 1, 1, 1) * 0.8 - 0.7).exp()
+    total = (1 + level**2).sqrt()
+
+    def knows(x):
+        return (clean - x / total) * total / level
+
+    torch.manual_seed(5)
+    result = denoise(Answer(knows), clean)
+    assert float(result.loss) < 1e-6
+    torch.testing.assert_close(result.predicted, clean, atol=1e-3, rtol=1e-3)
+
+
+def test_on_smooth_scans_an_ideal_denoiser_beats_silence():
+    """Volumes that are constant, N(0, 1) each: the mean over voxels is almost noise free."""
+    torch.manual_seed(0)
+    clean = torch.randn(64, 1, 1, 1, 1).expand(64, 1, 8, 8, 8).contiguous()
+
+    def ideal(x):
+        # x = (clean + sigma * noise) / total; voxels' own spread is sigma / total, and total^2 = 1 + sigma^2
+        share = x.var((1, 2, 3, 4), keepdim=True).clamp(1e-6, 0.999)  # sigma^2 / (1 + sigma^2)
+        total = (1 / (1 - share)).sqrt()
+        level = (total**2 - 1).sqrt()
+        estimate = x.mean((1, 2, 3, 4), keepdim=True) * total
+        return (estimate - x / total) * total / level
+
+    assert float(denoise(Answer(ideal), clean).loss) < 0.2 < 0.8 < float(denoise(SILENT, clean).loss)
+
+
+def test_gradients_reach_the_network(clean):
+    for pretext in PRETEXTS.values():
+        network = nn.Conv3d(2, 2, 3, padding=1)
+        pretext(network, clean).loss.backward()
+        assert network.weight.grad.abs().max() > 0

@@ -1,0 +1,390 @@
+"""Pretraining end to end: what is read, what never is, and what the downstream network gets."""
+
+import json
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import LABELLED, SPACING, UNLABELLED, Task, blob, write_image
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from diffaug.engine.loop import Training, read_log
+from diffaug.generator.sampling import SampleRequest, sample
+from diffaug.pretraining import fitting
+from diffaug.pretraining.encoder_file import load_encoder, read_encoder
+from diffaug.pretraining.fitting import PretrainRequest, build_network, pretrain
+from diffaug.volumes.cache import VolumeCache
+from diffaug.volumes.dataset import excluded_ids
+
+PATCH = [16, 16, 16]
+REAL = PretrainRequest(images="real", budget="cpu-small")
+STEPS = 20
+
+
+def plans() -> dict:
+    """nnU-Net plans as its planner writes them, for a network of a thousand weights; axes are transposed on purpose."""
+    resampling = {"order": 3, "order_z": 0, "force_separate_z": None}
+    functions = {f"resampling_fn_{kind}": "resample_data_or_seg_to_shape" for kind in ("data", "seg", "probabilities")}
+    keywords = {f"{name}_kwargs": {"is_seg": name.endswith("seg")} | resampling for name in functions}
+    architecture = {
+        "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+        "arch_kwargs": {
+            "n_stages": 3,
+            "features_per_stage": [4, 8, 8],
+            "conv_op": "torch.nn.modules.conv.Conv3d",
+            "kernel_sizes": [[3, 3, 3]] * 3,
+            "strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2]],
+            "n_conv_per_stage": [1, 1, 1],
+            "n_conv_per_stage_decoder": [1, 1],
+            "conv_bias": True,
+            "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+            "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+            "dropout_op": None,
+            "dropout_op_kwargs": None,
+            "nonlin": "torch.nn.LeakyReLU",
+            "nonlin_kwargs": {"inplace": True},
+        },
+        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+    }
+    return {
+        "dataset_name": "Dataset905_Blobs",
+        "plans_name": "nnUNetPlans",
+        "original_median_spacing_after_transp": [1.5, 1.5, 2.0],
+        "original_median_shape_after_transp": [22, 24, 20],
+        "image_reader_writer": "SimpleITKIO",
+        "transpose_forward": [2, 1, 0],
+        "transpose_backward": [2, 1, 0],
+        "experiment_planner_used": "ExperimentPlanner",
+        "label_manager": "LabelManager",
+        "foreground_intensity_properties_per_channel": {"0": {}},
+        "configurations": {
+            "3d_fullres": {
+                "data_identifier": "nnUNetPlans_3d_fullres",
+                "preprocessor_name": "DefaultPreprocessor",
+                "batch_size": 2,
+                "patch_size": PATCH,
+                "median_image_size_in_voxels": [22, 24, 20],
+                "spacing": [1.5, 1.5, 1.7],
+                "normalization_schemes": ["ZScoreNormalization"],
+                "use_mask_for_norm": [False],
+                **functions,
+                **keywords,
+                "batch_dice": False,
+                "architecture": architecture,
+            }
+        },
+    }
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch):
+    few = Training(steps=STEPS, batch_size=2, learning_rate=1e-3, warmup_steps=2)
+    monkeypatch.setitem(fitting.BUDGETS, "cpu-small", few)
+
+
+@pytest.fixture
+def planned(task) -> Task:
+    task.preprocessed.mkdir()
+    (task.preprocessed / "nnUNetPlans.json").write_text(json.dumps(plans()))
+    return task
+
+
+def run(task, request=REAL, **options) -> Path:
+    return pretrain(task.workspace, request, device="cpu", **options)
+
+
+def manifest(task) -> dict:
+    return json.loads((task.workspace.encoder / "manifest.json").read_text())
+
+
+def weights(file: Path) -> dict:
+    return torch.load(file, weights_only=True)["network_weights"]
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    a, b = weights(one), weights(other)
+    assert a.keys() == b.keys()
+    assert [key for key in a if not torch.equal(a[key], b[key])] == []
+
+
+def cached(task) -> dict[str, np.ndarray]:
+    (folder,) = (task.workspace.encoder / "cache").iterdir()
+    return {file.stem: VolumeCache(folder)[file.stem] for file in folder.glob("*.npy")}
+
+
+def test_real_scans_but_for_the_excluded_ones_make_an_encoder_that_loads(planned):
+    file = run(planned)
+    seen = {*LABELLED, *UNLABELLED} - excluded_ids(planned.workspace, ["fold:0"])
+    encoder = read_encoder(file)
+    assert set(encoder.provenance["case_ids"]) == seen == set(cached(planned))
+    assert encoder.provenance["steps"] == STEPS
+    told = manifest(planned)
+    assert told["finished"]
+    assert set(told["inputs"]["real"]) == seen
+    assert not list(planned.workspace.encoder.glob("*.state.pt"))
+    assert {"pretext.png", "pretext_curves.png"} <= {path.name for path in planned.workspace.encoder.iterdir()}
+    configuration = PlansManager(plans()).get_configuration("3d_fullres").configuration
+    network = get_network_from_plans(*configuration["architecture"].values(), 1, 2, deep_supervision=True)
+    report = load_encoder(network, encoder, configuration=configuration)
+    assert report.left_random
+    assert all(part.startswith("decoder.seg_layers") for part in report.left_random)
+    stem = next(name for name in weights(file) if name.endswith("weight"))
+    assert torch.equal(network.state_dict()[stem], weights(file)[stem])
+
+
+def test_excluded_scans_are_never_opened(planned):
+    for case in excluded_ids(planned.workspace, ["fold:0"]):
+        planned.image(case).write_text("not an image")
+    run(planned)
+
+
+def test_training_moves_the_weights_and_lowers_the_loss(planned, monkeypatch):
+    longer = replace(fitting.BUDGETS["cpu-small"], steps=150, learning_rate=5e-3)
+    monkeypatch.setitem(fitting.BUDGETS, "cpu-small", longer)
+    run(planned)
+    losses = [line["held_out"] for line in read_log(planned.workspace.encoder / "log.jsonl") if "held_out" in line]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("scheme", ["ZScoreNormalization", "CTNormalization", "NoNormalization"])
+def test_scans_are_preprocessed_exactly_as_nnunet_does(planned, scheme):
+    content = plans()
+    content["configurations"]["3d_fullres"]["normalization_schemes"] = [scheme]
+    numbers = {"mean": 200.0, "std": 150.0, "percentile_00_5": 5.0, "percentile_99_5": 600.0}
+    content["foreground_intensity_properties_per_channel"]["0"] = numbers
+    (planned.preprocessed / "nnUNetPlans.json").write_text(json.dumps(content))
+    voxels = blob(0)
+    voxels[:3] = voxels[:, -2:] = 0  # to be cropped
+    write_image(planned.image("free_0"), voxels)
+    run(planned)
+    manager = PlansManager(content)
+    configuration = manager.get_configuration("3d_fullres")
+    info = json.loads((planned.raw / "dataset.json").read_text())
+    ours = cached(planned)
+    for case in ("free_0", "free_1"):
+        stock, *_ = configuration.preprocessor_class(verbose=False).run_case(
+            [str(planned.image(case))], None, manager, configuration, info
+        )
+        np.testing.assert_array_equal(ours[case], stock.astype(np.float16))
+    assert ours["free_0"].shape[-1] < ours["free_1"].shape[-1], "cropped, and transposed as the plans say"
+
+
+def test_a_plain_folder_serves_as_well(planned, tmp_path):
+    for i in range(3):
+        write_image(tmp_path / "mine" / f"mine_{i}.nii.gz", blob(40 + i))
+    file = run(planned, replace(REAL, images=str(tmp_path / "mine")))
+    assert read_encoder(file).provenance["case_ids"] == ["mine_0", "mine_1", "mine_2"]
+
+
+def test_excluded_ids_are_left_out_of_a_folder_too(planned, tmp_path):
+    excluded = min(excluded_ids(planned.workspace, ["fold:0"]))
+    shutil.copytree(planned.raw / "imagesTr", tmp_path / "copy")
+    file = run(planned, replace(REAL, images=str(tmp_path / "copy")))
+    assert excluded not in read_encoder(file).provenance["case_ids"]
+
+
+def test_more_images_are_read_too(planned, tmp_path):
+    write_image(tmp_path / "more" / "more_0.nii.gz", blob(40))
+    file = run(planned, replace(REAL, more_images=(str(tmp_path / "more"),)))
+    assert "more_0" in read_encoder(file).provenance["case_ids"]
+
+
+@pytest.fixture
+def sampled(planned) -> Task:
+    planned.tiny_plan(2)
+    sample(planned.workspace, SampleRequest(3, steps=8), device="cpu")
+    return planned
+
+
+def test_synthetic_volumes_carry_the_ids_their_generator_has_seen(sampled):
+    file = run(sampled, replace(REAL, images="synthetic"))
+    provenance = read_encoder(file).provenance
+    assert set(provenance["case_ids"]) == {*LABELLED, *UNLABELLED} - excluded_ids(sampled.workspace, ["fold:0"])
+    assert provenance["volumes"] == 3
+
+
+def test_synthetic_folder_given_by_its_path_carries_them_too(sampled, tmp_path):
+    shutil.copytree(sampled.workspace.synthetic, tmp_path / "copy")
+    file = run(sampled, replace(REAL, images=str(tmp_path / "copy")))
+    assert set(UNLABELLED) <= set(read_encoder(file).provenance["case_ids"])
+
+
+def test_both_read_both(sampled):
+    file = run(sampled, replace(REAL, images="both"))
+    assert read_encoder(file).provenance["volumes"] == 3 + 6
+
+
+def test_generator_that_has_seen_a_forbidden_case_is_refused(sampled, refusal):
+    seen = UNLABELLED[0]
+    ids = sampled.root / "ids.txt"
+    ids.write_text(seen)
+    assert seen in refusal(run, sampled, replace(REAL, images="synthetic", exclude=(str(ids),)))
+
+
+def test_missing_upstream_is_built_first(planned):
+    planned.tiny_plan(2)
+    run(planned, replace(REAL, images="synthetic"), upstream=(None, SampleRequest(2, steps=2)))
+    assert len(list((planned.workspace.synthetic / "imagesTr").iterdir())) == 2
+
+
+def test_resampled_synthetic_volumes_are_not_taken_for_the_old_ones(sampled, refusal):
+    """Stopped, sampled anew with another seed: the old volumes' cache and state do not go on."""
+    request = replace(REAL, images="synthetic")
+    stop_at(sampled, 3, request)
+    old = {case: voxels.copy() for case, voxels in cached(sampled).items()}
+    sample(sampled.workspace, SampleRequest(3, seed=1, steps=8), device="cpu", fresh=True)
+    assert "--fresh" in refusal(run, sampled, request)
+    run(sampled, request, fresh=True)
+    new = cached(sampled)
+    assert new.keys() == old.keys()
+    assert not any(np.array_equal(new[case], old[case]) for case in new)
+
+
+def test_patch_windows_are_normalised_by_the_whole_scan(planned):
+    """A window of air must not come out as loud noise."""
+    from diffaug.pretraining.sources import Source, preprocess
+    from diffaug.volumes.dataset import open_dataset
+
+    voxels = blob(0)
+    voxels[:4] = 0  # cropped away by nnU-Net before it normalises
+    write_image(planned.image("free_0"), voxels)
+    dataset = open_dataset(planned.raw, exclude=[*LABELLED, "free_1"])
+    manager = PlansManager(plans())
+    configuration = manager.get_configuration("3d_fullres")
+    configuration.configuration["spacing"] = list(SPACING[::-1])
+    info = json.loads((planned.raw / "dataset.json").read_text())
+    source = Source("synthetic", dataset, (), (np.array([300.0]), np.array([80.0])))
+    cache, _ = preprocess(source, manager, configuration, info, planned.root / "cache")
+    expected = (voxels[4:].transpose(2, 1, 0) - 300) / 80
+    np.testing.assert_allclose(cache["free_0"][0], expected, atol=5e-3)
+
+
+def stop_at(task, step: int, request=REAL) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        example, drawn = fitting.PretextObjective.example, []
+
+        def stops(self, generator):
+            drawn.append(1)
+            if len(drawn) > 2 * step:
+                raise KeyboardInterrupt
+            return example(self, generator)
+
+        patch.setattr(fitting.PretextObjective, "example", stops)
+        with pytest.raises(KeyboardInterrupt):
+            run(task, request)
+
+
+@pytest.mark.parametrize("pretext", ["denoise", "mae"])
+def test_resumed_run_equals_unbroken_run(planned, tmp_path, pretext):
+    request = replace(REAL, pretext=pretext)
+    unbroken = shutil.copy(run(planned, request), tmp_path / "unbroken.pt")
+    shutil.rmtree(planned.workspace.encoder)
+    stop_at(planned, 7, request)
+    assert not (planned.workspace.encoder / "encoder.pt").exists()
+    assert_same_weights(run(planned, request), unbroken)
+
+
+def test_stopped_while_finishing_it_does_not_train_again(planned, tmp_path, monkeypatch):
+    unbroken = shutil.copy(run(planned), tmp_path / "unbroken.pt")
+    for call in ("save_encoder", "curves", "write_json"):
+        shutil.rmtree(planned.workspace.encoder)
+        finish, real = fitting._finish, getattr(fitting, call)
+        armed = []
+
+        def stop(*arguments, real=real, armed=armed, **keywords):
+            if armed:
+                raise KeyboardInterrupt
+            return real(*arguments, **keywords)
+
+        def arm(*arguments, finish=finish, armed=armed):
+            armed.append(True)
+            return finish(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(fitting, call, stop)
+            patch.setattr(fitting, "_finish", arm)
+            with pytest.raises(KeyboardInterrupt):
+                run(planned)
+        logged = (planned.workspace.encoder / "log.jsonl").read_text()
+        assert_same_weights(run(planned), unbroken)
+        assert (planned.workspace.encoder / "log.jsonl").read_text() == logged, call
+        assert manifest(planned)["finished"]
+
+
+def test_a_finished_encoder_is_not_made_again(planned):
+    file = run(planned)
+    before = file.stat().st_mtime_ns
+    assert run(planned) == file
+    assert file.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("change", [{"pretext": "mae"}, {"seed": 1}, {"exclude": ("none",)}, {"budget": "gpu-24g"}])
+def test_changed_options_are_refused(planned, refusal, change):
+    file = run(planned)
+    before = file.read_bytes()
+    message = refusal(run, planned, replace(REAL, **change))
+    assert next(iter(change)) in message
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("change", [{"pretext": "jigsaw"}, {"budget": "tpu"}])
+def test_unknown_options_are_refused(planned, refusal, change):
+    assert next(iter(change.values())) in refusal(run, planned, replace(REAL, **change))
+
+
+def test_missing_plans_are_told_with_the_command(task, refusal):
+    message = refusal(run, task)
+    assert "nnUNetPlans.json" in message
+    assert "nnUNetv2_plan_and_preprocess -d 905" in message
+
+
+def test_folder_of_other_channels_is_refused(planned, tmp_path, refusal):
+    for channel in (0, 1):
+        write_image(tmp_path / "two" / "imagesTr" / f"a_000{channel}.nii.gz", blob(channel))
+    info = json.loads((planned.raw / "dataset.json").read_text()) | {"channel_names": {"0": "a", "1": "b"}}
+    (tmp_path / "two" / "dataset.json").write_text(json.dumps(info))
+    message = refusal(run, planned, replace(REAL, images=str(tmp_path / "two")))
+    assert "2 channels" in message
+    assert str(tmp_path / "two") in message
+
+
+def test_example_is_a_pure_function_of_its_generator_and_stays_in_range(planned):
+    run(planned)
+    (folder,) = (planned.workspace.encoder / "cache").iterdir()
+    cases = sorted(file.stem for file in folder.glob("*.npy"))
+    network = build_network(PlansManager(plans()).get_configuration("3d_fullres"), 1)
+    volumes = [(VolumeCache(folder), case) for case in cases]
+    objective = fitting.PretextObjective(network, "mae", volumes, PATCH, [1.5, 1.5, 1.7], 0)
+    one, same, other = (objective.example(np.random.default_rng(seed)) for seed in (0, 0, 1))
+    assert one.shape == (1, *PATCH)
+    assert one.dtype == torch.float32
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    highest = max(float(VolumeCache(folder)[case].max()) for case in cases)
+    assert all(float(objective.example(np.random.default_rng(s)).max()) <= highest + 0.5 for s in range(20))
+
+
+KILLED = """
+import sys, torch
+torch.set_num_threads(1)
+from diffaug.engine.loop import Training
+from diffaug.pretraining import fitting
+fitting.BUDGETS["cpu-small"] = Training(steps=%d, batch_size=2, learning_rate=1e-3, warmup_steps=2)
+from diffaug.cli import main
+sys.exit(main("pretrain --task 905 --images real --budget cpu-small --device cpu".split()))
+"""
+
+
+@pytest.mark.slow
+def test_killed_run_equals_unbroken_run(planned, tmp_path, kill_when):
+    unbroken = shutil.copy(run(planned), tmp_path / "unbroken.pt")
+    shutil.rmtree(planned.workspace.encoder)
+    log = planned.workspace.encoder / "log.jsonl"
+    kill_when([sys.executable, "-c", KILLED % STEPS], lambda: log.exists() and log.read_text().count("\n") >= 4)
+    assert not (planned.workspace.encoder / "encoder.pt").exists()
+    assert_same_weights(run(planned), unbroken)
