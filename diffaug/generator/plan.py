@@ -52,7 +52,7 @@ BUDGETS = {
         crop=32,
         factor=4,
         autoencoder={"channels": [16, 32], "blocks": 1, "latent_channels": 4, "codes": 4096},
-        denoiser={"channels": [32, 64], "blocks": 1, "attention": False},
+        denoiser={"channels": [32, 64], "blocks": 1, "attention": True},
         views=4,
         autoencoder_training=Training(steps=500, batch_size=2, learning_rate=1e-3),
         denoiser_training=Training(steps=700, batch_size=4, learning_rate=1e-3, ema_decay=0.99),

@@ -14,7 +14,7 @@ from diffaug.volumes.scan import Geometry, Scan, reorient
 
 CT_WINDOW = (-1000.0, 1000.0)  # HU: air to dense bone; metal is cut off
 MR_PERCENTILES = (0.1, 99.9)  # a scan's robust range: MR units mean nothing across scans
-COVERED = 95  # percentile of the scans' extents that a whole-scan grid holds uncut
+COVERED = 75  # percentile of the scans' extents that a whole-scan grid holds; larger scans lose their outermost voxels
 SPACING_TOLERANCE = 0.02  # relative; below it a scan is not resampled
 
 
@@ -175,7 +175,7 @@ def plan_grid(
     steps = np.array(multiple)
 
     def rounded(shape: np.ndarray) -> np.ndarray:
-        return (np.ceil(shape / steps - 0.05).clip(1) * steps).astype(int)  # a sliver beyond a step is cut, not padded
+        return (np.round(shape / steps).clip(1) * steps).astype(int)
 
     whole = rounded(extent / fine)
     if field_of_view == "auto":

@@ -122,6 +122,7 @@ def test_edited_case_that_does_not_exist_is_refused_before_anything_long(task, r
     assert "blob_77" in message
 
 
+@pytest.mark.filterwarnings("ignore:Detected old nnU-Net plans")
 @pytest.mark.parametrize("configuration", ["3d_none", "2d"])
 def test_configuration_that_does_not_serve_is_refused(task, refusal, configuration):
     from diffaug.workspace import Workspace

@@ -62,7 +62,7 @@ def test_cpu_small_builds_and_trains_a_step(tmp_path, unet, patch, stages):
 
     configuration = PlansManager(str(file)).get_configuration("3d_cpu_small")
     assert configuration.data_identifier == "nnUNetPlans_3d_fullres"
-    assert configuration.configuration["diffaug"]["epochs"] == 30
+    assert configuration.configuration["diffaug"]["epochs"] == 20
     small = configuration.patch_size
     assert math.prod(small) <= CPU_PATCH_VOXELS
     assert all(ours <= theirs for ours, theirs in zip(small, patch, strict=True))
