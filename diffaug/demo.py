@@ -60,7 +60,7 @@ def demo(out: Path) -> None:
     scores = {}
     for arm, trainer in ARMS.items():
         predicted = out / "predictions" / trainer
-        common = f"-d {TASK} -c {CONFIGURATION} -f 0 -tr {trainer} -device cpu -npp 1 -nps 1"
+        common = f"-d {TASK} -c {CONFIGURATION} -f 0 -tr {trainer} -device cpu -npp 1 -nps 1 --disable_tta"
         # --c: a killed demo goes on with the training, too
         run(f"train {arm}", f"nnUNetv2_train {TASK} {CONFIGURATION} 0 -tr {trainer} -device cpu --c")
         run(f"predict {arm}", f"nnUNetv2_predict -i {_q(tests)} -o {_q(predicted)} {common}")

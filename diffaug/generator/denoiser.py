@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from monai.networks.nets import DiffusionModelUNet
 from torch import Tensor, nn
 
@@ -28,6 +29,7 @@ class Denoiser(nn.Module):
 
     def __init__(self, *, latent_channels: int, channels: Sequence[int], blocks: int, attention: bool) -> None:
         super().__init__()
+        self.multiple = 2 ** (len(channels) - 1)
         self.network = DiffusionModelUNet(
             spatial_dims=3,
             in_channels=latent_channels + POSITION,
@@ -52,5 +54,9 @@ class Denoiser(nn.Module):
         """
         wide = sigma.view(-1, 1, 1, 1, 1)
         total = (wide.square() + 1).sqrt()
-        raw = self.network(torch.cat([noisy / total, coordinates], 1), sigma.log() * NOISE_SCALE)
+        size = noisy.shape[2:]
+        # each level halves: what does not halve evenly is continued beyond its edge, and cut off again
+        margin = [step for n in reversed(size) for step in (0, -n % self.multiple)]
+        shown = F.pad(torch.cat([noisy / total, coordinates], 1), margin, mode="replicate")
+        raw = self.network(shown, sigma.log() * NOISE_SCALE)[..., : size[0], : size[1], : size[2]]
         return noisy / total.square() + raw.float() * wide / total

@@ -117,8 +117,9 @@ def _agree(workspace: Workspace, request: FitRequest | None) -> tuple[dict[str, 
             )
         request = asked
     request = request or FitRequest()
-    excluded = excluded_ids(workspace, request.exclude)
-    dataset = open_dataset(workspace.raw, extra=[Path(p) for p in request.images], exclude=excluded)
+    extra = [Path(folder) for folder in request.images]
+    excluded = excluded_ids(workspace, request.exclude, extra)
+    dataset = open_dataset(workspace.raw, extra=extra, exclude=excluded)
     cases = [case.id for case in dataset.cases]
     if before is None:
         begun = {"stage": "fit", "finished": False, "version": __version__, "request": asdict(request)}

@@ -52,10 +52,10 @@ BUDGETS = {
         crop=32,
         factor=4,
         autoencoder={"channels": [16, 32], "blocks": 1, "latent_channels": 4, "codes": 4096},
-        denoiser={"channels": [32, 64], "blocks": 1, "attention": True},
+        denoiser={"channels": [32, 64, 128], "blocks": 1, "attention": True},
         views=4,
         autoencoder_training=Training(steps=500, batch_size=2, learning_rate=1e-3),
-        denoiser_training=Training(steps=700, batch_size=4, learning_rate=1e-3, ema_decay=0.99),
+        denoiser_training=Training(steps=800, batch_size=4, learning_rate=1e-3, ema_decay=0.99),
     ),
     # one GPU with 16 to 24 GB: hours
     "gpu-24g": Budget(
@@ -149,10 +149,13 @@ class GeneratorPlan:
             training = {k: Training(**content[k]) for k in ("autoencoder_training", "denoiser_training")}
             lists = {k: tuple(content[k]) for k in ("channels", "cases", "held_out", "autoencoder_crop")}
             plan = GeneratorPlan(**{**content, **lists, **training, "grid": grid})
-            steps = multiple(plan.autoencoder["strides"], plan.denoiser["channels"])
-            for name, shape in (("grid shape", plan.grid.shape), ("autoencoder_crop", plan.autoencoder_crop)):
+            factors = np.prod(plan.autoencoder["strides"], axis=0)
+            for name, shape, steps in (
+                ("grid shape", plan.grid.shape, factors),
+                ("autoencoder_crop", plan.autoencoder_crop, 2 * factors),  # its latent is halved, see `Autoencoder`
+            ):
                 if any(n % s or n < s for n, s in zip(shape, steps, strict=True)):
-                    raise ValueError(f"{name} {shape} is not a multiple of {tuple(steps)}")
+                    raise ValueError(f"{name} {shape} is not a multiple of {tuple(map(int, steps))}")
             plan._require_sense()
             with torch.device("meta"):  # costs nothing, and finds every argument the networks do not take
                 Autoencoder(**plan.autoencoder)
@@ -210,19 +213,6 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
 
 
-def multiple(strides: Sequence[Sequence[int]], levels: Sequence[int]) -> list[int]:
-    """What a window's shape must be divisible by, so that autoencoder and denoiser halve it without a remainder.
-
-    Args:
-        strides: The autoencoder's strides per level.
-        levels: The denoiser's widths per level.
-
-    Returns:
-        Voxels (Z, Y, X).
-    """
-    return [int(f) * 2 ** (len(levels) - 1) for f in np.prod(strides, axis=0)]
-
-
 def plan_strides(spacing: Sequence[float], factor: int) -> list[list[int]]:
     """Compress each axis by `factor`, but long voxels less, so that a latent cell is as cubic as can be.
 
@@ -274,10 +264,11 @@ def make_plan(
     size = BUDGETS[budget]
     spacing = spacing or median_spacing(readings)
     strides = plan_strides(spacing, size.factor)
+    factors = [int(factor) for factor in np.prod(strides, axis=0)]
     grid = plan_grid(
         readings,
         voxels=size.voxels,
-        multiple=multiple(strides, size.denoiser["channels"]),
+        multiple=factors,
         field_of_view=field_of_view,
         spacing=spacing,
         patch_size=patch_size,
@@ -294,7 +285,9 @@ def make_plan(
         cases=tuple(case for case in ids if case not in held_out),
         held_out=tuple(sorted(held_out)),
         autoencoder={"image_channels": len(channels), "strides": strides, **size.autoencoder},
-        autoencoder_crop=tuple(min(size.crop, n) for n in grid.shape),
+        autoencoder_crop=tuple(
+            max(2 * f, min(size.crop, n) // (2 * f) * 2 * f) for n, f in zip(grid.shape, factors, strict=True)
+        ),
         denoiser={"latent_channels": size.autoencoder["latent_channels"], **size.denoiser},
         views=size.views,
         autoencoder_training=_seeded(size.autoencoder_training, seed),

@@ -222,7 +222,8 @@ def pretrain(
         if _finished(folder, request):
             fabric.print(f"pretrain: {target} is there already")
             return target
-        excluded = excluded_ids(workspace, request.exclude)
+        extra = [Path(folder) for folder in request.more_images]
+        excluded = excluded_ids(workspace, request.exclude, extra)
         if request.images in ("synthetic", "both"):
             _run_upstream(workspace, upstream, device)
         sources = _sources(workspace, request, excluded)

@@ -187,13 +187,14 @@ def labelled_ids(folder: Path, info: dict[str, Any]) -> list[str]:
     return sorted(images & {p.name[: -len(ending)] for p in labels.iterdir() if p.name.endswith(ending)})
 
 
-def excluded_ids(workspace: Workspace, rules: Sequence[str]) -> set[str]:
+def excluded_ids(workspace: Workspace, rules: Sequence[str], extra: Sequence[Path] = ()) -> set[str]:
     """Turn `--exclude` rules into case ids.
 
     Args:
         workspace: The task's workspace.
         rules: Each `fold:N` (validation cases of nnU-Net's fold N), `labelled` (all labelled cases), `none`, or
             `FILE[:KEY]`: a text file with an id a line, or JSON with a list (under KEY).
+        extra: Further folders of images.
 
     Returns:
         The ids.
@@ -205,6 +206,7 @@ def excluded_ids(workspace: Workspace, rules: Sequence[str]) -> set[str]:
     info = read_json(file, "expected nnU-Net's raw layout with a dataset.json; write one")
     _channels_and_ending(info, file)
     labelled = labelled_ids(workspace.raw, info)
+    known = {case.id for case in open_dataset(workspace.raw, extra=extra).cases} if rules else set()
     ids: set[str] = set()
     for rule in rules:
         if rule == "none":
@@ -214,7 +216,13 @@ def excluded_ids(workspace: Workspace, rules: Sequence[str]) -> set[str]:
         elif rule.startswith("fold:"):
             ids |= set(_validation_ids(workspace, labelled, rule))
         else:
-            ids |= set(_ids_in_file(rule))
+            named = set(_ids_in_file(rule))
+            if not named & known:
+                raise DiffaugError(
+                    f"--exclude {rule}: none of its {len(named)} ids is a case of {workspace.dataset}, expected ids such as "
+                    f"{min(known, default='case_001')}; mend the list"
+                )
+            ids |= named
     return ids
 
 

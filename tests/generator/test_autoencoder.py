@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from diffaug.generator.autoencoder import Autoencoder, VoxelShuffle, reconstruction_error
-from diffaug.generator.plan import multiple, plan_strides
+from diffaug.generator.plan import plan_strides
 
 STRIDES = {
     "isotropic": [[2, 2, 2], [2, 2, 2]],
@@ -82,8 +82,3 @@ def test_reconstruction_error_is_zero_for_equals_and_sees_lost_edges():
 )
 def test_long_voxels_are_compressed_less(spacing, strides):
     assert plan_strides(spacing, 4) == strides
-
-
-def test_window_is_a_multiple_that_both_networks_can_halve():
-    assert multiple([[1, 2, 2], [2, 2, 2]], [32, 64]) == [4, 8, 8]
-    assert multiple([[2, 2, 2], [2, 2, 2]], [32]) == [4, 4, 4]

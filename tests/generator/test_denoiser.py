@@ -82,3 +82,12 @@ def test_noise_levels_are_log_normal():
     logs = draw_sigma(20_000, torch.device("cpu")).log()
     assert float(logs.mean()) == pytest.approx(LOG_MEAN, abs=0.03)
     assert float(logs.std()) == pytest.approx(LOG_STD, rel=0.03)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(5, 7, 6), (1, 8, 3), (8, 8, 8)])
+def test_latents_that_do_not_halve_evenly_keep_their_size(size):
+    torch.manual_seed(0)
+    denoiser = Denoiser(latent_channels=4, channels=[8, 8, 8], blocks=1, attention=False).eval()
+    noisy = torch.randn(1, 4, *size)
+    assert denoiser(noisy, torch.ones(1), torch.zeros(1, 3, *size)).shape == noisy.shape
