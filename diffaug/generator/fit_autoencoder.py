@@ -136,9 +136,14 @@ class AutoencoderObjective:
         Returns:
             PSNR in dB and SSIM.
         """
-        real = torch.from_numpy(np.stack(self.held_out))
-        made = torch.from_numpy(np.stack(self.reconstruct(self.held_out)))
-        return {"held_out_psnr": float(psnr(made, real).mean()), "held_out_ssim": float(ssim(made, real).mean())}
+        pairs = [  # one at a time: a GPU budget's volumes are large
+            (torch.from_numpy(made)[None], torch.from_numpy(real)[None])
+            for made, real in zip(self.reconstruct(self.held_out), self.held_out, strict=True)
+        ]
+        return {
+            "held_out_psnr": float(torch.cat([psnr(*pair) for pair in pairs]).mean()),
+            "held_out_ssim": float(torch.cat([ssim(*pair) for pair in pairs]).mean()),
+        }
 
     def preview(self, file: Path, average: nn.Module | None) -> None:
         """Draw held-out scans over their reconstructions.
