@@ -171,7 +171,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def _disk_is_full(temporary: Path, error: Exception) -> bool:
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.errno is not None:  # NumPy's short write has no number
         return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     if isinstance(error, DiffaugError):
         return False

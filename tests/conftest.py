@@ -1,4 +1,4 @@
-"""What many tests share: nnU-Net's three folders, a tiny raw dataset, a tiny generator plan, a process to kill."""
+"""What many tests share: nnU-Net's three folders, a tiny raw dataset, a process to kill."""
 
 import json
 import os
@@ -8,92 +8,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 import torch
-from scipy.ndimage import gaussian_filter
 
+from blobs import LABELLED, UNLABELLED, Task, blob, write_image
 from diffaug.errors import DiffaugError
-from diffaug.generator.fitting import FitRequest, fit
-from diffaug.workspace import Workspace
-
-DATASET = "Dataset905_Blobs"
-SIZE = (20, 24, 22)  # voxels (Z, Y, X)
-SPACING = (2.0, 1.5, 1.5)  # mm (Z, Y, X)
-ORIGIN = (-12.5, 30.0, -7.25)  # mm, LPS
-LABELLED = tuple(f"blob_{i}" for i in range(6))
-UNLABELLED = ("free_0", "free_1")
-REQUEST = FitRequest(budget="cpu-small")
-
-
-def blob(seed: int, size: tuple[int, ...] = SIZE) -> np.ndarray:
-    """A smooth body of its own shape in a dark background with a little noise, 0 to about 1000, as MR units run."""
-    rng = np.random.default_rng(seed)
-    texture = gaussian_filter(rng.normal(size=size), 2)
-    texture /= texture.std()
-    axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in size), indexing="ij")
-    radius = sum((a / s) ** 2 for a, s in zip(axes, rng.uniform(0.6, 0.95, 3), strict=True))
-    body = 1 / (1 + np.exp(12 * (radius - 1)))
-    return (body * (500 + 120 * texture) + rng.uniform(1, 20, size)).astype(np.float32)
-
-
-def write_image(
-    file: Path,
-    voxels: np.ndarray,
-    spacing: tuple[float, ...] = SPACING,
-    origin: tuple[float, ...] = ORIGIN,
-    direction: tuple[float, ...] = (1, 0, 0, 0, 1, 0, 0, 0, 1),
-) -> Path:
-    """Write `(Z, Y, X)` with ITK; spacing is (Z, Y, X) as in diffaug."""
-    image = sitk.GetImageFromArray(voxels)
-    image.SetSpacing(spacing[::-1])
-    image.SetOrigin(origin)
-    image.SetDirection(direction)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    sitk.WriteImage(image, str(file))
-    return file
-
-
-@dataclass
-class Task:
-    """A dataset in nnU-Net's folders, and what tests do with it."""
-
-    root: Path
-    dataset: str = DATASET
-
-    @property
-    def raw(self) -> Path:
-        return self.root / "raw" / self.dataset
-
-    @property
-    def preprocessed(self) -> Path:
-        return self.root / "preprocessed" / self.dataset
-
-    @property
-    def workspace(self) -> Workspace:
-        return Workspace(self.dataset)
-
-    def image(self, case: str) -> Path:
-        folder = "imagesUn" if case in UNLABELLED else "imagesTr"
-        return self.raw / folder / f"{case}_0000.nii.gz"
-
-    def tiny_plan(self, steps: int = 6, request: FitRequest = REQUEST, **changes) -> dict:
-        """Let diffaug plan, then edit plan.json as a person would: a few steps of tiny networks."""
-        fit(self.workspace, request, device="cpu", plan_only=True)
-        file = self.workspace.generator / "plan.json"
-        plan = json.loads(file.read_text())
-        plan["autoencoder"] |= {"channels": [8, 8], "latent_channels": 4, "codes": 32}
-        plan["denoiser"] |= {"channels": [8, 8], "latent_channels": 4}
-        plan["views"] = 2
-        plan["autoencoder_training"] |= {"steps": steps, "warmup_steps": 2}
-        plan["denoiser_training"] |= {"steps": steps, "batch_size": 2, "warmup_steps": 2}
-        plan |= changes
-        file.write_text(json.dumps(plan))
-        return plan
 
 
 @pytest.fixture(autouse=True)

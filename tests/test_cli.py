@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from conftest import Task, blob, write_image
 
+from blobs import Task, blob, write_image
 from diffaug import __version__
 from diffaug.cli import main
 from diffaug.errors import DiffaugError

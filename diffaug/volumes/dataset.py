@@ -110,8 +110,8 @@ def _without(
     kept = tuple(case for case in cases if case.id not in excluded)
     if not kept:
         raise DiffaugError(
-            f"{folder}: found {len(cases)} cases ending in {info['file_ending']}, all of them excluded, expected images in "
-            "imagesTr or imagesUn; add scans or exclude fewer"
+            f"{folder}: found {len(cases)} cases ending in {info['file_ending']} and none that is not excluded, expected "
+            "images in imagesTr or imagesUn; add scans or exclude fewer"
         )
     with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net announces its choice of reader on stdout
         reader = determine_reader_writer_from_dataset_json(info, None, verbose=False)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from conftest import LABELLED, REQUEST, SPACING, UNLABELLED, Task, blob, write_image
 from safetensors.torch import load_file
 
+from blobs import LABELLED, REQUEST, SPACING, UNLABELLED, Task, blob, write_image
 from diffaug.engine.loop import read_log
 from diffaug.errors import DiffaugError
 from diffaug.generator import fitting, sampling

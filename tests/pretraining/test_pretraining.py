@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import LABELLED, SPACING, UNLABELLED, Task, blob, write_image
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from blobs import LABELLED, SPACING, UNLABELLED, Task, blob, write_image
 from diffaug.engine.loop import Training, read_log
 from diffaug.generator.sampling import SampleRequest, sample
 from diffaug.pretraining import fitting

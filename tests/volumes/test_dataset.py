@@ -5,11 +5,11 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import LABELLED, UNLABELLED, blob, write_image
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIO
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 
+from blobs import LABELLED, UNLABELLED, blob, write_image
 from diffaug.volumes.dataset import excluded_ids, list_cases, open_dataset, open_folder
 
 
