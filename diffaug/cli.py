@@ -107,6 +107,9 @@ def build_parser() -> argparse.ArgumentParser:
     made.add_argument("--plans", default="nnUNetPlans", help="nnU-Net's plans (%(default)s)")
     made.add_argument("--base", default="3d_fullres", help="configuration to inherit from (%(default)s)")
     made.add_argument("--budget", choices=BUDGETS, default="gpu-24g", help="(%(default)s)")
+    made.add_argument(
+        "--epochs", type=int, help="length of nnU-Net's training (cpu-small 50, gpu-24g 300, gpu-80g 1000)"
+    )
     made.add_argument("--exclude", action="append", metavar="RULE", help="cases that the plans must not be made from")
 
     made = verb("phantom", _phantom, "write a dataset of breast MRI phantoms")
@@ -218,7 +221,7 @@ def _plan(arguments: Arguments) -> None:
     workspace = Workspace(dataset_name(arguments.task), arguments.plans, arguments.base)
     excluded = excluded_ids(workspace, arguments.exclude or ())
     plans_file = ensure_plans(workspace.dataset, arguments.plans, excluded)
-    name = add_budget_configuration(plans_file, budget=arguments.budget, base=arguments.base)
+    name = add_budget_configuration(plans_file, budget=arguments.budget, base=arguments.base, epochs=arguments.epochs)
     print(f"plan: {plans_file}, configuration {name}")
 
 

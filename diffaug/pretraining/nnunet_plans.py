@@ -34,7 +34,7 @@ PLANNERS = {
 # comparison with the twin stays affordable on one 24 GB GPU. 1000 is nnU-Net's own length, for figures that stand
 # beside published ones.
 SCHEDULES: dict[str, dict[str, Any]] = {
-    "cpu-small": {"epochs": 20, "iterations_per_epoch": 20, "val_iterations_per_epoch": 4},
+    "cpu-small": {"epochs": 50, "iterations_per_epoch": 20, "val_iterations_per_epoch": 4},
     "gpu-24g": {"epochs": 300},
     "gpu-80g": {"epochs": 1000},
 }
@@ -46,7 +46,9 @@ CPU_PATCH_VOXELS = 32**3
 CPU_BATCH_SIZE = 2
 
 
-def add_budget_configuration(plans_file: Path, *, budget: str, base: str = "3d_fullres") -> str:
+def add_budget_configuration(
+    plans_file: Path, *, budget: str, base: str = "3d_fullres", epochs: int | None = None
+) -> str:
     """Add a configuration to nnU-Net's plans that stock commands can train within a budget.
 
     The new configuration inherits from the base, and shares its preprocessed cases. `cpu-small` has a smaller patch and
@@ -57,15 +59,18 @@ def add_budget_configuration(plans_file: Path, *, budget: str, base: str = "3d_f
         plans_file: nnU-Net's plans.
         budget: `cpu-small`, `gpu-24g` or `gpu-80g`.
         base: The configuration to inherit from.
+        epochs: Of the trainers; the budget's own by default.
 
     Returns:
         The configuration's name, for example `3d_cpu_small`.
 
     Raises:
-        DiffaugError: If the plans are missing, or know no such base, or the budget is unknown.
+        DiffaugError: If the plans are missing, or know no such base, or the budget is unknown, or there is no epoch.
     """
     if budget not in SCHEDULES:
         raise DiffaugError(f"budget {budget}: unknown, expected one of {', '.join(SCHEDULES)}")
+    if epochs is not None and epochs < 1:
+        raise DiffaugError(f"--epochs: found {epochs}, expected a positive number; mend the option")
     plans = read_json(
         plans_file, f"run: nnUNetv2_plan_and_preprocess -d {_number(plans_file.parent.name)} -c 3d_fullres"
     )
@@ -77,7 +82,7 @@ def add_budget_configuration(plans_file: Path, *, budget: str, base: str = "3d_f
         print(f"{plans_file}: configuration {name} is there already, left as it is")
         return name
     resolved = PlansManager(plans).get_configuration(base).configuration
-    added = {"inherits_from": base, "diffaug": SCHEDULES[budget]}
+    added = {"inherits_from": base, "diffaug": {**SCHEDULES[budget], **({"epochs": epochs} if epochs else {})}}
     if budget == "cpu-small":
         added |= _for_cpu(resolved, f"{plans_file}, configuration {base}")
     configurations[name] = added

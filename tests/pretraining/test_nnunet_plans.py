@@ -62,7 +62,7 @@ def test_cpu_small_builds_and_trains_a_step(tmp_path, unet, patch, stages):
 
     configuration = PlansManager(str(file)).get_configuration("3d_cpu_small")
     assert configuration.data_identifier == "nnUNetPlans_3d_fullres"
-    assert configuration.configuration["diffaug"]["epochs"] == 20
+    assert configuration.configuration["diffaug"]["epochs"] == 50
     small = configuration.patch_size
     assert math.prod(small) <= CPU_PATCH_VOXELS
     assert all(ours <= theirs for ours, theirs in zip(small, patch, strict=True))
@@ -163,3 +163,16 @@ def test_a_dataset_without_labels_cannot_be_planned(raw):
 def test_unknown_plans_are_not_guessed(raw):
     with pytest.raises(DiffaugError, match="none of nnU-Net's planners writes it"):
         ensure_plans(DATASET, "myPlans")
+
+
+def test_epochs_replace_the_budgets_own(tmp_path):
+    file = write_plans(tmp_path / DATASET)
+    name = add_budget_configuration(file, budget="cpu-small", epochs=7)
+    block = json.loads(file.read_text())["configurations"][name]["diffaug"]
+    assert block["epochs"] == 7
+    assert block["iterations_per_epoch"] == 20
+
+
+def test_no_epoch_is_refused(tmp_path):
+    with pytest.raises(DiffaugError, match="--epochs"):
+        add_budget_configuration(write_plans(tmp_path / DATASET), budget="cpu-small", epochs=0)
