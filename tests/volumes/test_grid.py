@@ -171,18 +171,18 @@ def test_planned_grid_honours_the_budget_and_the_strides(size, spacing, view, vo
     if grid.field_of_view == "patch":
         np.testing.assert_allclose(grid.spacing, spacing)
     else:
-        # the window covers the scan but for a sliver of a twentieth of a step, and is no more than a step larger
+        # the window covers the scan but for half a step, and is no more than half a step larger
         covered = np.array(grid.shape) * grid.spacing
         extent = np.multiply(size, spacing)
         step = np.array(multiple) * grid.spacing
-        assert (covered > extent - 0.06 * step).all()
-        assert ((covered < extent + step) | (np.array(grid.shape) == multiple)).all()
+        assert (covered > extent - 0.51 * step).all()
+        assert ((covered < extent + 0.51 * step) | (np.array(grid.shape) == multiple)).all()
         np.testing.assert_allclose(np.divide(grid.spacing, spacing), grid.spacing[0] / spacing[0])
 
 
 def test_auto_takes_the_whole_scan_where_it_fits_at_full_resolution():
-    small = plan_grid([reading_of()] * 2, voxels=2**17, multiple=(8, 8, 8), spacing=(2.0, 1.5, 1.5))
-    assert (small.field_of_view, small.spacing, small.shape) == ("whole", (2.0, 1.5, 1.5), (24, 24, 24))
+    small = plan_grid([reading_of()] * 2, voxels=2**17, multiple=(4, 4, 4), spacing=(2.0, 1.5, 1.5))
+    assert (small.field_of_view, small.spacing, small.shape) == ("whole", (2.0, 1.5, 1.5), (20, 24, 24))
     large = plan_grid([reading_of((99, 300, 300))] * 2, voxels=2**17, multiple=(8, 8, 8), spacing=(2.0, 1.5, 1.5))
     assert large.field_of_view == "patch"
 
