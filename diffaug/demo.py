@@ -20,10 +20,10 @@ from diffaug.workspace import write_json
 TASK = 501
 NAME = "Dataset501_BreastPhantomB"
 CONFIGURATION = "3d_cpu_small"
-LABELLED, UNLABELLED, TEST = 6, 60, 12
+LABELLED, UNLABELLED, TEST = 6, 60, 8
 SYNTHETIC = 40
-STEPS = {"autoencoder_training": 350, "denoiser_training": 500}
-EPOCHS = 20  # the budget's own 50 would double the demo's minutes
+STEPS = {"autoencoder_training": 300, "denoiser_training": 400}
+EPOCHS = 15  # the budget's own 50 would double the demo's minutes
 ARMS = {"without pretraining": "nnUNetTrainerDiffAugScratch", "with pretraining": "nnUNetTrainerDiffAug"}
 
 
