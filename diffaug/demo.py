@@ -130,9 +130,7 @@ def _tell(out: Path, results: Path, scores: dict[str, dict[str, float]], seconds
     gain = table["with pretraining"] - table["without pretraining"]
     run_folder = results / NAME / f"diffaug__nnUNetPlans__{CONFIGURATION}"
     write_json(out / "dice.json", {"dice": scores, "seconds": seconds})
-    print(
-        f"\nDice on {TEST} held-out phantoms, {LABELLED} labelled ({LABELLED - 1} to train on), {UNLABELLED} unlabelled"
-    )
+    print(f"\nDice on {TEST} held-out phantoms, {LABELLED} labelled, {UNLABELLED} unlabelled")
     print(table.round(3).to_string())
     print(table.mean().round(4).to_frame("mean").T.to_string())
     low, high = _interval(gain.to_numpy())
