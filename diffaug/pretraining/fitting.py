@@ -226,7 +226,7 @@ def pretrain(
         excluded = excluded_ids(workspace, request.exclude, extra)
         if request.images in ("synthetic", "both"):
             _run_upstream(workspace, upstream, device)
-        sources = _sources(workspace, request, excluded)
+        sources = _sources(workspace, request, extra, excluded)
         inputs = {source.name: _hashes(source) for source in sources}
         dataset_json = read_json(workspace.raw / "dataset.json", "restore it")
         volumes: list[tuple[VolumeCache, str]] = []
@@ -332,8 +332,7 @@ def _run_upstream(workspace: Workspace, upstream: tuple[FitRequest, SampleReques
     sample(workspace, None if begun or upstream is None else upstream[1], device=device)
 
 
-def _sources(workspace: Workspace, request: PretrainRequest, excluded: set[str]) -> list[Source]:
-    extra = [Path(folder) for folder in request.more_images]
+def _sources(workspace: Workspace, request: PretrainRequest, extra: Sequence[Path], excluded: set[str]) -> list[Source]:
     if request.images == "synthetic":
         sources = [synthetic_source(workspace.synthetic, excluded)]
     elif request.images == "real":

@@ -206,7 +206,6 @@ def excluded_ids(workspace: Workspace, rules: Sequence[str], extra: Sequence[Pat
     info = read_json(file, "expected nnU-Net's raw layout with a dataset.json; write one")
     _channels_and_ending(info, file)
     labelled = labelled_ids(workspace.raw, info)
-    known = {case.id for case in open_dataset(workspace.raw, extra=extra).cases} if rules else set()
     ids: set[str] = set()
     for rule in rules:
         if rule == "none":
@@ -217,6 +216,7 @@ def excluded_ids(workspace: Workspace, rules: Sequence[str], extra: Sequence[Pat
             ids |= set(_validation_ids(workspace, labelled, rule))
         else:
             named = set(_ids_in_file(rule))
+            known = {case.id for case in open_dataset(workspace.raw, extra=extra).cases}
             if not named & known:
                 raise DiffaugError(
                     f"--exclude {rule}: none of its {len(named)} ids is a case of {workspace.dataset}, expected ids such as "
