@@ -86,10 +86,40 @@ def build_parser() -> argparse.ArgumentParser:
     made.add_argument("--seed", type=int, default=0, help="same seed, same files (%(default)s)")
     made.add_argument("--sampler", default="dpmpp", help="dpmpp, heun, ddim or ddpm (%(default)s)")
     made.add_argument("--steps", type=int, help="sampler steps (ddpm 300, ddim 100, heun 24, dpmpp 30)")
+    made.add_argument(
+        "--condition",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="what all volumes shall be like: site=NAME or spacing=Z,Y,X in mm; may be repeated (as the scans are)",
+    )
+    made.add_argument("--guidance", type=float, default=1.0, help="above 1 exaggerates the conditions (%(default)s)")
+    made.add_argument(
+        "--no-grain",
+        dest="grain",
+        action="store_false",
+        help="leave volumes as smooth as the autoencoder makes them, instead of adding the grain of scans",
+    )
+    made.add_argument(
+        "--keep-copies", action="store_true", help="for research: keep volumes that are too like a training scan"
+    )
     _add_run(made)
 
-    made = verb("audit", _audit, "report how good and how private the synthetic volumes are")
-    _add_task(made)
+    made = verb("audit", _audit, "report how good and how private synthetic volumes are: a task's, or any folder's")
+    _add_task(made, required=False)
+    made.add_argument("--real", type=Path, metavar="FOLDER", help="scans that any generator was trained on")
+    made.add_argument("--synthetic", type=Path, metavar="FOLDER", help="the volumes it made")
+    made.add_argument("--unseen", type=Path, metavar="FOLDER", help="real scans it never saw (a part of --real)")
+    made.add_argument("--out", type=Path, help="where to, with --real (diffaug_audit)")
+    made.add_argument(
+        "--weights",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="MedicalNet's or RadImageNet's weights",
+    )
+    made.add_argument("--nnunet-model", type=Path, metavar="FOLDER", help="trained nnU-Net model, to look at organs")
     _add_run(made)
 
     made = verb("pretrain", _pretrain, "pretrain the nnU-Net plan's network; fits and samples first where needed")
@@ -129,8 +159,8 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_task(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--task", required=True, help="as nnU-Net's -d: 101 or Dataset101_Name")
+def _add_task(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    parser.add_argument("--task", required=required, help="as nnU-Net's -d: 101 or Dataset101_Name")
     parser.add_argument("--plans", default="nnUNetPlans", help="nnU-Net's plans (%(default)s)")
     parser.add_argument("--configuration", default="3d_fullres", help="nnU-Net's configuration (%(default)s)")
 
@@ -148,6 +178,9 @@ def _add_fit(parser: argparse.ArgumentParser) -> None:
         help="cases that must not be seen: fold:N, labelled, FILE[:KEY] or none; may be repeated (fold:0)",
     )
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    parser.add_argument(
+        "--sites", metavar="FILE", help="table with the columns case and site (the dataset's sites.csv, if it is there)"
+    )
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
@@ -162,7 +195,7 @@ def _workspace(arguments: Arguments) -> Any:
 
 
 def _fit_request(arguments: Arguments) -> Any:
-    from diffaug.generator.fitting import FitRequest
+    from diffaug.generator.preparing import FitRequest
 
     return FitRequest(
         budget=arguments.budget,
@@ -170,6 +203,7 @@ def _fit_request(arguments: Arguments) -> Any:
         images=tuple(str(Path(folder).resolve()) for folder in arguments.more_images),
         exclude=tuple(arguments.exclude or ("fold:0",)),
         seed=arguments.seed,
+        sites=str(Path(arguments.sites).resolve()) if arguments.sites else None,
     )
 
 
@@ -182,17 +216,39 @@ def _fit(arguments: Arguments) -> None:
 
 
 def _sample(arguments: Arguments) -> None:
+    from diffaug.generator.conditions import Condition
     from diffaug.generator.sampling import SampleRequest, sample
 
-    request = SampleRequest(arguments.count, arguments.seed, arguments.sampler, arguments.steps)
+    request = SampleRequest(
+        arguments.count,
+        arguments.seed,
+        arguments.sampler,
+        arguments.steps,
+        Condition.parse(arguments.condition),
+        arguments.guidance,
+        arguments.grain,
+        arguments.keep_copies,
+    )
     folder = sample(_workspace(arguments), request, device=arguments.device, fresh=arguments.fresh)
     print(f"sample: {folder}, look at {folder / 'montage.png'}")
 
 
 def _audit(arguments: Arguments) -> None:
-    from diffaug.audit.auditing import audit
+    from diffaug.audit.auditing import audit, audit_folders
+    from diffaug.audit.folders import FoldersRequest
+    from diffaug.audit.measuring import Extras
 
-    print(f"audit: {audit(_workspace(arguments), device=arguments.device, fresh=arguments.fresh)}")
+    extras = Extras(tuple(arguments.weights), arguments.nnunet_model)
+    run = {"device": arguments.device, "fresh": arguments.fresh}
+    folders = (arguments.real, arguments.synthetic)
+    if arguments.task and not any((*folders, arguments.unseen, arguments.out)):
+        report = audit(_workspace(arguments), extras, **run)
+    elif all(folders) and not arguments.task:
+        request = FoldersRequest(*folders, unseen=arguments.unseen)
+        report = audit_folders(request, arguments.out or Path("diffaug_audit"), extras, **run)
+    else:
+        raise DiffaugError("audit: expected --task, or --real and --synthetic and no --task; mend the options")
+    print(f"audit: {report}")
 
 
 def _pretrain(arguments: Arguments) -> None:

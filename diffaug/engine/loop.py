@@ -20,10 +20,12 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from diffaug.engine.batches import Example, StepBatches, loader, seed_step
+from diffaug.engine.turning import Turn, Watch, find_turn
 from diffaug.errors import DiffaugError
 from diffaug.workspace import atomic_path, fingerprint
 
 LOGS = 100  # lines in the log and checkpoints per run, at least; a step costs far more than either
+VALIDATIONS = 10  # per run; each costs about as much as ten steps
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,9 @@ class Objective(Protocol):
 
     averaged: str | None
     """The network whose weights are averaged, if any."""
+
+    watch: Watch | None
+    """What ends the fit early; None where only the number of steps does."""
 
     def optimizers(self, learning_rate: float) -> dict[str, Optimizer]:
         """Make the optimisers, by name."""
@@ -102,7 +107,7 @@ def train(
     name: str,
     identity: Any,
 ) -> nn.Module | None:
-    """Train to the end, going on where a stopped run left off.
+    """Train to the end or to the turn, going on where a stopped run left off.
 
     Args:
         objective: What to train; its networks hold the final weights afterwards.
@@ -114,7 +119,7 @@ def train(
         identity: Everything the result depends on; a checkpoint with another identity is refused.
 
     Returns:
-        The averaged network, or None.
+        The averaged network, or None. Where the objective watches for a turn, its weights are the last before it.
 
     Raises:
         DiffaugError: If a loss is not finite, a checkpoint is broken or belongs to other settings, or the batch does
@@ -126,7 +131,8 @@ def train(
             "multiple; change batch_size in the plan or the number of processes"
         )
     for network in objective.networks.values():
-        network.to(fabric.device).train()
+        # channels last: a quarter faster on a CPU (benchmarks/speed.py), and what a GPU's bfloat16 convolutions want
+        network.to(fabric.device, memory_format=torch.channels_last_3d).train()  # type: ignore[call-overload]
     _share_weights(objective, fabric)
     optimizers = objective.optimizers(training.learning_rate)
     average = _average(objective, training)
@@ -134,6 +140,7 @@ def train(
     step = state.load(objective, optimizers, average)
     log = _Log(folder / "log.jsonl", name, step, enabled=fabric.is_global_zero)
     every = max(1, training.steps // LOGS)
+    turn = find_turn(state.history, objective.watch) if objective.watch and state.history else Turn(0, False, "")
     batches = StepBatches(
         example,
         steps=training.steps,
@@ -146,6 +153,8 @@ def train(
     finite = torch.ones((), dtype=torch.bool, device=fabric.device)
     with _progress(name, step, training.steps, enabled=fabric.is_global_zero) as bar:
         for step, batch in enumerate(data, start=step):  # noqa: B020 (goes on counting from the resumed step)
+            if turn.stop:
+                break
             seed_step(training.seed, step, fabric.global_rank)
             scale = learning_rate_scale(step, training)
             with fabric.autocast():
@@ -164,13 +173,21 @@ def train(
                         f"{folder}: loss or gradient of the {name} is not finite at step {done}, expected numbers; the "
                         "checkpoint before it is kept; lower learning_rate in the plan and start anew with --fresh"
                     )
-                if done % (every * 10) == 0 or done == training.steps:
-                    log.add(objective.validate(average))
+                if done % (every * (LOGS // VALIDATIONS)) == 0 or done == training.steps:
+                    figures = objective.validate(average)
+                    log.add(figures)
+                    if objective.watch:
+                        turn = state.remember({"step": done, **figures}, objective.watch, average)
                     if fabric.is_global_zero:
                         objective.preview(folder / f"{name}.png", average)
                 bar.set_postfix_str(log.write(done), refresh=False)
                 if fabric.is_global_zero:
                     state.save(done, objective, optimizers, average)
+    if objective.watch and average is not None:
+        average.load_state_dict(state.best)
+        kept = state.history[turn.best]["step"]
+        why = f", stopped because {turn.why} got worse" if turn.stop else ""
+        fabric.print(f"{name}: weights of step {kept} of {training.steps} kept{why}")
     return average
 
 
@@ -221,6 +238,16 @@ class _State:
     def __init__(self, file: Path, identity: str) -> None:
         self.file = file
         self.identity = identity
+        self.history: list[dict[str, float]] = []  # figures of every validation
+        self.best: dict[str, Tensor] = {}  # averaged weights of the best of them
+
+    def remember(self, figures: dict[str, float], watch: Watch, average: nn.Module | None) -> Turn:
+        """Add a validation, and keep the averaged weights if it is the best so far."""
+        self.history.append(figures)
+        turn = find_turn(self.history, watch)
+        if turn.best == len(self.history) - 1 and average is not None:
+            self.best = {key: value.detach().clone() for key, value in average.state_dict().items()}
+        return turn
 
     def save(
         self, step: int, objective: Objective, optimizers: dict[str, Optimizer], average: nn.Module | None
@@ -231,6 +258,8 @@ class _State:
             "networks": {name: network.state_dict() for name, network in objective.networks.items()},
             "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
             "average": average.state_dict() if average is not None else None,
+            "history": self.history,
+            "best": self.best,
         }
         with atomic_path(self.file) as temporary:
             torch.save(content, temporary)
@@ -257,6 +286,7 @@ class _State:
             optimizer.load_state_dict(content["optimizers"][name])
         if average is not None:
             average.load_state_dict(content["average"])
+        self.history, self.best = content["history"], content["best"]
         return int(content["step"])
 
 

@@ -7,19 +7,24 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from monai.networks.nets.autoencoderkl import AEKLResBlock
 from torch import Tensor, nn
 
 from diffaug.generator.codebook import Codebook
+from diffaug.generator.tiles import in_tiles
 
-GROUPS = 8  # of the group norms; every channel count is a multiple
+LAST = 8  # channels at full resolution
 
 
 class Autoencoder(nn.Module):
-    """`encode(x) -> z`, `decode(z) -> x`, after "Medical Diffusion" (arXiv 2211.03364) with a cheaper first level.
+    """`encode(x) -> z`, `decode(z) -> x`, after "Medical Diffusion" (arXiv 2211.03364).
+
+    Around encoder and decoder lead linear shortcuts, from a block of voxels to its cell and back, that begin as the
+    principal components of the scans (see `begin_linear`); the networks add what is not linear. A VQ-GAN without them
+    takes hundreds of steps to come as far as they are at the first one (benchmarks/autoencoders.py). Shortcuts around
+    the strides are from DC-AE (arXiv 2410.10733), where they have no weights.
 
     Every level strides by its own factor per axis, so that anisotropic scans are not squeezed along their coarse axis
-    (MONAI's autoencoders stride by two everywhere, which is why only their residual block is used). The first level
+    (MONAI's autoencoders stride by two everywhere and normalise over space, see `ChannelNorm`). The first level
     strides at once and the last one unfolds with a pixel shuffle (arXiv 1609.05158): at full resolution there is only
     one thin convolution, which on a CPU makes a step several times cheaper.
 
@@ -29,7 +34,8 @@ class Autoencoder(nn.Module):
         strides: Per level the factors (Z, Y, X).
         blocks: Residual blocks per level.
         latent_channels: C of the latent.
-        codes: Size of the codebook.
+        codes: Size of each codebook.
+        groups: Into how many parts a latent vector is cut, each rounded to a codebook of its own.
     """
 
     def __init__(
@@ -41,6 +47,7 @@ class Autoencoder(nn.Module):
         blocks: int,
         latent_channels: int,
         codes: int,
+        groups: int,
     ) -> None:
         super().__init__()
         down: list[nn.Module] = []
@@ -49,22 +56,51 @@ class Autoencoder(nn.Module):
             z, y, x = stride
             # the kernel overlaps its neighbours by one voxel on either side
             down.append(nn.Conv3d(width, wide, (z + 2, y + 2, x + 2), stride=(z, y, x), padding=1))
-            down += [_block(wide) for _ in range(blocks)]
+            down += [Block(wide) for _ in range(blocks)]
             width = wide
+        self.factors, self.encoder_reach, self.decoder_reach = _reaches(strides, blocks)
+        block = tuple(self.factors)
+        self.analysis = nn.Conv3d(image_channels, latent_channels, block, stride=block)
         self.encoder = nn.Sequential(
-            *down, nn.GroupNorm(GROUPS, width), nn.SiLU(), nn.Conv3d(width, latent_channels, 1)
+            *down, ChannelNorm(width), nn.SiLU(), nn.Conv3d(width, latent_channels, 1, bias=False)
         )
-        self.codebook = Codebook(codes, latent_channels)
+        self.codebook = Codebook(codes, latent_channels, groups)
+        self.synthesis = nn.ConvTranspose3d(latent_channels, image_channels, block, stride=block)
         up: list[nn.Module] = [nn.Conv3d(latent_channels, width, 3, padding=1)]
-        narrower = [*channels[:-1][::-1], GROUPS]
+        narrower = [*channels[:-1][::-1], LAST]
         for wide, stride, narrow in zip(channels[::-1], strides[::-1], narrower, strict=True):
-            up += [_block(wide) for _ in range(blocks + 1)]
+            up += [Block(wide) for _ in range(blocks + 1)]
             up += [nn.Conv3d(wide, narrow * math.prod(stride), 3, padding=1), VoxelShuffle(stride)]
         self.decoder = nn.Sequential(*up, nn.SiLU())
-        self.head = nn.Conv3d(GROUPS, image_channels, 3, padding=1)
+        self.head = nn.Conv3d(LAST, image_channels, 3, padding=1, bias=False)
+
+    @torch.no_grad()
+    def begin_linear(self, blocks: Tensor) -> None:
+        """Let the shortcuts be the principal components of blocks of voxels, and the networks add nothing yet.
+
+        Args:
+            blocks: `(N, C, *factors)`, N at least the number of latent channels.
+        """
+        mean = blocks.mean((0, 2, 3, 4))
+        flat = (blocks - mean.view(-1, 1, 1, 1)).flatten(1)
+        axes = torch.linalg.svd(flat, full_matrices=False)[2][: len(self.analysis.weight)]
+        # the root mean square of a block's voxels: a latent is about as large as the voxels it stands for
+        analysis = (axes / flat.shape[1] ** 0.5).view_as(self.analysis.weight)
+        self.analysis.weight.copy_(analysis)
+        self.analysis.bias.copy_(-analysis.sum((2, 3, 4)) @ mean)  # type: ignore[union-attr]
+        self.synthesis.weight.copy_(analysis * flat.shape[1])
+        self.synthesis.bias.copy_(mean)  # type: ignore[union-attr]
+        self.encoder[-1].weight.zero_()  # type: ignore[operator,union-attr]
+        self.head.weight.zero_()
+
+    def _encoded(self, volume: Tensor) -> Tensor:
+        return self.analysis(volume) + self.encoder(volume)
+
+    def _decoded(self, latent: Tensor) -> Tensor:
+        return self.synthesis(latent) + self.head(self.decoder(latent))
 
     def encode(self, volume: Tensor) -> Tensor:
-        """Compress volumes; the latent is deterministic and not yet quantised.
+        """Compress volumes, large ones in tiles; the latent is deterministic and not yet quantised.
 
         Args:
             volume: `(B, C, Z, Y, X)` in [-1, 1].
@@ -72,10 +108,10 @@ class Autoencoder(nn.Module):
         Returns:
             `(B, latent channels, z, y, x)`.
         """
-        return self.encoder(volume)
+        return in_tiles(self._encoded, volume, self.encoder_reach, self.factors, [1, 1, 1])
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Snap latents to the codebook and decompress them.
+        """Snap latents to the codebook and decompress them, large ones in tiles.
 
         Args:
             latent: `(B, latent channels, z, y, x)`.
@@ -83,7 +119,11 @@ class Autoencoder(nn.Module):
         Returns:
             Volumes `(B, C, Z, Y, X)`, cut off at [-1, 1].
         """
-        return self.head(self.decoder(self.codebook.quantise(latent))).clamp(-1, 1)
+
+        def run(cells: Tensor) -> Tensor:
+            return self._decoded(self.codebook.quantise(cells)).clamp(-1, 1)
+
+        return in_tiles(run, latent, self.decoder_reach, [1, 1, 1], self.factors)
 
     def forward(self, volume: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Reconstruct volumes for training.
@@ -94,10 +134,27 @@ class Autoencoder(nn.Module):
         Returns:
             The reconstruction, what the halved latent decodes to, the commitment loss and the codebook's perplexity.
         """
-        latent = self.encoder(volume)
+        latent = self._encoded(volume)
         quantised, commitment, perplexity = self.codebook(latent)
-        halved = self.head(self.decoder(F.avg_pool3d(latent, 2)))
-        return self.head(self.decoder(quantised)), halved, commitment, perplexity
+        halved = self._decoded(F.avg_pool3d(latent, 2))
+        return self._decoded(quantised), halved, commitment, perplexity
+
+
+def _reaches(strides: Sequence[Sequence[int]], blocks: int) -> tuple[list[int], list[int], list[int]]:
+    """Tell the compression per axis, and how many latent cells away encoder and decoder still look."""
+    factors, encoder, decoder = [], [], []
+    for axis in zip(*strides, strict=True):
+        factor = math.prod(axis)
+        encoding, decoding, voxels = 0, 1, 1  # in voxels; the head looks one voxel far
+        for stride in axis:
+            encoding += voxels  # the strided convolution
+            decoding += voxels * stride * (2 * (blocks + 1) + 1)  # blocks and convolution before the shuffle
+            voxels *= stride
+            encoding += voxels * 2 * blocks
+        factors.append(factor)
+        encoder.append(-(-encoding // factor))
+        decoder.append(-(-(decoding + factor) // factor))  # the decoder's first convolution looks one cell far
+    return factors, encoder, decoder
 
 
 class VoxelShuffle(nn.Module):
@@ -122,8 +179,47 @@ class VoxelShuffle(nn.Module):
         return x.reshape(batch, -1, *(n * s for n, s in zip(size, self.stride, strict=True)))
 
 
-def _block(channels: int) -> nn.Module:
-    return AEKLResBlock(3, channels, norm_num_groups=GROUPS, norm_eps=1e-6, out_channels=channels)
+class ChannelNorm(nn.Module):
+    """Scales every voxel's channels to a root mean square of one (arXiv 1910.07467), then by a learned factor each.
+
+    Unlike a group norm it looks at one voxel at a time. So a network trained on small pieces does the same on whole
+    scans, and tiles with enough overlap give exactly what the whole gives.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise.
+
+        Args:
+            x: `(B, C, Z, Y, X)`.
+
+        Returns:
+            The same shape.
+        """
+        return F.rms_norm(x.movedim(1, -1), (x.shape[1],), self.weight.to(x.dtype), 1e-4).movedim(-1, 1)
+
+
+class Block(nn.Module):
+    """A residual block of two convolutions (arXiv 1603.05027)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        layers = [(ChannelNorm(channels), nn.SiLU(), nn.Conv3d(channels, channels, 3, padding=1)) for _ in range(2)]
+        self.layers = nn.Sequential(*(layer for part in layers for layer in part))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the block.
+
+        Args:
+            x: `(B, C, Z, Y, X)`.
+
+        Returns:
+            The same shape.
+        """
+        return x + self.layers(x)
 
 
 def reconstruction_error(reconstruction: Tensor, volume: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The codebook of the VQ-GAN: exponential moving averages, initialised from data, dead codes restarted."""
+"""The codebooks of the VQ-GAN: exponential moving averages, initialised from data, dead codes restarted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,14 @@ CHUNK = 1024  # positions compared at a time, so that memory does not grow with 
 class Codebook(nn.Module):
     """Replaces each latent vector by the nearest of `size` learned codes (VQ-VAE, arXiv 1711.00937, appendix A.1).
 
-    All of its state is in buffers, the flag `filled` too: a resumed run never initialises the codes a second time.
+    With several groups the vector is cut into as many parts, each with codes of its own (product quantisation, Jégou et
+    al. 2011): as precise as `size ** groups` codes, at the price of `groups * size`. All of its state is in buffers,
+    the flag `filled` too: a resumed run never initialises the codes a second time.
+
+    Args:
+        size: Codes per group.
+        channels: Of the latent, a multiple of `groups`.
+        groups: Parts of a vector; part g has the channels g, g + groups, g + 2 groups ...
     """
 
     codes: Tensor
@@ -25,27 +32,53 @@ class Codebook(nn.Module):
     sums: Tensor
     filled: Tensor
 
-    def __init__(self, size: int, channels: int) -> None:
+    def __init__(self, size: int, channels: int, groups: int = 1) -> None:
         super().__init__()
-        self.register_buffer("codes", torch.zeros(size, channels))
-        self.register_buffer("counts", torch.ones(size))
-        self.register_buffer("sums", torch.zeros(size, channels))
+        if channels % groups:
+            raise ValueError(f"{channels} latent channels do not divide into {groups} groups")
+        self.groups = groups
+        self.register_buffer("codes", torch.zeros(groups, size, channels // groups))
+        self.register_buffer("counts", torch.ones(groups, size))
+        self.register_buffer("sums", torch.zeros(groups, size, channels // groups))
         self.register_buffer("filled", torch.tensor(False))
 
-    def nearest(self, vectors: Tensor) -> Tensor:
-        """Find the nearest code.
+    def _parts(self, latent: Tensor) -> Tensor:
+        """Lay vectors side by side: `(B, C, Z, Y, X)` to `(groups, N, C / groups)`."""
+        vectors = latent.movedim(1, -1)
+        return vectors.reshape(-1, vectors.shape[-1] // self.groups, self.groups).permute(2, 0, 1)
+
+    def nearest(self, parts: Tensor) -> Tensor:
+        """Find the nearest code of each part.
 
         Args:
-            vectors: `(N, C)`.
+            parts: `(groups, N, C / groups)`.
 
         Returns:
-            Indices `(N,)`.
+            Indices `(groups, N)`.
         """
-        half_norms = 0.5 * self.codes.square().sum(1)
-        with torch.autocast(vectors.device.type, enabled=False):  # distances in half precision pick wrong codes
+        half_norms = 0.5 * self.codes.square().sum(2, keepdim=True).mT
+        with torch.autocast(parts.device.type, enabled=False):  # distances in half precision pick wrong codes
             # |v - c|^2 without the part that all codes share
-            parts = [torch.addmm(half_norms, v, self.codes.T, alpha=-1).argmin(1) for v in vectors.float().split(CHUNK)]
-        return torch.cat(parts)
+            pieces = [
+                torch.baddbmm(half_norms, v, self.codes.mT, alpha=-1).argmin(2) for v in parts.float().split(CHUNK, 1)
+            ]
+        return torch.cat(pieces, 1)
+
+    def indices(self, latent: Tensor) -> Tensor:
+        """Tell the codes of a latent.
+
+        Args:
+            latent: `(B, C, Z, Y, X)`.
+
+        Returns:
+            Indices `(groups, B * Z * Y * X)`.
+        """
+        return self.nearest(self._parts(latent))
+
+    def _look_up(self, indices: Tensor, latent: Tensor) -> Tensor:
+        parts = self.codes.gather(1, indices[..., None].expand(-1, -1, self.codes.shape[2]))
+        vectors = parts.permute(1, 2, 0).reshape(latent.movedim(1, -1).shape)
+        return vectors.movedim(-1, 1)
 
     def quantise(self, latent: Tensor) -> Tensor:
         """Snap a latent to the codebook.
@@ -56,9 +89,7 @@ class Codebook(nn.Module):
         Returns:
             The same shape.
         """
-        vectors = latent.movedim(1, -1)
-        codes = F.embedding(self.nearest(vectors.flatten(0, -2)), self.codes)
-        return codes.view_as(vectors).movedim(-1, 1)
+        return self._look_up(self.indices(latent), latent)
 
     def forward(self, latent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Quantise for training; in training mode the codes move too.
@@ -68,44 +99,44 @@ class Codebook(nn.Module):
 
         Returns:
             The quantised latent with straight-through gradient, the commitment loss, and the perplexity of the codes'
-            use (1: one code only; `size`: all alike).
+            use (1: one code only; `size`: all alike), mean over the groups.
         """
         latent = latent.float()
-        vectors = latent.detach().movedim(1, -1).flatten(0, -2)
+        parts = self._parts(latent.detach())
         if self.training and not self.filled:
-            self._fill(vectors)
-        indices = self.nearest(vectors)
-        moved = latent.movedim(1, -1)
-        quantised = F.embedding(indices, self.codes).view_as(moved).movedim(-1, 1)
-        share = torch.bincount(indices, minlength=len(self.codes)) / len(indices)
+            self._fill(parts)
+        indices = self.nearest(parts)
+        quantised = self._look_up(indices, latent)
+        used = torch.zeros_like(self.counts).scatter_add_(1, indices, torch.ones_like(indices, dtype=latent.dtype))
         if self.training:
-            self._move(vectors, indices)
-        commitment = F.mse_loss(latent, quantised)
-        return latent + (quantised - latent).detach(), commitment, torch.exp(torch.special.entr(share).sum())
+            self._move(parts, indices, used)
+        share = used / indices.shape[1]
+        perplexity = torch.exp(torch.special.entr(share).sum(1)).mean()
+        return latent + (quantised - latent).detach(), F.mse_loss(latent, quantised), perplexity
 
-    def _candidates(self, vectors: Tensor) -> Tensor:
+    def _candidates(self, parts: Tensor) -> Tensor:
         """Draw as many latent vectors as there are codes, the same ones in every process."""
-        picks = torch.randint(len(vectors), (len(self.codes),), device=vectors.device)
-        drawn = vectors[picks]
+        picks = torch.randint(parts.shape[1], (self.codes.shape[1],), device=parts.device)
+        drawn = parts[:, picks].contiguous()
         if dist.is_initialized():
             dist.broadcast(drawn, 0)
         return drawn
 
-    def _fill(self, vectors: Tensor) -> None:
-        self.codes.copy_(self._candidates(vectors))
+    def _fill(self, parts: Tensor) -> None:
+        self.codes.copy_(self._candidates(parts))
         self.sums.copy_(self.codes)
         self.filled.fill_(True)
 
-    def _move(self, vectors: Tensor, indices: Tensor) -> None:
-        counts = torch.bincount(indices, minlength=len(self.codes)).to(vectors)
-        sums = torch.zeros_like(self.sums).index_add_(0, indices, vectors)
+    def _move(self, parts: Tensor, indices: Tensor, used: Tensor) -> None:
+        sums = torch.zeros_like(self.sums).scatter_add_(1, indices[..., None].expand_as(parts), parts)
+        counts = used.clone()
         if dist.is_initialized():
             dist.all_reduce(counts)
             dist.all_reduce(sums)
         self.counts.lerp_(counts, 1 - DECAY)
         self.sums.lerp_(sums, 1 - DECAY)
-        mean = self.counts.mean()
+        mean = self.counts.mean(1, keepdim=True)
         dead = self.counts < DEAD * mean
-        self.sums.copy_(torch.where(dead[:, None], self._candidates(vectors) * mean, self.sums))
+        self.sums.copy_(torch.where(dead[..., None], self._candidates(parts) * mean[..., None], self.sums))
         self.counts.copy_(torch.where(dead, mean, self.counts))
-        self.codes.copy_(self.sums / self.counts[:, None])
+        self.codes.copy_(self.sums / self.counts[..., None])

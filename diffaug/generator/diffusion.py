@@ -26,7 +26,14 @@ def draw_sigma(count: int, device: torch.device) -> Tensor:
     return (torch.randn(count, device=device) * LOG_STD + LOG_MEAN).exp()
 
 
-def denoising_error(denoiser: Denoiser, latent: Tensor, coordinates: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
+def denoising_error(
+    denoiser: Denoiser,
+    latent: Tensor,
+    coordinates: Tensor,
+    sigma: Tensor,
+    noise: Tensor,
+    condition: Tensor | None = None,
+) -> Tensor:
     """Weighted squared error of the denoiser, about one for a useless network at every noise level.
 
     Args:
@@ -35,10 +42,11 @@ def denoising_error(denoiser: Denoiser, latent: Tensor, coordinates: Tensor, sig
         coordinates: `(B, 3, z, y, x)`.
         sigma: `(B,)`.
         noise: Unit normal, `(B, C, z, y, x)`.
+        condition: `(B, condition_channels)`; None is unknown.
 
     Returns:
         `(B,)`.
     """
-    estimate = denoiser(latent + sigma.view(-1, 1, 1, 1, 1) * noise, sigma, coordinates)
+    estimate = denoiser(latent + sigma.view(-1, 1, 1, 1, 1) * noise, sigma, coordinates, condition)
     weight = (sigma.square() + 1) / sigma.square()  # EDM, equation 8 with sigma_data = 1
     return weight * (estimate - latent).square().flatten(1).mean(1)

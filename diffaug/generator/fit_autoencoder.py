@@ -12,6 +12,7 @@ from monai.networks.nets import PatchDiscriminator
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
+from diffaug.engine.turning import Watch
 from diffaug.generator.autoencoder import Autoencoder, reconstruction_error
 from diffaug.generator.plan import GeneratorPlan
 from diffaug.volumes.cache import VolumeCache
@@ -25,6 +26,7 @@ ADVERSARIAL_START = 0.5  # share of the training: before that the discriminator 
 # A halved latent shall decode to the halved volume (arXiv 2502.09509): it puts coarse structure into the latent's low
 # frequencies, where a denoiser finds it. Without it the latent looks like noise, and so do early samples.
 SCALE = 0.5
+PIECES = 64  # of scans whose principal components the training begins with
 REACH = 4  # voxels that a training piece may stick out of the scan
 HELD_OUT_SHOWN = 16  # held-out scans measured while training; the audit measures all
 
@@ -33,11 +35,13 @@ class AutoencoderObjective:
     """Trains a VQ-GAN (arXiv 2012.09841) on windows of cached scans."""
 
     averaged: str | None = None
+    watch: Watch | None = None
 
     def __init__(self, plan: GeneratorPlan, cache: VolumeCache) -> None:
         self.plan = plan
         self.cache = cache
         self.autoencoder = Autoencoder(**plan.autoencoder)
+        self.autoencoder.begin_linear(self._blocks())
         self.discriminator = PatchDiscriminator(
             spatial_dims=3,
             channels=plan.autoencoder["channels"][0],
@@ -61,6 +65,14 @@ class AutoencoderObjective:
         volume = self.cache[case]
         window = scattered(volume.shape[1:], self.plan.autoencoder_crop, REACH, generator)
         return torch.from_numpy(cut(volume, window, self.plan.autoencoder_crop))
+
+    def _blocks(self) -> Tensor:
+        """Cut random pieces of training scans into blocks of voxels, one for each latent cell, `(N, C, *factors)`."""
+        generator = np.random.default_rng(self.plan.autoencoder_training.seed)
+        pieces = torch.stack([self.example(generator) for _ in range(PIECES)])
+        for axis, factor in enumerate(self.autoencoder.factors, start=2):
+            pieces = pieces.unfold(axis, factor, factor)
+        return pieces.movedim(1, 4).flatten(0, 3)
 
     def optimizers(self, learning_rate: float) -> dict[str, Optimizer]:
         """Make the optimisers, with VQ-GAN's momenta.

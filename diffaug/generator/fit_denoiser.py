@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
+from diffaug.copies.detector import CopyDetector
+from diffaug.engine.turning import Watch
 from diffaug.generator.autoencoder import Autoencoder
+from diffaug.generator.conditions import DROPPED, Condition
 from diffaug.generator.denoiser import Denoiser
 from diffaug.generator.diffusion import denoising_error, draw_sigma
+from diffaug.generator.grain import Grain
 from diffaug.generator.model import Generator
 from diffaug.generator.plan import GeneratorPlan
 from diffaug.volumes.cache import VolumeCache
@@ -21,8 +25,12 @@ from diffaug.volumes.pictures import mosaic
 from diffaug.volumes.windows import Window, coordinates, cut, scattered
 
 HELD_OUT_SIGMAS = (0.1, 0.3, 1.0, 3.0, 10.0)
-HELD_OUT_VOLUMES = 8  # per noise level
-PREVIEW_STEPS = 12
+HELD_OUT_VOLUMES = 8  # per noise level, each of another scan where there are as many
+WATCHED = 8  # volumes sampled at every validation, and looked at for copies
+WATCHED_STEPS = 8
+COPIES = (
+    0.25  # share of them: one real scan in twenty is taken for a copy, so three of eight by chance once in 170 looks
+)
 
 
 @torch.no_grad()
@@ -65,6 +73,7 @@ class DenoiserObjective:
     """Trains the denoiser on cached latents."""
 
     averaged: str | None = "denoiser"
+    watch: Watch | None = Watch(loss="held_out", limits={"copies": COPIES})
 
     def __init__(
         self,
@@ -72,29 +81,44 @@ class DenoiserObjective:
         autoencoder: Autoencoder,
         latents: tuple[np.ndarray, list[Window]],
         held_out: tuple[np.ndarray, list[Window]],
+        conditions: Mapping[str, Condition],
+        detector: CopyDetector,
+        grain: Grain,
     ) -> None:
         self.plan = plan
+        self.detector = detector
+        self.grain = grain
+        self.conditions = [conditions[case] for case in plan.cases]
+        self.told = self._told(self.conditions)
         self.autoencoder = autoencoder
         values = torch.from_numpy(latents[0])
         self.mean = values.mean((0, 2, 3, 4), keepdim=True)
-        self.std = values.std((0, 2, 3, 4), keepdim=True).clamp_min(1e-6)
+        # one for all channels: those that carry the coarse structure stand out of more noise, so they are decided first
+        self.std = (values - self.mean).square().mean().sqrt().clamp_min(1e-6).view(1, 1, 1, 1, 1)
         self.latents = (values - self.mean) / self.std
         self.windows = latents[1]
-        self.held_out_latents = (torch.from_numpy(held_out[0]) - self.mean) / self.std
-        self.held_out_windows = held_out[1]
-        self.networks: dict[str, nn.Module] = {"denoiser": Denoiser(**plan.denoiser)}
+        chosen = np.arange(len(held_out[1])).reshape(-1, plan.views).T.flatten()[:HELD_OUT_VOLUMES]
+        self.held_out_latents = (torch.from_numpy(held_out[0][chosen]) - self.mean) / self.std
+        self.held_out_windows = [held_out[1][number] for number in chosen]
+        self.held_out_told = self._told([conditions[case] for case in plan.held_out])[chosen]
+        self.networks: dict[str, nn.Module] = {"denoiser": plan.make_denoiser()}
 
-    def example(self, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Draw a latent.
+    def _told(self, conditions: Sequence[Condition]) -> Tensor:
+        """Write the conditions of scans for each of their views."""
+        return self.plan.conditions.values(conditions, self.plan.grid).repeat_interleave(self.plan.views, 0)
+
+    def example(self, generator: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw a latent. Some are shown without their conditions (arXiv 2207.12598, algorithm 1).
 
         Args:
             generator: Source of randomness.
 
         Returns:
-            The standardised latent `(C, z, y, x)` and its coordinates `(3, z, y, x)`.
+            The standardised latent `(C, z, y, x)`, its coordinates `(3, z, y, x)` and its conditions `(channels,)`.
         """
         number = int(generator.integers(len(self.latents)))
-        return self.latents[number], self._coordinates([self.windows[number]])[0]
+        told = self.told[number] * float(generator.random() >= DROPPED)
+        return self.latents[number], self._coordinates([self.windows[number]])[0], told
 
     def _coordinates(self, windows: Sequence[Window]) -> Tensor:
         return coordinates(windows, self.plan.grid.shape, self.plan.latent_shape)
@@ -114,38 +138,45 @@ class DenoiserObjective:
         """Yield the denoising loss.
 
         Args:
-            batch: Latents and coordinates.
+            batch: Latents, coordinates and conditions.
             progress: Share of the training that is done.
 
         Yields:
             Optimiser, loss, figures.
         """
-        latent, places = batch
+        latent, places, told = batch
         sigma = draw_sigma(len(latent), latent.device)
         denoiser = self.networks["denoiser"]
         assert isinstance(denoiser, Denoiser)
-        yield "denoiser", denoising_error(denoiser, latent, places, sigma, torch.randn_like(latent)).mean(), {}
+        error = denoising_error(denoiser, latent, places, sigma, torch.randn_like(latent), told)
+        yield "denoiser", error.mean(), {}
 
     @torch.no_grad()
     def validate(self, average: nn.Module | None) -> dict[str, float]:
-        """Measure the loss on latents of held-out scans at fixed noise levels, with fixed noise.
+        """Measure the loss on latents of held-out scans at fixed noise levels, with fixed noise, and look for copies.
 
         Args:
             average: The averaged denoiser.
 
         Returns:
-            The loss at each level, and their mean.
+            The loss at each level, their mean, and the share of a few samples that are copies of training scans.
         """
         denoiser = self._averaged(average)
         device = next(denoiser.parameters()).device
-        latent = self.held_out_latents[:HELD_OUT_VOLUMES].to(device)
-        places = self._coordinates(self.held_out_windows[:HELD_OUT_VOLUMES]).to(device)
+        latent = self.held_out_latents.to(device)
+        places = self._coordinates(self.held_out_windows).to(device)
+        told = self.held_out_told.to(device)
         noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(0)).to(device)
         figures = {}
         for level in HELD_OUT_SIGMAS:
             sigma = torch.full((len(latent),), level, device=device)
-            figures[f"held_out_at_{level:g}"] = float(denoising_error(denoiser, latent, places, sigma, noise).mean())
-        return {"held_out": sum(figures.values()) / len(figures), **figures}
+            error = denoising_error(denoiser, latent, places, sigma, noise, told)
+            figures[f"held_out_at_{level:g}"] = float(error.mean())
+        generator = self.generator(average, [w.extent for w in self.windows[:: self.plan.views]]).to(device)
+        self.samples, *_ = generator.sample(0, range(WATCHED), sampler="dpmpp", steps=WATCHED_STEPS)
+        self.mean, self.std = self.mean.cpu(), self.std.cpu()
+        copies = sum(nearest.copy for nearest in self.detector.judge(self.samples)) / WATCHED
+        return {"held_out": sum(figures.values()) / len(figures), **figures, "copies": copies}
 
     @staticmethod
     def _averaged(average: nn.Module | None) -> Denoiser:
@@ -158,23 +189,21 @@ class DenoiserObjective:
 
         Args:
             average: The averaged denoiser.
-            extents: Voxels of the training scans.
+            extents: Voxels of the training scans, in the plan's order.
 
         Returns:
             The generator.
         """
-        return Generator(self.plan, self.autoencoder, self._averaged(average), self.mean, self.std, extents)
+        averaged = self._averaged(average)
+        parts = (self.plan, self.autoencoder, averaged, self.mean, self.std)
+        return Generator(*parts, extents, self.conditions, self.grain)
 
     def preview(self, file: Path, average: nn.Module | None) -> None:
-        """Draw samples of the averaged denoiser.
+        """Draw the samples of the last validation.
 
         Args:
             file: The PNG.
             average: The averaged denoiser.
         """
-        generator = self.generator(average, [w.extent for w in self.windows])
-        device = next(self._averaged(average).parameters()).device
-        volumes, _ = generator.to(device).sample(0, range(4), sampler="dpmpp", steps=PREVIEW_STEPS)
-        self.mean, self.std = self.mean.cpu(), self.std.cpu()
-        rows = {"synthetic": [v[0] for v in volumes.numpy()]}
+        rows = {"synthetic": [v[0] for v in self.samples.numpy()]}
         mosaic(rows, file, spacing=self.plan.grid.spacing, orientation=self.plan.grid.orientation)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from diffaug import __version__
+from diffaug.engine.devices import start_fabric
 from diffaug.errors import DiffaugError
 from diffaug.generator import samplers
 from diffaug.generator.autoencoder import Autoencoder
+from diffaug.generator.conditions import Condition
 from diffaug.generator.denoiser import Denoiser
+from diffaug.generator.grain import Grain
 from diffaug.generator.plan import GeneratorPlan
 from diffaug.volumes.windows import Window, centred, coordinates, scattered
 from diffaug.workspace import atomic_path
@@ -33,8 +36,10 @@ class Generator:
         autoencoder: The autoencoder.
         denoiser: The denoiser, with averaged weights.
         mean: Of the training latents, per channel.
-        std: Of the training latents, per channel.
+        std: Of the training latents, one for all channels, see `DenoiserObjective`.
         extents: Voxels (Z, Y, X) on the canonical grid of every training scan: synthetic ones are as large.
+        conditions: What is known of every training scan, in the same order: synthetic ones are alike.
+        grain: What the autoencoder takes from every scan.
         provenance: Ids it has seen, hashes, versions.
     """
 
@@ -44,6 +49,8 @@ class Generator:
     mean: Tensor
     std: Tensor
     extents: list[tuple[int, ...]]
+    conditions: list[Condition]
+    grain: Grain
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> Generator:
@@ -55,30 +62,51 @@ class Generator:
         Returns:
             Itself.
         """
-        self.autoencoder.to(device).eval()
-        self.denoiser.to(device).eval()
+        for network in (self.autoencoder, self.denoiser):
+            network.to(device, memory_format=torch.channels_last_3d).eval()  # type: ignore[call-overload]
         self.mean, self.std = self.mean.to(device), self.std.to(device)
         return self
 
     @torch.no_grad()
-    def sample(self, seed: int, numbers: Sequence[int], *, sampler: str, steps: int) -> tuple[Tensor, list[Window]]:
+    def sample(
+        self,
+        seed: int,
+        numbers: Sequence[int],
+        *,
+        sampler: str,
+        steps: int,
+        wanted: Condition | None = None,
+        guidance: float = 1.0,
+        grain: bool = True,
+    ) -> tuple[Tensor, list[Window], list[Condition]]:
         """Make synthetic volumes; the one with a given seed and number is always the same.
+
+        Each takes extent and conditions from a random training scan, so a set mirrors the training scans. Where a site is
+        wanted, that scan comes from there.
 
         Args:
             seed: The set's seed.
             numbers: Which volumes of the set.
             sampler: A key of `samplers.SAMPLERS`.
             steps: Number of steps.
+            wanted: Conditions that all volumes shall have.
+            guidance: Weight of the conditions, see `samplers.guided`.
+            grain: Whether volumes get the grain of scans.
 
         Returns:
-            Volumes `(B, C, Z, Y, X)` in [-1, 1] on the CPU, and the window of each: where in a scan it lies.
+            Volumes `(B, C, Z, Y, X)` in [-1, 1] on the CPU, the window of each (where in a scan it lies) and its
+            conditions.
         """
         shape, cells = self.plan.grid.shape, self.plan.latent_shape
         channels = self.plan.autoencoder["latent_channels"]
-        starts, windows, generators = [], [], []
+        wanted = wanted or Condition()
+        models = [n for n, known in enumerate(self.conditions) if wanted.site in (None, known.site)]
+        starts, windows, conditions, generators = [], [], [], []
         for number in numbers:
             generator = np.random.default_rng((seed, number))
-            extent = self.extents[generator.integers(len(self.extents))]
+            model = models[generator.integers(len(models))]
+            extent = self.extents[model]
+            conditions.append(replace(self.conditions[model], **wanted.known()))
             whole = self.plan.grid.field_of_view == "whole"
             windows.append(centred(extent, shape) if whole else scattered(extent, shape, 0, generator))
             generators.append(torch.Generator().manual_seed(int(generator.integers(2**62))))
@@ -86,14 +114,25 @@ class Generator:
         start = torch.stack(starts).to(self.mean)
         places = coordinates(windows, shape, cells).to(self.mean)
 
-        def denoise(x: Tensor, sigma: float) -> Tensor:
+        told = self.plan.conditions.values(conditions, self.plan.grid).to(self.mean)
+
+        def conditional(x: Tensor, sigma: float) -> Tensor:
+            return self.denoiser(x, torch.full((len(x),), sigma, device=x.device), places, told)
+
+        def unconditional(x: Tensor, sigma: float) -> Tensor:
             return self.denoiser(x, torch.full((len(x),), sigma, device=x.device), places)
 
         def noise() -> Tensor:
             return torch.stack([torch.randn(start.shape[1:], generator=g) for g in generators]).to(start)
 
-        latent = samplers.sample(sampler, steps, denoise, start, noise)
-        return self.autoencoder.decode(latent * self.std + self.mean).cpu(), windows
+        denoise = samplers.guided(conditional, unconditional, guidance)
+        with start_fabric(start.device.type).autocast():
+            latent = samplers.sample(sampler, steps, denoise, start, noise)
+        volumes = self.autoencoder.decode(latent * self.std + self.mean)
+        if grain:
+            white = [torch.randn(volumes.shape[1:], generator=g) for g in generators]
+            volumes = self.grain.add(volumes, torch.stack(white).to(volumes))
+        return volumes.cpu(), windows, conditions
 
     def save(self, file: Path) -> None:
         """Write the one file that holds the generator.
@@ -104,11 +143,13 @@ class Generator:
         tensors = {f"autoencoder.{k}": v for k, v in self.autoencoder.state_dict().items()}
         tensors |= {f"denoiser.{k}": v for k, v in self.denoiser.state_dict().items()}
         tensors |= {"latent_mean": self.mean, "latent_std": self.std}
+        tensors |= {f"grain.{k}": v for k, v in asdict(self.grain).items()}
         about = {
             "format": "diffaug generator 1",
             "version": __version__,
             "plan": asdict(self.plan),
             "extents": self.extents,
+            "conditions": [condition.known() for condition in self.conditions],
             "provenance": self.provenance,
         }
         with atomic_path(file) as temporary:
@@ -134,13 +175,14 @@ class Generator:
                 about = json.loads((content.metadata() or {})["diffaug"])
                 tensors = {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118 (not a dict)
             plan = GeneratorPlan.from_dict(about["plan"], file)
-            autoencoder, denoiser = Autoencoder(**plan.autoencoder), Denoiser(**plan.denoiser)
+            autoencoder, denoiser = Autoencoder(**plan.autoencoder), plan.make_denoiser()
             for name, network in (("autoencoder.", autoencoder), ("denoiser.", denoiser)):
                 network.load_state_dict({k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)})
             extents = [tuple(extent) for extent in about["extents"]]
-            return Generator(
-                plan, autoencoder, denoiser, tensors["latent_mean"], tensors["latent_std"], extents, about["provenance"]
-            )
+            conditions = [Condition.from_dict(entry) for entry in about.get("conditions", [{}] * len(extents))]
+            mean, std = tensors["latent_mean"], tensors["latent_std"]
+            grain = Grain(**{k.removeprefix("grain."): v for k, v in tensors.items() if k.startswith("grain.")})
+            return Generator(plan, autoencoder, denoiser, mean, std, extents, conditions, grain, about["provenance"])
         except DiffaugError:
             raise
         except (SafetensorError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, OSError) as error:

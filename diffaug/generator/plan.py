@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from diffaug.engine.loop import Training
 from diffaug.errors import DiffaugError
 from diffaug.generator.autoencoder import Autoencoder
+from diffaug.generator.conditions import ConditionPlan, plan_conditions
 from diffaug.generator.denoiser import Denoiser
 from diffaug.volumes.grid import Grid, Reading, median_spacing, plan_grid
 from diffaug.workspace import read_json, write_json
@@ -28,7 +29,7 @@ class Budget:
         voxels: The most voxels of a window.
         crop: Edge in voxels of what the autoencoder trains on: it is convolutional, and small pieces make many steps.
         factor: Compression per axis; halved along an axis whose voxels are twice as long as the shortest.
-        autoencoder: Widths per level, blocks, latent channels, codes.
+        autoencoder: Widths per level, blocks, latent channels, codes and their groups.
         denoiser: Widths per level, blocks, attention.
         views: Windows cached per scan.
         autoencoder_training: How long and fast.
@@ -51,18 +52,18 @@ BUDGETS = {
         voxels=2**17,
         crop=32,
         factor=4,
-        autoencoder={"channels": [16, 32], "blocks": 1, "latent_channels": 4, "codes": 4096},
+        autoencoder={"channels": [16, 32], "blocks": 1, "latent_channels": 8, "codes": 4096, "groups": 2},
         denoiser={"channels": [32, 64, 128], "blocks": 1, "attention": True},
         views=4,
         autoencoder_training=Training(steps=500, batch_size=2, learning_rate=1e-3),
-        denoiser_training=Training(steps=800, batch_size=4, learning_rate=1e-3, ema_decay=0.99),
+        denoiser_training=Training(steps=2400, batch_size=4, learning_rate=1e-3, ema_decay=0.995),
     ),
     # one GPU with 16 to 24 GB: hours
     "gpu-24g": Budget(
         voxels=2**21,
         crop=96,
         factor=4,
-        autoencoder={"channels": [32, 64], "blocks": 2, "latent_channels": 8, "codes": 16384},
+        autoencoder={"channels": [32, 64], "blocks": 2, "latent_channels": 8, "codes": 16384, "groups": 2},
         denoiser={"channels": [128, 256, 384], "blocks": 2, "attention": True},
         views=8,
         autoencoder_training=Training(steps=40_000, batch_size=2, learning_rate=3e-4, warmup_steps=500, workers=6),
@@ -75,7 +76,7 @@ BUDGETS = {
         voxels=2**23,
         crop=128,
         factor=4,
-        autoencoder={"channels": [64, 128], "blocks": 2, "latent_channels": 8, "codes": 16384},
+        autoencoder={"channels": [64, 128], "blocks": 2, "latent_channels": 8, "codes": 16384, "groups": 2},
         denoiser={"channels": [192, 384, 512], "blocks": 2, "attention": True},
         views=8,
         autoencoder_training=Training(steps=60_000, batch_size=2, learning_rate=3e-4, warmup_steps=500, workers=12),
@@ -102,6 +103,8 @@ class GeneratorPlan:
         views: Windows cached per scan.
         autoencoder_training: How long and fast.
         denoiser_training: How long and fast.
+        copies_training: The same of the network that looks for copies; None takes what suits the device.
+        conditions: What else the denoiser is told of a scan.
     """
 
     budget: str
@@ -115,12 +118,22 @@ class GeneratorPlan:
     views: int
     autoencoder_training: Training
     denoiser_training: Training
+    copies_training: Training | None = None
+    conditions: ConditionPlan = field(default_factory=ConditionPlan)
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
         """Cells (Z, Y, X) of a latent."""
         factors = np.prod(self.autoencoder["strides"], axis=0)
         return tuple(int(n // f) for n, f in zip(self.grid.shape, factors, strict=True))
+
+    def make_denoiser(self) -> Denoiser:
+        """Build the denoiser.
+
+        Returns:
+            An untrained one.
+        """
+        return Denoiser(**self.denoiser, condition_channels=self.conditions.channels)
 
     def save(self, file: Path) -> None:
         """Write the plan.
@@ -147,8 +160,11 @@ class GeneratorPlan:
         try:
             grid = Grid(**{k: _tuples(v) for k, v in content["grid"].items()})
             training = {k: Training(**content[k]) for k in ("autoencoder_training", "denoiser_training")}
+            if content.get("copies_training"):
+                training["copies_training"] = Training(**content["copies_training"])
             lists = {k: tuple(content[k]) for k in ("channels", "cases", "held_out", "autoencoder_crop")}
-            plan = GeneratorPlan(**{**content, **lists, **training, "grid": grid})
+            conditions = ConditionPlan.from_dict(content.get("conditions", {}))
+            plan = GeneratorPlan(**{**content, **lists, **training, "grid": grid, "conditions": conditions})
             factors = np.prod(plan.autoencoder["strides"], axis=0)
             for name, shape, steps in (
                 ("grid shape", plan.grid.shape, factors),
@@ -159,7 +175,7 @@ class GeneratorPlan:
             plan._require_sense()
             with torch.device("meta"):  # costs nothing, and finds every argument the networks do not take
                 Autoencoder(**plan.autoencoder)
-                Denoiser(**plan.denoiser)
+                plan.make_denoiser()
         except (KeyError, TypeError, AttributeError, ValueError, IndexError, RuntimeError, ZeroDivisionError) as error:
             raise DiffaugError(
                 f"{source}: not a generator plan ({error}); mend it or delete it to plan anew"
@@ -174,7 +190,7 @@ class GeneratorPlan:
 
     def _require_sense(self) -> None:
         """Find numbers that would only fail, or mislead, hours later."""
-        grid = self.grid
+        grid, told = self.grid, self.conditions
         fits = (self.autoencoder_training, self.denoiser_training)
         axes = sorted("".join(pair for pair in ("LR", "AP", "SI") if letter in pair) for letter in grid.orientation)
         rules = {
@@ -190,6 +206,10 @@ class GeneratorPlan:
                 min(t.steps, t.batch_size, t.learning_rate, t.gradient_clip) > 0 for t in fits
             ),
             "warmup_steps and workers are not negative": all(min(t.warmup_steps, t.workers) >= 0 for t in fits),
+            "the conditions' sites are those of the cases to train on, each once": sorted(told.sites)
+            == sorted({told.site_of[case] for case in self.cases if case in told.site_of}),
+            "the conditions' site_of has no other sites": {*told.site_of.values()} <= {*told.sites},
+            "the conditions' spacing is true or false": isinstance(told.spacing, bool),
             "the denoiser's ema_decay lies between 0 and 1": 0 < (self.denoiser_training.ema_decay or 0) < 1,
         }
         for rule, kept in rules.items():
@@ -238,6 +258,7 @@ def make_plan(
     field_of_view: str = "auto",
     spacing: Sequence[float] | None = None,
     patch_size: Sequence[int] | None = None,
+    site_of: Mapping[str, str] | None = None,
     seed: int = 0,
 ) -> GeneratorPlan:
     """Decide everything from the scans and the budget.
@@ -249,6 +270,7 @@ def make_plan(
         field_of_view: `auto`, `whole` or `patch`.
         spacing: In mm (Z, Y, X), from the nnU-Net plan if there is one.
         patch_size: In voxels (Z, Y, X), from the nnU-Net plan if there is one.
+        site_of: Site of each case, as far as it is known.
         seed: Picks the held-out scans and seeds the fits.
 
     Returns:
@@ -278,11 +300,12 @@ def make_plan(
     # one run of neighbouring ids: scans of one person mostly follow each other, and must not straddle the lists
     start = int(np.random.default_rng(seed).integers(len(ids)))
     held_out = {ids[(start + i) % len(ids)] for i in range(count)}
+    cases = tuple(case for case in ids if case not in held_out)
     return GeneratorPlan(
         budget=budget,
         channels=tuple(channels),
         grid=grid,
-        cases=tuple(case for case in ids if case not in held_out),
+        cases=cases,
         held_out=tuple(sorted(held_out)),
         autoencoder={"image_channels": len(channels), "strides": strides, **size.autoencoder},
         autoencoder_crop=tuple(
@@ -292,6 +315,7 @@ def make_plan(
         views=size.views,
         autoencoder_training=_seeded(size.autoencoder_training, seed),
         denoiser_training=_seeded(size.denoiser_training, seed),
+        conditions=plan_conditions(readings, grid, cases, site_of or {}),
     )
 
 

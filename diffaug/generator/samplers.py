@@ -130,6 +130,29 @@ def dpm_solver_pp_2m(denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise
     return x
 
 
+def guided(conditional: Denoise, unconditional: Denoise, weight: float) -> Denoise:
+    """Classifier-free guidance (arXiv 2207.12598, equation 6, with `weight` for its 1 + w).
+
+    The paper extrapolates the noise; the clean estimate is an affine function of it, so this is the same.
+
+    Args:
+        conditional: The denoiser that is shown a condition.
+        unconditional: The denoiser that is not.
+        weight: 0 leaves the condition out, 1 is the conditional denoiser itself, more exaggerates the condition.
+
+    Returns:
+        The guided denoiser: two evaluations a call, one where `weight` is 1.
+    """
+    if weight == 1:
+        return conditional
+
+    def denoise(x: Tensor, sigma: float) -> Tensor:
+        without = unconditional(x, sigma)
+        return without + weight * (conditional(x, sigma) - without)
+
+    return denoise
+
+
 SAMPLERS = {"ddpm": ddpm, "ddim": ddim, "heun": heun, "dpmpp": dpm_solver_pp_2m}
 
 

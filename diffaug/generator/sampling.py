@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import torch
 from tqdm import tqdm
 
 from diffaug import __version__
+from diffaug.copies.detector import CopyDetector
 from diffaug.engine.devices import start_fabric
 from diffaug.errors import DiffaugError
-from diffaug.generator.fitting import fit
+from diffaug.generator.conditions import Condition, require_learned
+from diffaug.generator.fitting import COPIES, fit
 from diffaug.generator.model import Generator
 from diffaug.generator.samplers import SAMPLERS
 from diffaug.volumes.grid import synthetic_scan
@@ -25,6 +28,7 @@ from diffaug.workspace import Workspace, discard, file_hash, locked, read_json, 
 
 BATCH = 4  # volumes made together; part of what a seed means, so it never depends on the machine
 MONTAGE = 8
+FEW, MOST_REFUSED = 40, 0.9  # candidates refused, before and above which share sampling gives up
 
 
 @dataclass(frozen=True)
@@ -36,12 +40,32 @@ class SampleRequest:
         seed: Of the set.
         sampler: A key of `diffaug.generator.samplers.SAMPLERS`.
         steps: Number of steps; None for the sampler's default.
+        condition: What all volumes shall be alike in; what is unknown varies as it does among the training scans.
+        guidance: Weight of the conditions; 1 is the plain conditional denoiser, more exaggerates what they change.
+        grain: Whether volumes get the grain of scans, or stay as smooth as the autoencoder makes them.
+        keep_copies: Whether volumes too like a training scan stay in the set, for research alone.
     """
 
     count: int = 200
     seed: int = 0
     sampler: str = "dpmpp"
     steps: int | None = None
+    condition: Condition = Condition()
+    guidance: float = 1.0
+    grain: bool = True
+    keep_copies: bool = False
+
+    @staticmethod
+    def from_dict(content: dict[str, Any]) -> SampleRequest:
+        """Rebuild a request from a manifest.
+
+        Args:
+            content: What `asdict` gave, read from JSON.
+
+        Returns:
+            The request.
+        """
+        return SampleRequest(**{**content, "condition": Condition.from_dict(content.get("condition", {}))})
 
 
 # 300: "Medical Diffusion", supplementary table 1; the others: the fewest that keep the standard deviation of a Gaussian,
@@ -82,28 +106,77 @@ def _sample(
         if fresh:
             discard(folder)
         manifest, request = _agree(folder, request, file_hash(model))
-        steps = request.steps or DEFAULT_STEPS[request.sampler]
-        made = manifest["volumes"]
-        missing = [n for n in range(request.count) if name(n) not in made]
-        if manifest["finished"] and not missing:
+        if manifest["finished"]:
             print(f"sample: {folder} holds {request.count} volumes already")
             return
         generator = Generator.load(model).to(device)
-        numbers = sorted({n // BATCH * BATCH for n in missing})
-        with tqdm(total=request.count, initial=request.count - len(missing), desc="sampling", unit="volume") as bar:
-            for first in numbers:
-                # always whole batches, so that a volume does not depend on how many were asked for
-                volumes, windows = generator.sample(
-                    request.seed, range(first, first + BATCH), sampler=request.sampler, steps=steps
-                )
-                for number, volume, window in zip(range(first, first + BATCH), volumes.numpy(), windows, strict=True):
-                    if number in missing:
-                        inside = paste_extent(volume, window)
-                        write_scan(synthetic_scan(inside, generator.plan.grid), folder / "imagesTr", name(number))
-                        made[name(number)] = {"offset": window.offset, "extent": window.extent}
-                        bar.update()
+        require_learned(request.condition, request.guidance, generator.conditions)
+        write_json(folder / "manifest.json", manifest)  # before the first volume, so that no other set mixes with it
+        detector = CopyDetector.load(workspace.generator / COPIES).to(device)
+        made, refused = manifest["volumes"], manifest["refused"]
+        with tqdm(total=request.count, initial=len(made), desc="sampling", unit="volume", ascii=True) as bar:
+            while len(made) < request.count:
+                done = 1 + max([-1, *refused, *(entry["candidate"] for entry in made.values())])
+                for candidate in _make(generator, detector, request, done // BATCH * BATCH):
+                    if candidate.number < done or len(made) == request.count:
+                        continue
+                    if candidate.copy and not request.keep_copies:
+                        refused.append(candidate.number)
+                        continue
+                    number = name(len(made))
+                    write_scan(synthetic_scan(candidate.volume, generator.plan.grid), folder / "imagesTr", number)
+                    made[number] = candidate.entry
+                    bar.update()
                 write_json(folder / "manifest.json", manifest)
+                _require_volumes(folder, refused, made)
         _finish(folder, manifest, generator, request)
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A volume before it is known whether it may pass."""
+
+    number: int
+    volume: np.ndarray
+    copy: bool
+    entry: dict[str, Any]
+
+
+def _make(generator: Generator, detector: CopyDetector, request: SampleRequest, first: int) -> list[_Candidate]:
+    """Make a whole batch, so that a volume does not depend on how many were asked for."""
+    numbers = range(first, first + BATCH)
+    volumes, windows, conditions = generator.sample(
+        request.seed,
+        numbers,
+        sampler=request.sampler,
+        steps=request.steps or DEFAULT_STEPS[request.sampler],
+        wanted=request.condition,
+        guidance=request.guidance,
+        grain=request.grain,
+    )
+    candidates = []
+    verdicts = detector.judge(volumes)
+    for made in zip(numbers, volumes.numpy(), windows, conditions, verdicts, strict=True):
+        number, volume, window, known, nearest = made
+        entry = {
+            "candidate": number,
+            "offset": window.offset,
+            "extent": window.extent,
+            "condition": known.known(),
+            "copy": nearest.copy,  # but not of whom: the manifest goes where the volumes go
+        }
+        candidates.append(_Candidate(number, paste_extent(volume, window), nearest.copy, entry))
+    return candidates
+
+
+def _require_volumes(folder: Path, refused: Sequence[int], made: Mapping[str, Any]) -> None:
+    """Stop where hardly a volume passes: it would take for ever, and what passes is not to be trusted either."""
+    if len(refused) >= FEW and len(refused) > MOST_REFUSED * (len(refused) + len(made)):
+        raise DiffaugError(
+            f"{folder}: found {len(refused)} of {len(refused) + len(made)} volumes too like a training scan, expected at "
+            f"most {MOST_REFUSED:.0%}; the generator knows its scans by heart: fit it on more scans, or for research "
+            "alone keep them with --keep-copies"
+        )
 
 
 def name(number: int) -> str:
@@ -134,24 +207,25 @@ def _agree(folder: Path, request: SampleRequest | None, generator_hash: str) -> 
             "request": asdict(request),
             "generator_sha256": generator_hash,
             "volumes": {},
+            "refused": [],
         }
-        write_json(file, begun)
         return begun, request
     manifest = read_json(file, "run: diffaug sample --fresh")
-    before = SampleRequest(**manifest["request"])
+    before = SampleRequest.from_dict(manifest["request"])
     if manifest["generator_sha256"] != generator_hash:
         raise DiffaugError(
             f"{file}: these volumes come from another generator; discard them with diffaug sample --fresh"
         )
     if request is None:
         return manifest, before
-    if (request.seed, request.sampler, request.steps) != (before.seed, before.sampler, before.steps):
+    if replace(request, count=before.count) != before:
         raise DiffaugError(
-            f"{file}: this set was begun with seed {before.seed}, sampler {before.sampler}, steps {before.steps}, expected "
-            "the same; repeat them, or discard it with --fresh"
+            f"{file}: this set was begun with seed {before.seed}, sampler {before.sampler}, steps {before.steps}, "
+            f"condition {before.condition.known() or 'none'}, guidance {before.guidance:g}, grain {before.grain}, "
+            f"keep_copies {before.keep_copies}, expected the same; repeat them, or discard it with --fresh"
         )
     wanted = max(request.count, before.count)
-    request = SampleRequest(wanted, request.seed, request.sampler, request.steps)
+    request = replace(request, count=wanted)
     finished = manifest["finished"] and wanted == before.count
     return {**manifest, "request": asdict(request), "finished": finished}, request
 

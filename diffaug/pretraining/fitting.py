@@ -23,7 +23,8 @@ from diffaug import __version__
 from diffaug.engine.devices import start_fabric
 from diffaug.engine.loop import read_log, train
 from diffaug.errors import DiffaugError
-from diffaug.generator.fitting import FitRequest, fit
+from diffaug.generator.fitting import fit
+from diffaug.generator.preparing import FitRequest
 from diffaug.generator.sampling import SampleRequest, sample
 from diffaug.pretraining.encoder_file import load_encoder, read_encoder, save_encoder
 from diffaug.pretraining.plan import BUDGETS

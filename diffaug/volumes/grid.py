@@ -95,6 +95,11 @@ class Grid:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    @property
+    def mirror(self) -> int:
+        """The array axis (0 to 2) that runs left-right."""
+        return 2 - next(i for i, letter in enumerate(self.orientation) if letter in "LR")
+
 
 def axis_order(reading: Reading, orientation: str) -> list[int]:
     """Find which of a scan's array axes (Z, Y, X) becomes which of the canonical ones.

@@ -24,6 +24,7 @@ def autoencoder(strides, image_channels=1):
         blocks=1,
         latent_channels=4,
         codes=16,
+        groups=2,
     )
     made.codebook.codes.normal_()
     return made
@@ -50,6 +51,39 @@ def test_decoded_volumes_stay_in_range_and_encoding_is_deterministic():
     assert decoded.max() == 1
     volume = torch.rand(1, 1, 8, 8, 8)
     assert torch.equal(made.encode(volume), made.encode(volume))
+
+
+def test_it_begins_as_the_principal_components_of_the_scans():
+    made = autoencoder(STRIDES["isotropic"], 2).eval()
+    generator = torch.Generator().manual_seed(0)
+    axes = torch.linalg.qr(torch.randn(128, 4, generator=generator))[0].T
+    # blocks that vary along as many directions as the latent has channels are kept whole
+    shares = torch.randn(200, 4, generator=generator)
+    blocks = ((shares - shares.mean(0)) @ axes + 0.1).view(200, 2, 4, 4, 4)
+    made.begin_linear(blocks)
+    volume = blocks[:8].reshape(2, 2, 2, 2, 4, 4, 4).permute(3, 0, 4, 1, 5, 2, 6).reshape(1, 2, 8, 8, 8)
+    latent = made.encode(volume)
+    torch.testing.assert_close(made.synthesis(latent), volume, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("strides", STRIDES.values(), ids=STRIDES)
+def test_it_looks_exactly_as_far_as_it_says(strides):
+    made = autoencoder(strides).eval().double()
+    volume = torch.randn(1, 1, *(24 * f for f in made.factors), dtype=torch.double, requires_grad=True)
+    for run, x, reach in (
+        (made._encoded, volume, made.encoder_reach),
+        (made._decoded, torch.randn(1, 4, 24, 24, 24, dtype=torch.double, requires_grad=True), made.decoder_reach),
+    ):
+        # the gradient of the middle cell shows all that it looks at
+        made_there = run(x)
+        steps = [n // 24 for n in made_there.shape[2:]]
+        z, y, x_ = (slice(12 * s, 13 * s) for s in steps)
+        (gradient,) = torch.autograd.grad(made_there[:, :, z, y, x_].sum(), x)
+        for axis, far in enumerate(reach, start=2):
+            step = x.shape[axis] // 24
+            seen = gradient.abs().amax([a for a in range(5) if a != axis]).nonzero().flatten()
+            low, high = int(seen.min()) // step, int(seen.max()) // step
+            assert max(12 - low, high - 12) == far
 
 
 @pytest.mark.parametrize("stride", [(2, 2, 2), (1, 2, 2), (3, 1, 2)])

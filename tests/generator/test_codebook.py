@@ -22,15 +22,15 @@ def test_nearest_is_brute_force_nearest_in_any_precision(precision):
     torch.manual_seed(0)
     made = Codebook(2048, 8)
     made.codes.normal_()
-    vectors = torch.randn(3000, 8)
-    truth = torch.cdist(vectors.double(), made.codes.double()).argmin(1)
+    vectors = torch.randn(1, 3000, 8)
+    truth = torch.cdist(vectors.double(), made.codes.double()).argmin(2)
     with torch.autocast("cpu", dtype=precision, enabled=precision is not None):
         found = made.nearest(vectors)
     assert float((found == truth).float().mean()) > 0.999, "but for ties within rounding"
 
 
 def test_chunks_change_nothing(book, monkeypatch):
-    vectors = torch.randn(1000, 4)
+    vectors = torch.randn(1, 1000, 4)
     whole = book.nearest(vectors)
     for size in (1, 7, 999, 5000):
         monkeypatch.setattr(module, "CHUNK", size)
@@ -38,7 +38,7 @@ def test_chunks_change_nothing(book, monkeypatch):
 
 
 def test_codes_quantise_to_themselves_at_every_place(book):
-    latent = book.codes[torch.randint(64, (2, 3, 4, 5))].movedim(-1, 1)
+    latent = book.codes[0, torch.randint(64, (2, 3, 4, 5))].movedim(-1, 1)
     assert torch.equal(book.quantise(latent), latent)
     assert book.quantise(torch.randn(2, 4, 3, 4, 5)).shape == (2, 4, 3, 4, 5)
 
@@ -74,7 +74,7 @@ def test_first_batch_fills_it_and_a_restored_one_is_never_filled_again():
 
 
 def test_dead_codes_are_restarted_from_the_data(book):
-    book.codes[:32] = 1000  # where no latent will ever be
+    book.codes[:, :32] = 1000  # where no latent will ever be
     book.sums.copy_(book.codes)
     torch.manual_seed(1)
     for _ in range(600):
@@ -85,18 +85,18 @@ def test_dead_codes_are_restarted_from_the_data(book):
 
 def test_codes_move_to_the_mean_of_their_vectors():
     made = Codebook(2, 1)
-    made.codes.copy_(torch.tensor([[-1.0], [1.0]]))
+    made.codes.copy_(torch.tensor([[[-1.0], [1.0]]]))
     made.sums.copy_(made.codes)
     made.filled.fill_(True)
     latent = torch.tensor([-3.0, -3.0, 2.0, 2.0]).view(1, 1, 4, 1, 1)
     for _ in range(1000):
         made(latent)
-    torch.testing.assert_close(made.codes, torch.tensor([[-3.0], [2.0]]), atol=1e-3, rtol=0)
+    torch.testing.assert_close(made.codes, torch.tensor([[[-3.0], [2.0]]]), atol=1e-3, rtol=0)
 
 
 def test_perplexity_counts_the_codes_in_use(book):
     def perplexity(indices):
-        return float(book.eval()(book.codes[indices].T.reshape(1, 4, -1, 1, 1))[2])
+        return float(book.eval()(book.codes[0, indices].T.reshape(1, 4, -1, 1, 1))[2])
 
     assert perplexity(torch.arange(64)) == pytest.approx(64, rel=1e-4)
     assert perplexity(torch.arange(8).repeat(5)) == pytest.approx(8, rel=1e-4)
@@ -112,3 +112,33 @@ def test_gradient_goes_straight_through_and_commitment_pulls_to_the_code(book):
     (pull,) = torch.autograd.grad(commitment, latent)
     torch.testing.assert_close(pull, 2 * (latent - quantised).detach() / latent.numel(), atol=1e-6, rtol=1e-4)
     assert not any(buffer.requires_grad for buffer in book.buffers())
+
+
+def test_groups_are_codebooks_side_by_side():
+    torch.manual_seed(0)
+    both = Codebook(32, 6, groups=2)
+    both.codes.normal_()
+    latent = torch.randn(2, 6, 3, 4, 5)
+    made = both.quantise(latent)
+    for group in range(2):
+        alone = Codebook(32, 3)
+        alone.codes.copy_(both.codes[group : group + 1])
+        assert torch.equal(made[:, group::2], alone.quantise(latent[:, group::2]))
+    assert torch.equal(both.indices(latent)[1], alone.indices(latent[:, 1::2])[0])
+
+
+def test_groups_lose_less_than_one_codebook_of_as_many_numbers():
+    torch.manual_seed(0)
+    latents = [torch.randn(2, 4, 8, 8, 8) for _ in range(60)]
+    one, two = Codebook(64, 4), Codebook(64, 4, groups=2)
+    lost = []
+    for book in (one, two):
+        for latent in latents:
+            book(latent)
+        lost.append(float((book.quantise(latents[0]) - latents[0]).square().mean()))
+    assert lost[1] < 0.5 * lost[0]
+
+
+def test_groups_that_do_not_divide_are_refused():
+    with pytest.raises(ValueError, match="5 latent channels do not divide into 2 groups"):
+        Codebook(8, 5, groups=2)

@@ -60,7 +60,8 @@ def test_loss_of_a_silent_network_is_one_at_every_level(denoiser, seen, sigma):
 
 @torch.no_grad()
 def test_each_volume_has_its_own_level_and_place(denoiser):
-    torch.nn.init.normal_(denoiser.network.out[-1].conv.weight)
+    for parameter in denoiser.parameters():  # an untrained network may say nothing
+        torch.nn.init.normal_(parameter, std=0.1)
     latent = torch.randn(1, 4, 8, 8, 8).repeat(2, 1, 1, 1, 1)
     places = torch.stack([torch.full((3, 8, 8, 8), v) for v in (-1.0, 1.0)])
     both = denoiser(latent, torch.tensor([0.5, 2.0]), places)
@@ -75,6 +76,34 @@ def test_each_volume_has_its_own_level_and_place(denoiser):
 @pytest.mark.parametrize("size", [(2, 4, 6), (8, 2, 2)])
 def test_any_size_that_halves_is_taken(denoiser, size):
     assert denoiser(torch.randn(1, 4, *size), torch.ones(1), torch.zeros(1, 3, *size)).shape == (1, 4, *size)
+
+
+@torch.no_grad()
+def test_conditions_are_shown_to_every_cell_and_zero_is_unknown(monkeypatch):
+    torch.manual_seed(0)
+    denoiser = Denoiser(latent_channels=4, channels=[8, 8], blocks=1, attention=False, condition_channels=2).eval()
+    for parameter in denoiser.parameters():  # an untrained network may say nothing
+        torch.nn.init.normal_(parameter, std=0.1)
+    record, network = [], denoiser.network.forward
+    monkeypatch.setattr(denoiser.network, "forward", lambda x, t: record.append(x) or network(x, t))
+    noisy, levels = torch.randn(2, 4, 8, 8, 8), torch.ones(2)
+    told = torch.tensor([[1.0, 0.0], [0.0, -0.5]])
+    known = denoiser(noisy, levels, PLACES, told)
+    for volume, values in zip(record[-1], told, strict=True):
+        assert torch.equal(volume[-2:], values[:, None, None, None].expand(2, 8, 8, 8))
+    unknown = denoiser(noisy, levels, PLACES)
+    assert torch.equal(record[-1][:, -2:], torch.zeros(2, 2, 8, 8, 8))
+    assert torch.equal(unknown, denoiser(noisy, levels, PLACES, torch.zeros(2, 2)))
+    assert not torch.allclose(known, unknown)
+
+
+@torch.no_grad()
+def test_loss_is_that_of_the_conditional_denoiser(monkeypatch):
+    denoiser = Denoiser(latent_channels=4, channels=[8, 8], blocks=1, attention=False, condition_channels=2).eval()
+    told, shown = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), []
+    monkeypatch.setattr(denoiser, "forward", lambda x, sigma, places, condition: shown.append(condition) or x)
+    denoising_error(denoiser, torch.zeros(2, 4, 8, 8, 8), PLACES, torch.ones(2), torch.ones(2, 4, 8, 8, 8), told)
+    assert shown == [told]
 
 
 def test_noise_levels_are_log_normal():

@@ -13,9 +13,11 @@ import torch
 from safetensors.torch import load_file
 
 from blobs import LABELLED, REQUEST, SPACING, UNLABELLED, Task, blob, write_image
+from diffaug.cli import main
 from diffaug.engine.loop import read_log
 from diffaug.errors import DiffaugError
 from diffaug.generator import fitting, sampling
+from diffaug.generator.conditions import Condition
 from diffaug.generator.fitting import fit
 from diffaug.generator.model import Generator
 from diffaug.generator.plan import GeneratorPlan
@@ -153,7 +155,10 @@ def test_other_numbers_and_seeds_give_other_volumes(done, fitted):
     assert len(set(made)) == 2 * COUNT
 
 
-@pytest.mark.parametrize("change", [{"seed": 4}, {"sampler": "ddim"}, {"steps": 5}])
+@pytest.mark.parametrize(
+    "change",
+    [{"seed": 4}, {"sampler": "ddim"}, {"steps": 5}, {"guidance": 2.0}, {"condition": Condition("A")}],
+)
 def test_other_options_do_not_mix_into_a_set(done, refusal, change):
     before = volumes(done.workspace.synthetic)
     message = refusal(sample, done.workspace, replace(SHORT, **change), device="cpu")
@@ -162,7 +167,7 @@ def test_other_options_do_not_mix_into_a_set(done, refusal, change):
     assert volumes(done.workspace.synthetic) == before
 
 
-@pytest.mark.parametrize("change", [{"sampler": "magic"}, {"count": 0}, {"steps": -1}])
+@pytest.mark.parametrize("change", [{"sampler": "magic"}, {"count": 0}, {"steps": -1}, {"guidance": 2.0}])
 def test_bad_sampling_options_are_refused_and_leave_nothing(done, refusal, change):
     shutil.rmtree(done.workspace.synthetic)
     refusal(sample, done.workspace, replace(SHORT, **change), device="cpu")
@@ -177,7 +182,14 @@ def test_every_sampler_writes_volumes(done, sampler):
 
 @pytest.mark.parametrize(
     "change",
-    [{"budget": "gpu-24g"}, {"field_of_view": "patch"}, {"exclude": ("none",)}, {"seed": 1}, {"images": ("x",)}],
+    [
+        {"budget": "gpu-24g"},
+        {"field_of_view": "patch"},
+        {"exclude": ("none",)},
+        {"seed": 1},
+        {"images": ("x",)},
+        {"sites": "x"},
+    ],
 )
 def test_changed_fit_options_are_refused(done, refusal, change):
     before = times(done.workspace.generator)
@@ -232,9 +244,9 @@ def test_edited_views_take_effect_after_the_autoencoder(task, monkeypatch):
     counted = []
     objective = fitting.DenoiserObjective
 
-    def count(plan, autoencoder, latents, held_out):
+    def count(plan, autoencoder, latents, held_out, *others):
         counted.append((len(latents[0]), len(held_out[0])))
-        return objective(plan, autoencoder, latents, held_out)
+        return objective(plan, autoencoder, latents, held_out, *others)
 
     monkeypatch.setattr(fitting, "DenoiserObjective", count)
     fit(task.workspace, device="cpu")
@@ -343,6 +355,130 @@ def test_patches_keep_their_place_and_size(task):
     placed = manifest(folder)["volumes"].values()
     assert len({tuple(v["offset"]) for v in placed}) > 1
     assert all(0 <= o <= e - 16 for v in placed for o, e in zip(v["offset"], v["extent"], strict=True))
+
+
+SITES = {case: "AB"[i % 2] for i, case in enumerate((*LABELLED, "free_1"))}  # nobody knows where free_0 comes from
+
+
+@pytest.fixture(scope="session")
+def fitted_with_sites(blobs, tmp_path_factory) -> Path:
+    """nnU-Net's folders after an unbroken `fit` of scans from two sites, one of them of other spacing."""
+    root = tmp_path_factory.mktemp("sites")
+    shutil.copytree(blobs, root, dirs_exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        for folder in ("raw", "preprocessed", "results"):
+            patch.setenv(f"nnUNet_{folder}", str(root / folder))
+        torch.set_num_threads(1)
+        task = Task(root)
+        write_image(task.image("free_0"), blob(6), (2.5, 1.5, 1.5))
+        (task.raw / "sites.csv").write_text("".join(f"{c},{s}\n" for c, s in {"case": "site", **SITES}.items()))
+        task.tiny_plan(8)
+        fit(task.workspace, device="cpu")
+    return root
+
+
+@pytest.fixture
+def with_sites(fitted_with_sites, folders) -> Task:
+    """A copy of it, to be worked on."""
+    shutil.copytree(fitted_with_sites, folders, dirs_exist_ok=True)
+    return Task(folders)
+
+
+def conditions(folder: Path) -> list[dict]:
+    return [entry["condition"] for entry in manifest(folder)["volumes"].values()]
+
+
+def test_sites_beside_the_dataset_and_varying_spacing_are_learned(with_sites):
+    plan = GeneratorPlan.load(with_sites.workspace.generator / "plan.json")
+    here = {*plan.cases, *plan.held_out}
+    assert plan.conditions.sites == ("A", "B")
+    assert plan.conditions.site_of == {case: site for case, site in SITES.items() if case in here}
+    assert plan.conditions.spacing
+    generator = Generator.load(with_sites.workspace.generator / "generator.safetensors")
+    told = dict(zip(plan.cases, generator.conditions, strict=True))
+    assert told["free_0"] == Condition(None, (2.5, 1.5, 1.5))
+    assert all(told[case].site == SITES[case] for case in plan.cases if case != "free_0")
+
+
+def test_generator_with_conditions_survives_the_disk(with_sites, tmp_path):
+    file = with_sites.workspace.generator / "generator.safetensors"
+    Generator.load(file).save(tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == file.read_bytes()
+
+
+def test_stopped_fit_with_conditions_equals_an_unbroken_one(with_sites, monkeypatch):
+    generator = with_sites.workspace.generator
+    unbroken = shutil.copy(generator / "generator.safetensors", with_sites.root / "unbroken.safetensors")
+    plan = (generator / "plan.json").read_text()
+    fit(with_sites.workspace, REQUEST, device="cpu", fresh=True, plan_only=True)
+    (generator / "plan.json").write_text(plan)
+    losses, steps = fitting.DenoiserObjective.losses, []
+
+    def stops(objective, batch, progress):
+        steps.append(progress)
+        if len(steps) == 5:
+            raise KeyboardInterrupt
+        return losses(objective, batch, progress)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting.DenoiserObjective, "losses", stops)
+        with pytest.raises(KeyboardInterrupt):
+            fit(with_sites.workspace, device="cpu")
+    target = fit(with_sites.workspace, device="cpu")
+    assert_same_generator(target, unbroken)
+
+
+def test_sampled_conditions_mirror_the_training_scans_and_are_told(with_sites):
+    folder = sample(with_sites.workspace, SampleRequest(12, steps=1), device="cpu")
+    generator = Generator.load(with_sites.workspace.generator / "generator.safetensors")
+    scans = [(list(extent), c.known()) for extent, c in zip(generator.extents, generator.conditions, strict=True)]
+    for entry in manifest(folder)["volumes"].values():
+        known = {k: tuple(v) if k == "spacing" else v for k, v in entry["condition"].items()}
+        assert (entry["extent"], known) in scans
+    assert {c.get("site") for c in conditions(folder)} == {"A", "B", None}
+
+
+def test_asked_conditions_are_what_all_volumes_have(with_sites):
+    wanted = replace(SHORT, steps=2, condition=Condition("B", (2.2, 1.5, 1.5)), guidance=2.0)
+    folder = sample(with_sites.workspace, wanted, device="cpu")
+    assert conditions(folder) == [{"site": "B", "spacing": [2.2, 1.5, 1.5]}] * COUNT
+    expected = volumes(folder)
+    shutil.rmtree(folder)
+    sample(with_sites.workspace, replace(wanted, count=2), device="cpu")
+    assert volumes(folder) == {k: v for k, v in expected.items() if k < name(2)}
+    sample(with_sites.workspace, wanted, device="cpu")
+    assert volumes(folder) == expected, "a longer set begins with the shorter one"
+    sample(with_sites.workspace, replace(wanted, guidance=1.0), device="cpu", fresh=True)
+    assert not set(volumes(folder).values()) & set(expected.values()), "guidance makes other volumes"
+
+
+def test_unknown_site_is_refused_and_leaves_nothing(with_sites, capsys):
+    command = ["sample", "--task", "905", "-n", "1", "--device", "cpu", "--condition", "site=C"]
+    assert main(command) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "site=C" in line
+    assert "site=A, site=B, spacing=" in line
+    assert not (with_sites.workspace.synthetic / "manifest.json").exists()
+    assert main([*command[:-1], "site=B", "--steps", "1"]) == 0
+    assert conditions(with_sites.workspace.synthetic)[0]["site"] == "B"
+
+
+def test_sites_file_is_an_option_of_fit(task, capsys):
+    file = task.root / "where.json"
+    file.write_text(json.dumps({"free_0": "north", **dict.fromkeys(LABELLED, "south")}))
+    command = ["fit", "--task", "905", "--budget", "cpu-small", "--device", "cpu", "--plan-only", "--sites"]
+    assert main([*command, str(task.root / "nowhere.csv")]) == 2
+    assert "nowhere.csv" in capsys.readouterr().err
+    assert not (task.workspace.generator / "readings.json").exists(), "told before the scans are read"
+    assert main([*command, str(file)]) == 0
+    assert GeneratorPlan.load(task.workspace.generator / "plan.json").conditions.sites == ("north", "south")
+
+
+def test_site_of_a_case_that_does_not_exist_is_refused(task, refusal):
+    plan = task.tiny_plan()
+    site_of = {plan["cases"][0]: "A", plan["cases"][1]: "B", "blob_77": "B"}
+    task.tiny_plan(conditions={"sites": ["A", "B"], "site_of": site_of})
+    assert "blob_77" in refusal(fit, task.workspace, device="cpu")
 
 
 @pytest.mark.slow

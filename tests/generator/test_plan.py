@@ -1,10 +1,12 @@
 """The generator's plan: saved and loaded without loss, and nonsense that a person may type is told in one line."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from diffaug.generator.conditions import ConditionPlan
 from diffaug.generator.fitting import fit
 from diffaug.generator.plan import BUDGETS, GeneratorPlan, make_plan
 from diffaug.volumes.grid import Reading
@@ -31,6 +33,28 @@ def test_saved_plan_is_loaded_as_it_was(tmp_path, budget, spacing):
     factors = np.prod(plan.autoencoder["strides"], axis=0)
     assert plan.latent_shape == tuple(np.array(plan.grid.shape) // factors)
     assert plan.autoencoder_training.seed == plan.denoiser_training.seed == 3
+
+
+def test_conditions_are_planned_and_saved(tmp_path):
+    site_of = {f"c{i:02d}": "AB"[i % 2] for i in range(8)}  # of two scans it is unknown
+    scans = [*readings(9), replace(readings(10)[-1], spacing=(3.0, 1.5, 1.5))]
+    plan = make_plan(scans, ["MR"], budget="cpu-small", site_of=site_of)
+    assert plan.conditions == ConditionPlan(("A", "B"), site_of, spacing=True)
+    assert plan.make_denoiser().condition_channels == 2 + 4
+    plan.save(tmp_path / "plan.json")
+    assert GeneratorPlan.load(tmp_path / "plan.json") == plan
+
+
+def test_conditions_can_be_edited_away(tmp_path):
+    plan = make_plan(readings(), ["MR"], budget="cpu-small", site_of={"c00": "A", "c05": "B", "c09": "B"})
+    plan.save(tmp_path / "plan.json")
+    content = json.loads((tmp_path / "plan.json").read_text())
+    for edited in ({}, {"spacing": False}, None):
+        content["conditions"] = edited
+        if edited is None:
+            del content["conditions"]
+        (tmp_path / "plan.json").write_text(json.dumps(content))
+        assert GeneratorPlan.load(tmp_path / "plan.json") == replace(plan, conditions=ConditionPlan())
 
 
 def test_cases_are_split_once_and_for_all():
@@ -96,6 +120,12 @@ NONSENSE = {
     "no views": put("views", 0),
     "channels that do not group": put("autoencoder.channels", [12, 20]),
     "latents that differ": put("denoiser.latent_channels", 5),
+    "conditions of another kind": put("conditions", "site"),
+    "unknown condition": put("conditions.scanner", {}),
+    "condition that is no answer": put("conditions.spacing", "yes"),
+    "site without a case": put("conditions.sites", ["A"]),
+    "site that is not listed": put("conditions.site_of", {"c00": "A", "c01": "A", "c02": "A"}),
+    "sites of another kind": put("conditions.site_of", ["A"]),
     "no average": put("denoiser_training.ema_decay", "none"),
 }
 

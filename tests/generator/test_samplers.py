@@ -13,6 +13,7 @@ from diffaug.generator.samplers import (
     ddim,
     ddpm,
     dpm_solver_pp_2m,
+    guided,
     heun,
     karras_sigmas,
     sample,
@@ -72,6 +73,33 @@ def test_a_single_step_gives_the_denoisers_own_estimate(name):
 def test_a_point_mass_is_found_exactly(name):
     drawn = sample(name, STEPS[name], lambda x, sigma: torch.full_like(x, 0.3), unit_noise(64), normal(64))
     torch.testing.assert_close(drawn, torch.full_like(drawn, 0.3), atol=1e-6, rtol=0)
+
+
+def shifted(by):
+    return lambda x, sigma: ideal(x - by, sigma) + by
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_guidance_of_one_is_the_conditional_denoiser_bit_for_bit(name):
+    def never(x, sigma):
+        raise AssertionError("an evaluation for nothing")
+
+    plain = sample(name, 10, shifted(0.4), unit_noise(64), normal(64))
+    assert torch.equal(sample(name, 10, guided(shifted(0.4), never, 1), unit_noise(64), normal(64)), plain)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("weight", [0, 0.5, 2, 3.5])
+def test_guidance_moves_samples_of_linear_denoisers_in_proportion_to_its_weight(name, weight):
+    """Both are ideal for Gaussians of one deviation, so the guided one is ideal for their extrapolated mean."""
+
+    def drawn(denoise):
+        return sample(name, STEPS[name], denoise, unit_noise(64), normal(64))
+
+    without, conditional = drawn(ideal), drawn(shifted(0.4))
+    made = drawn(guided(shifted(0.4), ideal, weight))
+    torch.testing.assert_close(made, without + weight * (conditional - without))
+    torch.testing.assert_close(made - without, torch.full_like(made, weight * 0.4), atol=0.02, rtol=0)
 
 
 def error(sampler, evaluations):
