@@ -1,43 +1,38 @@
-"""The stage `audit`: how good, how varied and how private the synthetic volumes are, in one report."""
+"""The stage `audit`: how good, how varied and how private synthetic volumes are, in one report, whoever made them."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-
-import numpy as np
-import torch
-from torch import Tensor
-from tqdm import tqdm
+from typing import Any
 
 from diffaug import __version__
-from diffaug.audit.diversity import measure_diversity
-from diffaug.audit.fidelity import measure_fidelity, reconstruct
+from diffaug.audit.detecting import adopt_detector
+from diffaug.audit.drawing import draw
+from diffaug.audit.fidelity import reconstruct
 from diffaug.audit.findings import Findings
-from diffaug.audit.material import Material, windows_of
-from diffaug.audit.memorisation import KINDS, as_query, compare, floor, nearest, plan_search, plant, planted_shift
-from diffaug.audit.report import draw_similarities, render
+from diffaug.audit.folders import FoldersRequest, from_folders, open_folders
+from diffaug.audit.listing import identity
+from diffaug.audit.material import Material, from_task
+from diffaug.audit.measuring import Extras, measure
+from diffaug.audit.report import render
+from diffaug.audit.verdicts import conclude, defects
 from diffaug.engine.devices import start_fabric
 from diffaug.errors import DiffaugError
-from diffaug.generator.fitting import discard, open_cache
+from diffaug.generator.autoencoder import Autoencoder
 from diffaug.generator.model import Generator
 from diffaug.generator.sampling import sample
-from diffaug.volumes.pictures import mosaic
-from diffaug.workspace import Workspace, atomic_path, file_hash, locked, read_json, write_json
-
-SEED = 0
-HELD_OUT_VIEWS = 4  # windows of each held-out scan where the field of view is `patch`
-TRAINING_COMPARED = 200  # training scans compared with the others, at most
-PLANTED = 8  # training scans of which copies are planted
-SHOWN = 6  # volumes per row of a picture
+from diffaug.workspace import Workspace, atomic_path, discard, file_hash, fingerprint, locked, read_json, write_json
 
 
-def audit(workspace: Workspace, *, device: str = "auto", fresh: bool = False) -> Path:
+def audit(workspace: Workspace, extras: Extras | None = None, *, device: str = "auto", fresh: bool = False) -> Path:
     """Audit the synthetic volumes of a task; fits and samples first where that is missing.
 
     Args:
         workspace: The task's workspace.
+        extras: What the user added.
         device: `auto`, `cpu` or `cuda`.
         fresh: Whether to discard an audit that is there.
 
@@ -47,15 +42,97 @@ def audit(workspace: Workspace, *, device: str = "auto", fresh: bool = False) ->
     Raises:
         DiffaugError: If generator or volumes are broken, or another process works here.
     """
+    extras = extras or Extras()
+    _require(extras)
     volumes = sample(workspace, device=device)
-    folder = workspace.audit
+    manifest = read_json(volumes / "manifest.json", "run: diffaug sample")
+    model = workspace.generator / "generator.safetensors"
+    ready = workspace.generator / "copies.safetensors"
+    inputs = {
+        "generator_sha256": file_hash(model),
+        "sample_manifest_sha256": file_hash(volumes / "manifest.json"),
+        **({"copy_detector_sha256": file_hash(ready)} if ready.is_file() else {}),
+    }
+
+    def gathered() -> tuple[Material, Path, Autoencoder | None]:
+        generator = Generator.load(model).to(start_fabric(device).device)
+        plan = generator.plan
+        if extras.nnunet_model is not None and plan.grid.field_of_view == "patch":
+            raise DiffaugError(
+                f"--nnunet-model {extras.nnunet_model}: this generator makes windows that cut organs, expected one of whole "
+                "scans; leave the option out"
+            )
+        kept = ready if ready.is_file() else _work(workspace.audit, inputs["generator_sha256"]) / ready.name
+        return from_task(workspace, plan, manifest["volumes"]), kept, generator.autoencoder
+
+    return _audit(workspace.audit, inputs | {"sampling": manifest["request"]}, gathered, extras, device, fresh)
+
+
+def audit_folders(
+    request: FoldersRequest, out: Path, extras: Extras | None = None, *, device: str = "auto", fresh: bool = False
+) -> Path:
+    """Audit the volumes of any generator, from folders of files.
+
+    Args:
+        request: The folders.
+        out: Where report, pictures and everything in between go.
+        extras: What the user added.
+        device: `auto`, `cpu` or `cuda`.
+        fresh: Whether to discard an audit that is there.
+
+    Returns:
+        The report, as `audit` gives it.
+    """
+    extras = extras or Extras()
+    _require(extras)
+    found = open_folders(request)
+    inputs: dict[str, Any] = {
+        name: {"folder": str(folder), "volumes": len(dataset.cases), "state": fingerprint(identity(dataset))}
+        for name, folder in (("real", request.real), ("synthetic", request.synthetic), ("unseen", request.unseen))
+        if folder is not None and (dataset := found[name])
+    }
+    kind = start_fabric(device).device.type
+    # another set of synthetic volumes against the same scans needs no other grid and no other detector
+    of_scans = [kind, request.seed, *(v["state"] for name, v in inputs.items() if name != "synthetic")]
+
+    def gathered() -> tuple[Material, Path, None]:
+        work = _work(out, fingerprint(of_scans))
+        return from_folders(request, found, work, kind), work / "copies.safetensors", None
+
+    return _audit(out, inputs | {"seed": request.seed}, gathered, extras, device, fresh)
+
+
+def _work(folder: Path, key: str) -> Path:
+    return folder / "work" / key
+
+
+def _require(extras: Extras) -> None:
+    """Find what is missing before anything long begins."""
+    for file in extras.weights:
+        if not file.is_file():
+            raise DiffaugError(f"--weights {file}: no such file, expected a network's weights; mend the path")
+    if extras.nnunet_model is not None and not extras.nnunet_model.is_dir():
+        raise DiffaugError(
+            f"--nnunet-model {extras.nnunet_model}: no such folder, expected a trained model; mend the path"
+        )
+
+
+def _audit(
+    folder: Path,
+    inputs: dict[str, Any],
+    gather: Callable[[], tuple[Material, Path, Autoencoder | None]],
+    extras: Extras,
+    device: str,
+    fresh: bool,
+) -> Path:
+    """Measure, conclude and report; what is finished is not redone."""
     with locked(folder):
         if fresh:
             discard(folder)
         report, file = folder / "report.html", folder / "manifest.json"
-        inputs = {
-            "generator_sha256": file_hash(workspace.generator / "generator.safetensors"),
-            "sample_manifest_sha256": file_hash(volumes / "manifest.json"),
+        inputs = inputs | {
+            "weights": [file_hash(p) for p in extras.weights],
+            "nnunet_model": _named(extras.nnunet_model),
         }
         if file.is_file() and report.is_file():
             before = read_json(file, "run: diffaug audit --fresh")
@@ -64,160 +141,36 @@ def audit(workspace: Workspace, *, device: str = "auto", fresh: bool = False) ->
                 return report
         begun = {"stage": "audit", "finished": False, "version": __version__, "inputs": inputs}
         write_json(file, begun)
-        findings = _look(workspace, inputs, start_fabric(device).device, folder)
-        _write_table(findings, folder / "nearest.csv")
+        fabric = start_fabric(device)
+        material, kept, autoencoder = gather()
+        detector, calibrated = adopt_detector(material, kept, fabric)
+        findings = measure(
+            material,
+            detector,
+            calibrated,
+            extras=extras,
+            autoencoder=autoencoder,
+            inputs=inputs,
+            device=fabric.device,
+        )
+        verdicts = conclude(findings)
+        _write_table(findings, folder / "copies.csv")
+        draw(findings, material, partial(reconstruct, autoencoder) if autoencoder else None, folder)
         with atomic_path(report) as temporary:
-            temporary.write_text(render(findings, folder), encoding="utf-8")
-        write_json(file, {**begun, "finished": True, "figures": findings.figures()})
+            temporary.write_text(render(findings, verdicts, folder), encoding="utf-8")
+        told = {"defects": defects(verdicts), "verdicts": {v.subject: [v.kind, v.head] for v in verdicts}}
+        write_json(file, {**begun, "finished": True, **told, "figures": findings.figures()})
     return report
 
 
-def _look(workspace: Workspace, inputs: dict[str, str], device: torch.device, folder: Path) -> Findings:
-    """Measure everything, and draw the pictures."""
-    manifest = read_json(workspace.synthetic / "manifest.json", "run: diffaug sample")
-    generator = Generator.load(workspace.generator / "generator.safetensors").to(device)
-    plan = generator.plan
-    if not plan.held_out:
-        raise DiffaugError(
-            f"{workspace.generator / 'plan.json'}: held_out is empty, expected scans that fitting never saw; move some "
-            "there and fit anew with --fresh"
-        )
-    cache = open_cache(workspace, plan)
-    material = Material(plan, cache, workspace.synthetic, windows_of(manifest["volumes"]))
-    rng = np.random.default_rng(SEED)
-    names, cases, held_out = material.names, list(plan.cases), list(plan.held_out)
-    voxels = len(plan.channels) * int(np.prod(plan.grid.shape))
-
-    def places(count: int) -> list[str]:
-        return [names[i] for i in rng.integers(len(names), size=count)]
-
-    def decoded(volume: np.ndarray) -> np.ndarray:
-        return reconstruct(generator.autoencoder, volume)
-
-    some = _some(cases, len(held_out), rng)
-    fidelity, fidelity_training = (
-        measure_fidelity(generator.autoencoder, material, ids, places(len(ids)), SEED) for ids in (held_out, some)
-    )
-    beside = [(case, names[i % len(names)]) for i, case in enumerate(_some(cases, len(cases), rng))]
-    diversity = measure_diversity(
-        lambda i: material.synthetic(names[i]), len(names), voxels, device=device, seed=SEED, what="synthetic"
-    )
-    diversity_real = measure_diversity(
-        lambda i: material.real(*beside[i]), len(beside), voxels, device=device, seed=SEED, what="real"
-    )
-
-    search = plan_search(plan.grid)
-    views = HELD_OUT_VIEWS if plan.grid.field_of_view == "patch" else 1
-    unseen = [(case, like) for case in held_out for like in places(views)]
-    others = [(case, like) for case, like in beside[:TRAINING_COMPARED]]
-    sources = list(zip(_some(cases, PLANTED, rng), places(PLANTED), strict=False))
-    planted: list[tuple[str, str, str]] = []  # kind of copy, the scan it was made from, its place
-    count = len(names) + len(unseen) + len(others) + len(KINDS) * len(sources)
-    with tqdm(total=count, desc="describing volumes", unit="volume", ascii=True) as bar:
-
-        def described(volumes: Iterable[np.ndarray]) -> list[Tensor]:
-            queries = []
-            for volume in volumes:
-                queries.append(as_query(volume, search))
-                bar.update()
-            return queries
-
-        queries = described(material.synthetic(name) for name in names)
-        # as smooth as synthetic volumes are: these come out of the same decoder
-        queries += described(decoded(material.real(*where)) for where in unseen)
-        queries += described(material.real(*where) for where in others)
-        for number, (case, like) in enumerate(sources):
-            volume = material.real(case, like)
-            moved = material.real(case, like, planted_shift(search))
-            copies = plant(volume, moved, decoded(volume), search, SEED + number)
-            queries += described(copies.values())
-            planted += [(kind, case, like) for kind in copies]
-    where = [*names, *(like for _, like in [*unseen, *others]), *(like for _, _, like in planted)]
-    scores = compare(material, torch.stack(queries), where, cases, search, device)
-    labels = [*names, *(f"held-out {case}" for case, _ in unseen), *(case for case, _ in others)]
-    labels += [f"planted copy of {case}" for _, case, _ in planted]
-    found = nearest(scores, labels, cases)
-    ends = np.cumsum([len(names), len(unseen), len(others)])
-    synthetic, seen_by_none, among, of_copies = (
-        list(found[a:b]) for a, b in zip([0, *ends], [*ends, None], strict=True)
-    )
-    findings = Findings(
-        dataset=workspace.dataset,
-        version=__version__,
-        inputs=inputs,
-        request=manifest["request"],
-        plan=plan,
-        fidelity=fidelity,
-        fidelity_training=fidelity_training,
-        diversity=diversity,
-        diversity_real=diversity_real,
-        search=search,
-        synthetic=synthetic,
-        held_out=seen_by_none,
-        training=among,
-        planted=[(kind, case, near) for (kind, case, _), near in zip(planted, of_copies, strict=True)],
-        floor=floor(seen_by_none, SEED),
-        seed=SEED,
-    )
-    _draw(findings, material, decoded, beside, places(SHOWN), folder)
-    return findings
-
-
-def _some(cases: Sequence[str], count: int, rng: np.random.Generator) -> list[str]:
-    return [cases[i] for i in rng.permutation(len(cases))[:count]]
-
-
-def _draw(
-    findings: Findings,
-    material: Material,
-    decoded: Callable[[np.ndarray], np.ndarray],
-    beside: Sequence[tuple[str, str]],
-    places: Sequence[str],
-    folder: Path,
-) -> None:
-    """Draw the report's pictures, of the first channel."""
-    grid = material.plan.grid
-
-    def draw(rows: dict[str, list[np.ndarray]], name: str, captions: dict[str, list[str]] | None = None) -> None:
-        mosaic(rows, folder / name, spacing=grid.spacing, orientation=grid.orientation, captions=captions)
-
-    real = [material.real(case, like) for case, like in zip(material.plan.held_out[:SHOWN], places, strict=False)]
-    rows = {"held-out scan": [v[0] for v in real], "reconstruction": [decoded(v)[0] for v in real]}
-    draw(rows, "reconstructions.png")
-    rows = {
-        "real scan": [material.real(*where)[0] for where in beside[:SHOWN]],
-        "synthetic": [material.synthetic(name)[0] for name in material.names[:SHOWN]],
-    }
-    draw(rows, "volumes.png")
-    closest = sorted(findings.synthetic, key=lambda n: -n.similarity)[:SHOWN]
-    scans = [material.real(near.case, near.name)[0] for near in closest]
-    mirror = findings.search.mirror
-    draw(
-        {
-            "synthetic": [material.synthetic(near.name)[0] for near in closest],
-            "nearest training scan": [
-                np.flip(v, mirror) if n.mirrored else v for v, n in zip(scans, closest, strict=True)
-            ],
-        },
-        "nearest_pairs.png",
-        {
-            "synthetic": [near.name for near in closest],
-            "nearest training scan": [
-                f"{n.case}{', mirrored' if n.mirrored else ''}\nsimilarity {n.similarity:.3f}, ratio {n.ratio:.2f}"
-                for n in closest
-            ],
-        },
-    )
-    draw_similarities(findings, folder / "similarities.png")
+def _named(model: Path | None) -> str | None:
+    return str(model.resolve()) if model else None
 
 
 def _write_table(findings: Findings, file: Path) -> None:
-    """Write every synthetic volume's nearest scan, for people who filter their set."""
+    """Write the verdict on every synthetic volume, for people who filter their set."""
     with atomic_path(file) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["synthetic", "nearest_training_scan", "similarity", "ratio", "mirrored", "flagged"])
-        for near in findings.synthetic:
-            flagged = findings.is_flagged(near)
-            writer.writerow(
-                [near.name, near.case, f"{near.similarity:.4f}", f"{near.ratio:.4f}", near.mirrored, flagged]
-            )
+        writer.writerow(["synthetic", "nearest_training_scan", "similarity", "ratio", "copy"])
+        for near in findings.copies.synthetic:
+            writer.writerow([near.name, near.case, f"{near.similarity:.4f}", f"{near.ratio:.4f}", near.copy])

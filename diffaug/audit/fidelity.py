@@ -46,24 +46,23 @@ def reconstruct(autoencoder: Autoencoder, volume: np.ndarray) -> np.ndarray:
 
 
 def measure_fidelity(
-    autoencoder: Autoencoder, material: Material, cases: Sequence[str], places: Sequence[str], seed: int
+    autoencoder: Autoencoder, material: Material, scans: Sequence[tuple[str, str | None]], seed: int
 ) -> Fidelity:
     """Compare scans with their reconstructions, inside the scan alone: mirrored margins would flatter the figures.
 
     Args:
         autoencoder: In evaluation mode.
         material: Where scans come from.
-        cases: Ids of the scans.
-        places: For each scan the synthetic volume whose relative position the window has.
+        scans: Id of each scan, and the synthetic volume whose relative position the window has, see `Material.likes`.
         seed: Of the bootstrap.
 
     Returns:
         The figures, one window per scan.
     """
     noise, structure = [], []
-    for case, like in zip(tqdm(cases, "reconstructing scans", unit="scan", ascii=True), places, strict=True):
+    for case, like in tqdm(scans, "reconstructing scans", unit="scan", ascii=True):
         real = material.real(case, like)
-        window = material.place(material.cache[case].shape[1:], like)
+        window = material.place(material.scans[case].shape[1:], like)
         pair = [torch.from_numpy(paste_extent(v, window))[None] for v in (real, reconstruct(autoencoder, real))]
         noise.append(float(psnr(*pair)))
         structure.append(float(ssim(*pair)))

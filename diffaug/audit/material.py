@@ -1,8 +1,8 @@
-"""What the audit looks at: real and synthetic volumes on one grid, read one at a time."""
+"""What the audit looks at: real and synthetic volumes on one grid, read one at a time, wherever they came from."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,105 +12,173 @@ import SimpleITK as sitk
 
 from diffaug.errors import DiffaugError
 from diffaug.generator.plan import GeneratorPlan
+from diffaug.generator.preparing import open_cache
 from diffaug.volumes.cache import VolumeCache
+from diffaug.volumes.dataset import open_dataset
+from diffaug.volumes.grid import Grid
 from diffaug.volumes.windows import Window, centred, cut
+from diffaug.workspace import Workspace, read_json
 
 
 @dataclass(frozen=True)
 class Material:
-    """Real scans from the cache that fitting made, synthetic volumes from their files.
+    """Real scans that the generator was trained on, others, and the volumes it made.
 
     Attributes:
-        plan: The generator's plan.
-        cache: Real scans on the canonical grid, each with its own extent.
-        folder: Stage `sample`'s folder.
-        windows: Name of each synthetic volume, and where in a scan it lies.
+        title: What is audited.
+        channels: Names of the channels.
+        grid: The grid that all are brought onto.
+        training: Ids of the scans that the generator was trained on.
+        calibration: Ids of scans that set the threshold for copies. Best are scans that the generator never saw; where
+            there are none, some of `training`.
+        scans: The real scans on the grid, each of its own extent.
+        names: Names of the synthetic volumes.
+        read: Gives a synthetic volume on the grid, of its own extent.
+        windows: Where in a scan each synthetic volume lies; empty where every volume is a whole scan.
+        files: Files of every real scan, by id.
+        synthetic_files: Files of every synthetic volume, by name.
+        about: What was done to the volumes, in plain words.
     """
 
-    plan: GeneratorPlan
-    cache: VolumeCache
-    folder: Path
+    title: str
+    channels: tuple[str, ...]
+    grid: Grid
+    training: tuple[str, ...]
+    calibration: tuple[str, ...]
+    scans: VolumeCache
+    names: tuple[str, ...]
+    read: Callable[[str], np.ndarray]
     windows: dict[str, Window]
+    files: dict[str, tuple[Path, ...]]
+    synthetic_files: dict[str, tuple[Path, ...]]
+    about: tuple[str, ...]
 
     @property
-    def names(self) -> list[str]:
-        """Names of the synthetic volumes, sorted."""
-        return sorted(self.windows)
+    def mirror(self) -> int:
+        """Array axis (0 to 2) that runs left-right."""
+        return 2 - next(i for i, letter in enumerate(self.grid.orientation) if letter in "LR")
+
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """Ids of the real scans that the generator never saw."""
+        return tuple(case for case in self.calibration if case not in set(self.training))
 
     def synthetic(self, name: str) -> np.ndarray:
-        """Read a synthetic volume and bring it back onto the whole grid.
+        """Read a synthetic volume and bring it onto the whole grid.
 
         Args:
             name: Its name.
 
         Returns:
             `(C, Z, Y, X)` float32 in [-1, 1]; what lay outside the scan's extent is mirrored, as it is for real scans.
-
-        Raises:
-            DiffaugError: If a file is missing or broken.
         """
-        channels = []
-        for number, (low, high) in enumerate(self.plan.grid.ranges):
-            file = self.folder / "imagesTr" / f"{name}_{number:04d}.nii.gz"
-            try:
-                values = sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
-            except RuntimeError as error:
-                raise DiffaugError(
-                    f"{file}: cannot be read, expected a synthetic volume; make the set anew: diffaug sample --fresh"
-                ) from error
-            channels.append(np.clip((values - low) / (high - low) * 2 - 1, -1, 1).astype(np.float32))
-        inside = np.stack(channels)
-        start = tuple(min(offset, 0) for offset in self.windows[name].offset)
-        return cut(inside, Window(start, inside.shape[1:]), self.plan.grid.shape)
+        inside = self.read(name)
+        window = centred(inside.shape[1:], self.grid.shape)
+        if name in self.windows:  # the file holds the part of the window that lies inside its scan
+            start = tuple(min(offset, 0) for offset in self.windows[name].offset)
+            window = Window(start, inside.shape[1:])
+        return cut(inside, window, self.grid.shape)
 
-    def real(self, case: str, like: str | None = None, shift: Sequence[int] = (0, 0, 0)) -> np.ndarray:
+    def real(self, case: str, like: str | None = None) -> np.ndarray:
         """Cut a window out of a real scan.
 
         Args:
             case: The scan's id.
             like: With a `patch` field of view: the synthetic volume at whose relative position to cut.
-            shift: Voxels (Z, Y, X) to move the window by.
 
         Returns:
             `(C, Z, Y, X)` float32 in [-1, 1].
         """
-        volume = self.cache[case]
-        window = self.place(volume.shape[1:], like)
-        moved = tuple(o + s for o, s in zip(window.offset, shift, strict=True))
-        return cut(volume, Window(moved, window.extent), self.plan.grid.shape)
+        volume = self.scans[case]
+        return cut(volume, self.place(volume.shape[1:], like), self.grid.shape)
 
-    def place(self, extent: Sequence[int], like: str | None, mirrored: int | None = None) -> Window:
+    def place(self, extent: Sequence[int], like: str | None) -> Window:
         """Find the window of a real scan that corresponds to a synthetic volume's.
 
         Args:
             extent: Voxels (Z, Y, X) of the scan.
             like: The synthetic volume; None, or a `whole` field of view, takes the middle.
-            mirrored: Axis along which to take the mirrored position.
 
         Returns:
             A window at the same relative position, inside the scan wherever the scan is large enough.
         """
-        shape = self.plan.grid.shape
+        shape = self.grid.shape
         middle = centred(extent, shape)
-        if like is None or self.plan.grid.field_of_view == "whole":
+        if like is None or self.grid.field_of_view == "whole":
             return middle
         offset = []
         source = self.windows[like]
         for axis, (o, e, length, size) in enumerate(zip(source.offset, source.extent, shape, extent, strict=True)):
-            share = (o + length / 2) / e
-            share = 1 - share if axis == mirrored else share
             room = size - length
-            offset.append(min(max(round(share * size - length / 2), 0), room) if room > 0 else middle.offset[axis])
+            first = round((o + length / 2) / e * size - length / 2)
+            offset.append(min(max(first, 0), room) if room > 0 else middle.offset[axis])
         return Window(tuple(offset), tuple(extent))
 
+    def likes(self, cases: Sequence[str], seed: int) -> list[tuple[str, str | None]]:
+        """Give each real scan a synthetic volume at whose place to cut.
 
-def windows_of(volumes: dict[str, Any]) -> dict[str, Window]:
-    """Read the windows out of stage `sample`'s manifest.
+        Args:
+            cases: Ids of the scans.
+            seed: Of the choice.
+
+        Returns:
+            Arguments for `real`.
+        """
+        picks = np.random.default_rng(seed).integers(len(self.names), size=len(cases))
+        patch = self.grid.field_of_view == "patch"
+        return [(case, self.names[i] if patch else None) for case, i in zip(cases, picks, strict=True)]
+
+
+def from_task(workspace: Workspace, plan: GeneratorPlan, volumes: dict[str, Any]) -> Material:
+    """Take what `fit` and `sample` left in a task's run folder.
 
     Args:
-        volumes: Its entry `volumes`.
+        workspace: The task's workspace.
+        plan: The generator's plan.
+        volumes: Entry `volumes` of the stage `sample`'s manifest.
 
     Returns:
-        Name of each synthetic volume and its window.
+        The material.
     """
-    return {name: Window(tuple(entry["offset"]), tuple(entry["extent"])) for name, entry in volumes.items()}
+    made = {
+        name: tuple(workspace.synthetic / "imagesTr" / f"{name}_{i:04d}.nii.gz" for i in range(len(plan.channels)))
+        for name in sorted(volumes)
+    }
+    return Material(
+        title=f"the synthetic volumes of {workspace.dataset}",
+        channels=plan.channels,
+        grid=plan.grid,
+        training=plan.cases,
+        calibration=plan.held_out,
+        scans=open_cache(workspace, plan),
+        names=tuple(made),
+        read=lambda name: _in_range(made[name], plan.grid),
+        windows={name: Window(tuple(v["offset"]), tuple(v["extent"])) for name, v in volumes.items()},
+        files=_real_files(workspace),
+        synthetic_files=made,
+        about=(
+            "Real scans are as the generator was shown them: each scaled to its own robust range. Synthetic volumes were "
+            f"made in that range and keep it. {len(plan.held_out)} real scans that the generator never saw set the "
+            "threshold for copies.",
+        ),
+    )
+
+
+def _real_files(workspace: Workspace) -> dict[str, tuple[Path, ...]]:
+    manifest = read_json(workspace.generator / "manifest.json", "run: diffaug fit --fresh")
+    extra = [Path(folder) for folder in manifest["request"]["images"]]
+    return {case.id: case.files for case in open_dataset(workspace.raw, extra=extra).cases}
+
+
+def _in_range(files: Sequence[Path], grid: Grid) -> np.ndarray:
+    """Undo what `sample` did to the intensities: the grid's ranges stand for -1 and 1."""
+    channels = []
+    for file, (low, high) in zip(files, grid.ranges, strict=True):
+        try:
+            values = sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
+        except RuntimeError as error:
+            raise DiffaugError(
+                f"{file}: cannot be read, expected a synthetic volume; make the set anew: diffaug sample --fresh"
+            ) from error
+        channels.append(np.clip((values - low) / (high - low) * 2 - 1, -1, 1).astype(np.float32))
+    return np.stack(channels)

@@ -1,10 +1,9 @@
-"""What the embedding is trained towards: two changes of one scan are alike, those of different scans are not."""
+"""What the embedding is trained towards: two changed views of one scan are alike, those of different scans are not."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,57 +12,66 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from diffaug.copies.changes import apply, draw_mixture
-from diffaug.copies.embedding import Embedding
+from diffaug.copies.embedding import Embedding, working_factor
 from diffaug.engine.turning import Watch
-from diffaug.volumes.windows import Window
+from diffaug.volumes.windows import Window, cut
 
-GROUP = 8  # scans per example; each is told from the others
-TEMPERATURE = 0.1  # of the contrastive loss
-APART = 0.05  # standard deviation of where windows of one example lie, as a share of the room they have
+GROUP = 8  # scans told apart in a step
+TEMPERATURE = 0.1  # SimCLR, arXiv 2002.05709, table 5
+SCATTER = 0.05  # of the room a window has in a larger scan: windows of a group lie at about the same place
 
 
 class EmbeddingObjective:
-    """Trains the embedding by contrast (SimCLR, arXiv 2002.05709).
+    """Trains the embedding by contrast (SimCLR, arXiv 2002.05709, equation 1) on scans averaged to working resolution.
 
-    All windows of one example lie at the same relative place of their scans, for it is too easy to tell places apart.
+    Windows of a group lie at about the same place of their scans, so that anatomy alone tells nothing.
 
     Args:
-        embedding: What to train.
-        frames: Averaged scans, each `(C, Z, Y, X)` of its own size.
-        work: Cells (Z, Y, X) of a window.
+        volume: Gives a scan `(C, Z, Y, X)` in [-1, 1].
+        cases: Ids of the scans to know again.
+        shape: Voxels (Z, Y, X) of a window.
         mirror: Array axis (0 to 2) that runs left-right.
     """
 
     averaged: str | None = None
     watch: Watch | None = None
 
-    def __init__(self, embedding: Embedding, frames: Sequence[Tensor], work: Sequence[int], mirror: int) -> None:
-        self.embedding = embedding
-        self.networks: dict[str, nn.Module] = {"embedding": embedding}
-        self.frames = [frame.numpy() for frame in frames]
-        self.work = tuple(work)
+    def __init__(
+        self, volume: Callable[[str], np.ndarray], cases: Sequence[str], *, shape: Sequence[int], mirror: int
+    ) -> None:
+        factor = working_factor(shape)
         self.mirror = mirror
+        self.shape = tuple(n // f for n, f in zip(shape, factor, strict=True))
+        self.embedding = Embedding(channels=volume(cases[0]).shape[0], factor=factor)
+        self.networks: dict[str, nn.Module] = {"embedding": self.embedding}
+        self.scans = [self._reduced(volume(case), shape) for case in cases]
 
-    def example(self, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Draw windows of several scans and change each twice.
+    def _reduced(self, scan: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+        """Average a scan to cells, at least a window of them."""
+        size = [max(e, n) for e, n in zip(scan.shape[1:], shape, strict=True)]
+        start = tuple(-((n - e) // 2) for n, e in zip(size, scan.shape[1:], strict=True))
+        whole = torch.from_numpy(cut(scan, Window(start, scan.shape[1:]), size))
+        return self.embedding.reduce(whole[None])[0].numpy()
+
+    def example(self, generator: np.random.Generator) -> Tensor:
+        """Draw a group of scans and two changed views of each.
 
         Args:
             generator: Source of randomness.
 
         Returns:
-            Views `(scans, 2, C, z, y, x)` and the scans' numbers.
+            `(scans, 2, C, z, y, x)`.
         """
-        numbers = generator.permutation(len(self.frames))[:GROUP]
         place = generator.uniform(0, 1, 3)
         views = []
-        for number in numbers:
-            frame = self.frames[number]
-            near = np.clip(place + APART * generator.standard_normal(3), 0, 1)
-            room = [e - n for e, n in zip(frame.shape[1:], self.work, strict=True)]
-            window = Window(tuple(round(p * r) for p, r in zip(near, room, strict=True)), frame.shape[1:])
+        for pick in generator.permutation(len(self.scans))[:GROUP]:
+            scan = self.scans[pick]
+            own = np.clip(place + generator.normal(0, SCATTER, 3), 0, 1)
+            room = [e - n for e, n in zip(scan.shape[1:], self.shape, strict=True)]
+            window = Window(tuple(round(float(o) * r) for o, r in zip(own, room, strict=True)), scan.shape[1:])
             for _ in range(2):
-                views.append(apply(draw_mixture(generator), frame, window, self.work, self.mirror))
-        return torch.from_numpy(np.stack(views)).unflatten(0, (-1, 2)), torch.from_numpy(numbers)
+                views.append(apply(draw_mixture(generator), scan, window, self.shape, self.mirror))
+        return torch.from_numpy(np.stack(views)).unflatten(0, (-1, 2))
 
     def optimizers(self, learning_rate: float) -> dict[str, Optimizer]:
         """Make the optimiser.
@@ -76,58 +84,40 @@ class EmbeddingObjective:
         """
         return {"embedding": AdamW(self.embedding.parameters(), learning_rate, weight_decay=1e-2)}
 
-    def losses(self, batch: Any, progress: float) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
-        """Yield the contrastive loss.
+    def losses(self, batch: Tensor, progress: float) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
+        """Yield the contrastive loss, mean over the groups of the batch.
 
         Args:
-            batch: Views `(B, scans, 2, C, z, y, x)` and the scans' numbers.
-            progress: Not used.
+            batch: `(B, scans, 2, C, z, y, x)`.
+            progress: Share of the training that is done.
 
         Yields:
             Optimiser, loss, figures.
         """
-        views, numbers = batch
-        first, second = views.flatten(0, 1).unbind(1)
-        vectors = self.embedding.embed(torch.cat([first, second]))
-        loss, recognised = contrast(vectors, numbers.flatten())
-        yield "embedding", loss, {"recognised": recognised}
+        losses, right = [], []
+        for group in batch:
+            vectors = self.embedding.embed(group.transpose(0, 1).flatten(0, 1))
+            logits = (vectors @ vectors.T / TEMPERATURE).fill_diagonal_(-1e9)
+            partner = torch.arange(len(vectors), device=logits.device).roll(len(group))
+            losses.append(F.cross_entropy(logits, partner))
+            right.append((logits.argmax(1) == partner).float().mean())
+        yield "embedding", torch.stack(losses).mean(), {"told_apart": torch.stack(right).mean()}
 
-    @torch.no_grad()
     def validate(self, average: nn.Module | None) -> dict[str, float]:
-        """Measure nothing: how well copies are found is measured once, on real scans, when the detector is calibrated.
+        """Measure nothing: the detector is validated with planted copies once it is calibrated.
 
         Args:
             average: Not used.
 
         Returns:
-            No figures.
+            Nothing.
         """
         return {}
 
     def preview(self, file: Path, average: nn.Module | None) -> None:
-        """Draw nothing: a vector has no look.
+        """Draw nothing.
 
         Args:
             file: Not used.
             average: Not used.
         """
-
-
-def contrast(vectors: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
-    """Ask of each view which other one shows the same scan: NT-Xent (arXiv 2002.05709, equation 1).
-
-    Args:
-        vectors: `(2 B, D)` unit vectors: first views, then second views in the same order.
-        numbers: `(B,)`, the scan of each. Further views of one scan in a batch are neither partner nor stranger.
-
-    Returns:
-        The mean cross-entropy, and the share of views whose partner is the most similar.
-    """
-    count = len(numbers)
-    places = torch.arange(2 * count, device=vectors.device)
-    partner = (places + count) % (2 * count)
-    of = numbers.repeat(2)
-    passed_over = of[:, None] == of[None]
-    passed_over[places, partner] = False
-    logits = (vectors @ vectors.T / TEMPERATURE).masked_fill(passed_over, -torch.inf)
-    return F.cross_entropy(logits, partner), (logits.detach().argmax(1) == partner).float().mean()

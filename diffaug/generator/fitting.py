@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from diffaug.copies.detector import CopyDetector, fit_detector
+from diffaug.copies.detector import CopyDetector
+from diffaug.copies.fitting import fit_detector
 from diffaug.engine.devices import start_fabric
 from diffaug.engine.loop import read_log, train
 from diffaug.generator.autoencoder import Autoencoder

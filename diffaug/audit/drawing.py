@@ -1,0 +1,94 @@
+"""The report's pictures, of the first channel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+from diffaug.audit.findings import Findings
+from diffaug.audit.material import Material
+from diffaug.audit.memorisation import Memorisation
+from diffaug.volumes.pictures import mosaic
+from diffaug.workspace import atomic_path
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402 (the backend comes first: servers have no screen)
+
+SHOWN = 6  # volumes per row of a picture
+
+
+def draw(
+    findings: Findings, material: Material, decoded: Callable[[np.ndarray], np.ndarray] | None, folder: Path
+) -> None:
+    """Draw all pictures of a report.
+
+    Args:
+        findings: What the audit found.
+        material: The volumes.
+        decoded: Sends a volume through the generator's autoencoder; None without one.
+        folder: Where to: `volumes.png`, `nearest_pairs.png`, `similarities.png` and, with an autoencoder,
+            `reconstructions.png`.
+    """
+    grid, seed = material.grid, findings.seed
+
+    def drawn(rows: dict[str, list[np.ndarray]], name: str, captions: dict[str, list[str]] | None = None) -> None:
+        mosaic(rows, folder / name, spacing=grid.spacing, orientation=grid.orientation, captions=captions)
+
+    rng = np.random.default_rng(seed)
+    scans = [material.training[i] for i in rng.permutation(len(material.training))[:SHOWN]]
+    names = [material.names[i] for i in rng.permutation(len(material.names))[:SHOWN]]
+    drawn(
+        {
+            "real scan": [material.real(*where)[0] for where in material.likes(scans, seed)],
+            "synthetic": [material.synthetic(name)[0] for name in names],
+        },
+        "volumes.png",
+        {"real scan": scans, "synthetic": names},
+    )
+    closest = sorted(findings.copies.synthetic, key=lambda judged: (not judged.copy, -judged.similarity))[:SHOWN]
+    patch = grid.field_of_view == "patch"
+    drawn(
+        {
+            "synthetic": [material.synthetic(near.name)[0] for near in closest],
+            "nearest training scan": [material.real(near.case, near.name if patch else None)[0] for near in closest],
+        },
+        "nearest_pairs.png",
+        {
+            "synthetic": [near.name for near in closest],
+            "nearest training scan": [
+                f"{near.case}\nsimilarity {near.similarity:.3f}{', copy' if near.copy else ''}" for near in closest
+            ],
+        },
+    )
+    if decoded is not None and material.unseen:
+        unseen = [material.real(*where) for where in material.likes(material.unseen[:SHOWN], seed)]
+        rows = {"unseen scan": [v[0] for v in unseen], "reconstruction": [decoded(v)[0] for v in unseen]}
+        drawn(rows, "reconstructions.png")
+    _similarities(findings.copies, folder / "similarities.png")
+
+
+def _similarities(copies: Memorisation, file: Path) -> None:
+    """Draw how similar volumes are to their nearest training scan, and the threshold."""
+    groups = {
+        "synthetic": copies.synthetic,
+        "real scans, no copies": copies.calibration,
+        "training scans,\nthrough the autoencoder": copies.decoded,
+    }
+    shown = {name: [judged.similarity for judged in group] for name, group in groups.items() if group}
+    figure, axis = plt.subplots(figsize=(9, 0.7 + 0.65 * len(shown)))
+    for height, values in enumerate(shown.values()):
+        spread = [height + 0.3 * ((i * 0.618) % 1 - 0.5) for i in range(len(values))]
+        axis.plot(values, spread, ".", markersize=4, alpha=0.6)
+    axis.axvline(copies.threshold, color="#cf222e", linewidth=1, label="threshold of the copy detector")
+    axis.set_yticks(range(len(shown)), [f"{name} ({len(values)})" for name, values in shown.items()], fontsize=8)
+    axis.invert_yaxis()
+    axis.set_xlabel("similarity to the nearest training scan: 1 is the scan itself", fontsize=8)
+    axis.tick_params(axis="x", labelsize=8)
+    axis.legend(fontsize=7, loc="lower left")
+    figure.tight_layout(pad=0.5)
+    with atomic_path(file) as temporary:
+        figure.savefig(temporary, dpi=110)
+    plt.close(figure)

@@ -1,0 +1,99 @@
+"""What lies in a folder of volumes: an nnU-Net raw dataset, or files side by side that nobody described."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from collections import Counter
+from pathlib import Path
+
+from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+
+from diffaug.errors import DiffaugError
+from diffaug.volumes.dataset import Case, RawDataset, open_dataset
+
+ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".gipl", ".tif", ".tiff")  # nnU-Net's, those that hold volumes
+
+
+def open_images(folder: Path, option: str) -> RawDataset:
+    """List a folder of volumes: an nnU-Net raw dataset, a folder with `imagesTr`, or images side by side.
+
+    Args:
+        folder: The folder.
+        option: The option it came from, for messages.
+
+    Returns:
+        Its cases. Without a `dataset.json` a suffix `_0000`, `_0001` ... counts channels where every file has one and
+        there is more than one case; otherwise each file is a case.
+
+    Raises:
+        DiffaugError: If there is no such folder, or fewer than two cases in it.
+    """
+    if not folder.is_dir():
+        raise DiffaugError(f"{option} {folder}: no such folder, expected a folder of volumes; mend the path")
+    if (folder / "dataset.json").is_file():
+        dataset = open_dataset(folder)
+    else:
+        dataset = _without_json(folder / "imagesTr" if (folder / "imagesTr").is_dir() else folder, option)
+    if len(dataset.cases) < 2:
+        raise DiffaugError(f"{option} {folder}: found one case, expected several volumes (tens are useful); add some")
+    return dataset
+
+
+def _without_json(folder: Path, option: str) -> RawDataset:
+    files = [p for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith(".")]
+    endings = Counter(next((e for e in ENDINGS if p.name.endswith(e)), "") for p in files)
+    endings.pop("", None)
+    if not endings:
+        raise DiffaugError(
+            f"{option} {folder}: found no volumes, expected files ending in {', '.join(ENDINGS)}; mend the path"
+        )
+    ending = endings.most_common(1)[0][0]
+    names = {p.name[: -len(ending)]: p for p in files if p.name.endswith(ending)}
+    cases = _by_channel(names) or {name: {0: file} for name, file in names.items()}
+    channels = max(Counter(len(of_case) for of_case in cases.values()).items(), key=lambda item: item[1])[0]
+    for case, of_case in cases.items():
+        if sorted(of_case) != list(range(channels)):
+            raise DiffaugError(
+                f"{next(iter(of_case.values()))}: case {case} has channels {sorted(of_case)}, expected "
+                f"{list(range(channels))} as most cases have; add or remove files"
+            )
+    with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net announces its choice of reader on stdout
+        reader = determine_reader_writer_from_dataset_json({"file_ending": ending}, None, verbose=False)
+    listed = tuple(Case(case, tuple(of_case[i] for i in range(channels))) for case, of_case in sorted(cases.items()))
+    return RawDataset(folder.name, tuple(f"channel {i}" for i in range(channels)), reader, listed, {})
+
+
+def _by_channel(names: dict[str, Path]) -> dict[str, dict[int, Path]] | None:
+    """Read nnU-Net's channel numbers; None where four digits at the end rather count the cases."""
+    matches = {name: re.fullmatch(r"(.+)_(\d{4})", name) for name in names}
+    cases: dict[str, dict[int, Path]] = {}
+    for name, match in matches.items():
+        if match is None:
+            return None
+        cases.setdefault(match[1], {})[int(match[2])] = names[name]
+    return cases if len(cases) > 1 and any(0 in of_case for of_case in cases.values()) else None
+
+
+def identity(dataset: RawDataset) -> list[list[object]]:
+    """Tell whether a folder is as it was, without reading gigabytes.
+
+    Args:
+        dataset: The folder.
+
+    Returns:
+        Name, size and time of change of every file.
+
+    Raises:
+        DiffaugError: If a file is missing.
+    """
+    found: list[list[object]] = []
+    for case in dataset.cases:
+        for file in case.files:
+            try:
+                state = file.stat()
+            except OSError as error:
+                raise DiffaugError(f"{file}: no such file, expected an image; restore it or remove the case") from error
+            found.append([str(file.resolve()), state.st_size, state.st_mtime_ns])
+    return found

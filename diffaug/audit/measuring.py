@@ -1,0 +1,183 @@
+"""Everything that an audit measures, the same for every generator: from three groups of volumes to the findings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from diffaug import __version__
+from diffaug.audit.distances import set_distances
+from diffaug.audit.diversity import measure_diversity
+from diffaug.audit.fidelity import Fidelity, measure_fidelity, reconstruct
+from diffaug.audit.figures import LEVEL, RESAMPLES, Compared, Figure
+from diffaug.audit.findings import Findings
+from diffaug.audit.material import Material
+from diffaug.audit.memorisation import batches, look_for_copies
+from diffaug.audit.networks import load_network
+from diffaug.audit.organs import measure_organs, organ_distances
+from diffaug.audit.textures import describe, texture_distances
+from diffaug.audit.verdicts import OWN
+from diffaug.copies.detector import CopyDetector
+from diffaug.generator.autoencoder import Autoencoder
+
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What a user may add to an audit.
+
+    Attributes:
+        weights: Files of published networks, each a further feature space.
+        nnunet_model: Folder of a trained nnU-Net, to look at organs.
+    """
+
+    weights: tuple[Path, ...] = ()
+    nnunet_model: Path | None = None
+
+
+def measure(
+    material: Material,
+    detector: CopyDetector,
+    calibrated: CopyDetector,
+    *,
+    extras: Extras,
+    autoencoder: Autoencoder | None,
+    inputs: dict[str, Any],
+    device: torch.device,
+) -> Findings:
+    """Measure everything.
+
+    Args:
+        material: The volumes.
+        detector: The copy detector with all training scans.
+        calibrated: The same with those alone that it was calibrated against.
+        extras: What the user added.
+        autoencoder: The generator's, if it is one of ours.
+        inputs: What the audit is made from.
+        device: Where to compute.
+
+    Returns:
+        The findings.
+    """
+    real = material.likes(material.training, SEED)
+    count, names = len(material.names), material.names
+    voxels = len(material.channels) * int(np.prod(material.grid.shape))
+
+    def decoded(volume: np.ndarray) -> np.ndarray:
+        assert autoencoder is not None
+        return reconstruct(autoencoder, volume)
+
+    copies = look_for_copies(material, detector, calibrated, decoded if autoencoder else None, device, SEED)
+    extractors: dict[str, Callable[[Tensor], Tensor]] = {OWN: detector.features}
+    extractors |= dict(load_network(path) for path in extras.weights)
+    made, scans = _features(material, real, extractors, voxels, device)
+    textures, fineness = _textures(material, real)
+    diversity = measure_diversity(
+        lambda i: material.synthetic(names[i]), count, voxels, device=device, seed=SEED, what="synthetic"
+    )
+    diversity_real = measure_diversity(
+        lambda i: material.real(*real[i]), len(real), voxels, device=device, seed=SEED, what="real"
+    )
+    fidelity, fidelity_training = _fidelity(material, autoencoder)
+    return Findings(
+        title=material.title,
+        version=__version__,
+        inputs=inputs,
+        about=material.about,
+        channels=material.channels,
+        grid=material.grid,
+        training=len(material.training),
+        unseen=len(material.unseen),
+        copies=copies,
+        distances={name: set_distances(scans[name], made[name], SEED) for name in extractors},
+        textures=textures,
+        fineness=fineness,
+        diversity=diversity,
+        diversity_real=diversity_real,
+        organs=_organs(material, extras.nnunet_model, device),
+        fidelity=fidelity,
+        fidelity_training=fidelity_training,
+        seed=SEED,
+    )
+
+
+@torch.no_grad()
+def _features(
+    material: Material,
+    real: Sequence[tuple[str, str | None]],
+    extractors: dict[str, Callable[[Tensor], Tensor]],
+    voxels: int,
+    device: torch.device,
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Send synthetic volumes and real ones through every extractor, a few at a time."""
+
+    def sent(volumes: Iterator[np.ndarray]) -> dict[str, np.ndarray]:
+        parts: dict[str, list[np.ndarray]] = {name: [] for name in extractors}
+        for batch in batches(volumes, voxels):
+            for name, extract in extractors.items():
+                parts[name].append(extract(batch.to(device)).float().cpu().numpy())
+        return {name: np.concatenate(part) for name, part in parts.items()}
+
+    def told(items: Sequence[Any], what: str) -> Any:
+        return tqdm(items, f"features, {what}", unit="volume", ascii=True)
+
+    made = sent(material.synthetic(name) for name in told(material.names, "synthetic"))
+    return made, sent(material.real(*where) for where in told(real, "real"))
+
+
+def _textures(material: Material, real: Sequence[tuple[str, str | None]]) -> tuple[dict[str, Compared], Figure]:
+    """Compare textures, and tell on which side the finer half of the frequencies lies."""
+    spacing = material.grid.spacing
+    made = [
+        describe(material.synthetic(name), spacing)
+        for name in tqdm(material.names, "textures, synthetic", unit="volume", ascii=True)
+    ]
+    scans = [
+        describe(material.real(*where), spacing) for where in tqdm(real, "textures, real", unit="scan", ascii=True)
+    ]
+
+    def fine(described: dict[str, np.ndarray]) -> float:
+        spectrum = described["spectrum"]
+        return float(spectrum[:, spectrum.shape[1] // 2 :].mean())
+
+    return texture_distances(scans, made, SEED), _difference([fine(d) for d in made], [fine(d) for d in scans])
+
+
+def _difference(made: Sequence[float], scans: Sequence[float]) -> Figure:
+    """Mean of one set less the mean of the other; `n` counts the smaller set."""
+    rng = np.random.default_rng(SEED)
+    means = [np.asarray(v)[rng.integers(len(v), size=(RESAMPLES, len(v)))].mean(1) for v in (made, scans)]
+    low, high = np.percentile(means[0] - means[1], LEVEL)
+    return Figure(float(np.mean(made) - np.mean(scans)), float(low), float(high), min(len(made), len(scans)))
+
+
+def _organs(material: Material, model: Path | None, device: torch.device) -> dict[str, Compared]:
+    if model is None:
+        return {}
+    real, made = (
+        measure_organs(model, [list(files[name]) for name in names], device)
+        for files, names in (
+            (material.files, material.training),
+            (material.synthetic_files, material.names),
+        )
+    )
+    return organ_distances(real, made, SEED)
+
+
+def _fidelity(material: Material, autoencoder: Autoencoder | None) -> tuple[Fidelity | None, Fidelity | None]:
+    if autoencoder is None or not material.unseen:
+        return None, None
+    rng = np.random.default_rng(SEED)
+    some = [material.training[i] for i in rng.permutation(len(material.training))[: len(material.unseen)]]
+    unseen, known = (
+        measure_fidelity(autoencoder, material, material.likes(ids, SEED), SEED) for ids in (material.unseen, some)
+    )
+    return unseen, known

@@ -1,0 +1,233 @@
+"""From figures to verdicts in plain words: what is wrong with a synthetic set, and by which figure one knows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from diffaug.audit.figures import Compared
+from diffaug.audit.findings import Findings
+from diffaug.audit.memorisation import SURE
+
+FEW_SCANS = 50  # below this the report warns: the fewer the scans, the sooner a generator knows them by heart
+FOUND = 0.9  # share of planted copies that a test worth relying on finds
+FALSE_ALARMS = 0.2  # share of real scans held for copies above which a test says little
+REPEATED = 0.99  # MS-SSIM of volumes that are one and the same
+OWN = "self-supervised encoder"  # the extractor that is always there
+UNCERTAIN, RIGHT, WRONG = "look", "good", "bad"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One conclusion.
+
+    Attributes:
+        subject: What it is about.
+        kind: `good`, `look` (uncertain, or worth a look) or `bad`.
+        defect: The defect in a few words; None where there is none, or none that is certain.
+        head: The conclusion.
+        text: The figures it rests on, and what to do.
+    """
+
+    subject: str
+    kind: str
+    defect: str | None
+    head: str
+    text: str
+
+
+def conclude(findings: Findings) -> list[Verdict]:
+    """Draw the conclusions.
+
+    Args:
+        findings: What the audit measured.
+
+    Returns:
+        One verdict for each subject, in the order in which a reader needs them.
+    """
+    others = [*_texture(findings), *_likeness(findings), *_anatomy(findings)]
+    if _repeated(findings):  # one volume is never like a whole range of them: its other defects say nothing more
+        others = [replace(verdict, defect=None) for verdict in others]
+    verdicts = [_copies(findings), _check(findings), *_variety(findings), *others, *_detail(findings)]
+    if findings.training < FEW_SCANS:
+        text = "The fewer the scans, the sooner a generator reproduces them, and the less any figure here can be relied on."
+        verdicts.append(
+            Verdict("scans", UNCERTAIN, None, f"Few scans: the generator was trained on {findings.training}.", text)
+        )
+    return verdicts
+
+
+def defects(verdicts: Sequence[Verdict]) -> list[str]:
+    """Name what is wrong.
+
+    Args:
+        verdicts: From `conclude`.
+
+    Returns:
+        The defects in a few words each; empty where none was found.
+    """
+    return [verdict.defect for verdict in verdicts if verdict.defect]
+
+
+def _copies(findings: Findings) -> Verdict:
+    copies, total = findings.copies, findings.synthetic
+    found, alarms = len(copies.copies), copies.false_alarms
+    facts = (
+        f"{found} of {total} synthetic volumes ({found / total:.1%}) are held for copies of a training scan. Of {alarms.n} "
+        f"real scans that are no copies {alarms.value:.1%} are (the true share may be anything from {alarms.low:.1%} to "
+        f"{alarms.high:.1%}). The copies reach {copies.reached:.1%} of the {copies.training} training scans. "
+    )
+    end = (
+        "This test can find copies; it cannot prove that there are none, nor that no other way leads back to a patient. "
+        "Whether the set may leave the house is for people to decide."
+    )
+    if found and (copies.by_chance < SURE or copies.certain):
+        do = (
+            f"False alarms alone would be as many with a probability of {copies.by_chance:.2g}; {len(copies.certain)} are "
+            f"more similar to a scan than false alarms would be (p < {SURE}). Look at the nearest pairs below, and leave the "
+            "copies out (copies.csv) before sharing. "
+        )
+        return Verdict("copies", WRONG, "copies of training scans", "Copies: found.", facts + do + end)
+    if alarms.value > FALSE_ALARMS or alarms.high > 0.6:
+        return Verdict(
+            "copies", UNCERTAIN, None, "Copies: no verdict, too few real scans to compare with.", facts + end
+        )
+    if found:
+        head = "Copies: no more than false alarms would explain, but look at the volumes that were named."
+        return Verdict("copies", UNCERTAIN if found / total > alarms.high else RIGHT, None, head, facts + end)
+    return Verdict("copies", RIGHT, None, "Copies: no sign of them.", facts + end)
+
+
+def _check(findings: Findings) -> Verdict:
+    kinds = findings.copies.found
+    hits, total = (sum(column) for column in zip(*kinds.values(), strict=True)) if kinds else (0, 0)
+    text = f"{hits} of {total} copies that were planted on purpose were found, with the right scan named. "
+    blind = [kind for kind, (found, planted) in kinds.items() if found < FOUND * planted]
+    if blind or not total:
+        text += (
+            f"It is weak for these kinds: {', '.join(blind) or 'all'}. A good verdict on copies means little for them."
+        )
+        return Verdict("test for copies", UNCERTAIN, None, "The test for copies itself: partly blind.", text)
+    text += "Copies of a part of a scan were not planted."
+    return Verdict("test for copies", RIGHT, None, "The test for copies itself: works on planted copies.", text)
+
+
+def _repeated(findings: Findings) -> bool:
+    return findings.diversity is not None and findings.diversity.value > REPEATED
+
+
+def _variety(findings: Findings) -> Iterator[Verdict]:
+    made, real = findings.diversity, findings.diversity_real
+    if made is None or real is None:
+        yield Verdict(
+            "variety", UNCERTAIN, None, "Variety: not measured.", "It takes two synthetic volumes and two scans."
+        )
+        return
+    coverage = findings.distances.get(OWN, {}).get("coverage")
+    facts = (
+        f"Two synthetic volumes are alike by {made.text()} (MS-SSIM, 1 is identical, {made.n} pairs), two real scans by "
+        f"{real.text()} ({real.n} pairs). "
+    )
+    if coverage:
+        facts += f"Share of the range of real scans that synthetic volumes cover: {coverage.text(2)}. "
+    if _repeated(findings):
+        head = "Variety: none, the synthetic volumes are one and the same."
+        yield Verdict("variety", WRONG, "one volume repeated", head, facts)
+    elif made.low > real.high:
+        advice = "Training on them alone would see too narrow a world."
+        yield Verdict("variety", WRONG, "too little variety", "Variety: less than in real scans.", facts + advice)
+    elif made.high < real.low:
+        advice = "More variety than in reality is rather noise or broken anatomy than richness: look at the pictures."
+        yield Verdict("variety", UNCERTAIN, None, "Variety: more than in real scans.", facts + advice)
+    else:
+        yield Verdict("variety", RIGHT, None, "Variety: like that of real scans.", facts)
+
+
+def _texture(findings: Findings) -> Iterator[Verdict]:
+    if not findings.textures:
+        return
+    spectrum, fine = findings.textures["spectrum"], findings.fineness
+    facts = (
+        f"Power of fine structure, synthetic less real: {fine.text(1)} dB (below 0 is blur, above 0 is noise). Distance of "
+        f"the power spectra, in dB: {spectrum.text(2)}. "
+    )
+    words = {
+        "blurred": "Sharpness: the synthetic volumes are blurred.",
+        "noisy": "Sharpness: too much fine-grained noise.",
+    }
+    named = "blurred" if fine.high < 0 else "noisy" if fine.low > 0 else "wrong texture"
+    head = words.get(named, "Sharpness: blurred at some scales and noisy at others.")
+    yield _judged(spectrum, "sharpness", named, "Sharpness: like that of real scans.", head, facts)
+    intensities, slices = findings.textures["intensities"], findings.textures["slices"]
+    yield _judged(
+        intensities,
+        "intensities",
+        "wrong intensities",
+        "Intensities: like those of real scans.",
+        "Intensities: brightness or contrast differ from real scans.",
+        f"Distance of the histograms, in percent of the intensity range: {intensities.text(2)}.",
+    )
+    yield _judged(
+        slices,
+        "slices",
+        "neighbouring slices do not fit" if spectrum.verdict != "off" else None,  # blur and noise show here too
+        "Slices: neighbours fit as in real scans.",
+        "Slices: neighbours fit otherwise than in real scans.",
+        f"Distance in standard deviations of real scans: {slices.text(2)}. Blur and noise show here too.",
+    )
+
+
+def _likeness(findings: Findings) -> Iterator[Verdict]:
+    for extractor, figures in findings.distances.items():
+        worst = min(figures.values(), key=lambda c: ("off", "near", "at the floor").index(c.verdict))
+        text = "; ".join(f"{name} {c.text(3)}" for name, c in figures.items())
+        text += ". The floor is what one half of the real scans gives against the other half."
+        yield _judged(
+            worst,
+            f"likeness, {extractor}",
+            "unlike real scans",
+            f"Likeness ({extractor}): as like real scans as other real scans are.",
+            f"Likeness ({extractor}): synthetic volumes can be told from real scans.",
+            text,
+        )
+
+
+def _anatomy(findings: Findings) -> Iterator[Verdict]:
+    if findings.organs:
+        worst = min(findings.organs.values(), key=lambda c: ("off", "near", "at the floor").index(c.verdict))
+        text = "; ".join(f"{name}: {c.text(2)}" for name, c in findings.organs.items())
+        yield _judged(
+            worst,
+            "anatomy",
+            "wrong anatomy",
+            "Anatomy: organs are shaped as in real scans.",
+            "Anatomy: organs differ from those in real scans.",
+            text + ". Measured on what the segmentation model sees, which may err on synthetic volumes.",
+        )
+
+
+def _judged(compared: Compared, subject: str, defect: str | None, good: str, bad: str, text: str) -> Verdict:
+    if compared.verdict == "off":
+        return Verdict(subject, WRONG, defect, bad, text)
+    if compared.verdict == "near":
+        return Verdict(subject, UNCERTAIN, None, f"{bad.removesuffix('.')}, but not for certain.", text)
+    return Verdict(subject, RIGHT, None, good, text)
+
+
+def _detail(findings: Findings) -> Iterator[Verdict]:
+    kept, known = findings.fidelity, findings.fidelity_training
+    if kept is None or known is None:
+        return
+    error = 10 ** (-kept.psnr.value / 20)
+    text = (
+        f"A scan that the generator never saw comes back from its autoencoder with a typical error of {error:.1%} of the "
+        f"intensity range (PSNR {kept.psnr.text(1)} dB, SSIM {kept.ssim.text()}, {kept.psnr.n} scans). Synthetic volumes "
+        "cannot show finer detail than that. "
+    )
+    if known.psnr.low > kept.psnr.high:
+        text += (
+            f"Scans it was fitted on come back better ({known.psnr.value:.1f} dB): it has begun to learn them by heart."
+        )
+        yield Verdict("detail", UNCERTAIN, None, "Detail: measured.", text)
+    else:
+        yield Verdict("detail", RIGHT, None, "Detail: measured.", text)
