@@ -153,10 +153,7 @@ def table(found: dict[str, Any]) -> str:
     """
     cells, inputs = found["cells"], found["inputs"]
     reference = cells[REFERENCE]
-    floors = ", ".join(
-        f"{k} {reference[k]['floor']['value']:.3f} ({reference[k]['floor']['low']:.3f} to {reference[k]['floor']['high']:.3f})"
-        for k in FIGURES
-    )
+    floors = ", ".join(f"{k} {_text(reference[k]['floor'])}" for k in FIGURES)
     lines = [
         f"{inputs['dataset']}, {inputs['count']} volumes per cell from the same noise, features of the self-supervised "
         f"encoder. Floor (two halves of the real scans): {floors}. **Bold**: within the interval of {REFERENCE}, or better.",
@@ -165,18 +162,24 @@ def table(found: dict[str, Any]) -> str:
         "|---|---|---|" + "---|" * len(FIGURES),
     ]
     for name, cell in cells.items():
-        sampler, steps = name.split()
-        runs = 2 * int(steps) - 1 if sampler == "heun" else int(steps)
         texts = []
         for figure in FIGURES:
-            value = cell[figure]["figure"]
-            text = f"{value['value']:.3f} ({value['low']:.3f} to {value['high']:.3f})"
+            text = _text(cell[figure]["figure"])
             texts.append(f"**{text}**" if no_worse(cell, reference, figure) else text)
-        lines.append(f"| {name} | {runs} | {cell['seconds']:.2f} | " + " | ".join(texts) + " |")
+        lines.append(f"| {name} | {_runs(name)} | {cell['seconds']:.2f} | " + " | ".join(texts) + " |")
     good = {n: c for n, c in cells.items() if all(no_worse(c, reference, f) for f in FIGURES)}
-    fewest = min(good, key=lambda n: (int(n.split()[1]) * (2 if n.startswith("heun") else 1), good[n]["KID"]["figure"]["value"]))
+    fewest = min(good, key=lambda n: (_runs(n), good[n]["KID"]["figure"]["value"]))
     lines += ["", f"Fewest network runs with every figure within the interval of {REFERENCE}, or better: **{fewest}**."]
     return "\n".join(lines) + "\n"
+
+
+def _text(figure: dict[str, float]) -> str:
+    return f"{figure['value']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"
+
+
+def _runs(name: str) -> int:
+    sampler, steps = name.split()
+    return 2 * int(steps) - 1 if sampler == "heun" else int(steps)
 
 
 def draw(cells: dict[str, Any], file: Path) -> None:
@@ -189,7 +192,9 @@ def draw(cells: dict[str, Any], file: Path) -> None:
     figure, axes = plt.subplots(1, len(FIGURES), figsize=(3.2 * len(FIGURES), 2.8))
     for axis, key in zip(axes, FIGURES, strict=True):
         for sampler in SAMPLERS:
-            own = [(int(n.split()[1]), c[key]["figure"]["value"]) for n, c in cells.items() if n.startswith(sampler + " ")]
+            own = [
+                (int(n.split()[1]), c[key]["figure"]["value"]) for n, c in cells.items() if n.startswith(sampler + " ")
+            ]
             axis.plot(*zip(*sorted(own), strict=True), marker="o", markersize=3, linewidth=1, label=sampler)
         floor = cells[REFERENCE][key]["floor"]
         axis.axhspan(floor["low"], floor["high"], color="0.9")

@@ -138,9 +138,7 @@ class CopyDetector:
         for number, case in enumerate(cases, start=len(self.cases)):
             vectors.append(self._described(volume(case)))
             owners.append(torch.full((len(vectors[-1]),), number, device=self.owners.device))
-        return replace(
-            self, references=torch.cat(vectors), owners=torch.cat(owners), cases=(*self.cases, *cases)
-        )
+        return replace(self, references=torch.cat(vectors), owners=torch.cat(owners), cases=(*self.cases, *cases))
 
     @torch.no_grad()
     def _described(self, scan: np.ndarray) -> Tensor:

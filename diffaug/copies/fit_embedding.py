@@ -24,13 +24,8 @@ SCATTER = 0.05  # of the room a window has in a larger scan: windows of a group 
 class EmbeddingObjective:
     """Trains the embedding by contrast (SimCLR, arXiv 2002.05709, equation 1) on scans averaged to working resolution.
 
-    Windows of a group lie at about the same place of their scans, so that anatomy alone tells nothing.
-
-    Args:
-        volume: Gives a scan `(C, Z, Y, X)` in [-1, 1].
-        cases: Ids of the scans to know again.
-        shape: Voxels (Z, Y, X) of a window.
-        mirror: Array axis (0 to 2) that runs left-right.
+    Windows of a group lie at about the same place of their scans, so that anatomy alone tells nothing. `mirror` is the array
+    axis (0 to 2) that runs left-right.
     """
 
     averaged: str | None = None

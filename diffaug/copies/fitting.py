@@ -123,4 +123,6 @@ def _calibrate(detector: CopyDetector, unseen: list[np.ndarray], planted: dict[s
     low = beta.ppf(0.025, alarms, count - alarms + 1) if alarms else 0.0
     high = beta.ppf(0.975, alarms + 1, count - alarms) if alarms < count else 1.0
     detector.false_alarms = (alarms / max(count, 1), float(low), float(high), count)
-    detector.planted = {kind: (int((scores > detector.threshold).sum()), len(scores)) for kind, scores in planted.items()}
+    detector.planted = {
+        kind: (int((scores > detector.threshold).sum()), len(scores)) for kind, scores in planted.items()
+    }

@@ -175,10 +175,10 @@ def train(
                         "checkpoint before it is kept; lower learning_rate in the plan and start anew with --fresh"
                     )
                 if done % (every * (LOGS // VALIDATIONS)) == 0 or done == training.steps:
-                    figures = objective.validate(average)
-                    log.add(figures)
+                    measured = objective.validate(average)
+                    log.add(measured)
                     if objective.watch:
-                        turn = state.remember({"step": done, **figures}, objective.watch, average)
+                        turn = state.remember({"step": done, **measured}, objective.watch, average)
                     if fabric.is_global_zero:
                         objective.preview(folder / f"{name}.png", average)
                 bar.set_postfix_str(log.write(done), refresh=False)

@@ -59,13 +59,13 @@ class Autoencoder(nn.Module):
             down += [Block(wide) for _ in range(blocks)]
             width = wide
         self.factors, self.encoder_reach, self.decoder_reach = _reaches(strides, blocks)
-        block = tuple(self.factors)
-        self.analysis = nn.Conv3d(image_channels, latent_channels, block, stride=block)
+        z, y, x = self.factors
+        self.analysis = nn.Conv3d(image_channels, latent_channels, (z, y, x), stride=(z, y, x))
         self.encoder = nn.Sequential(
             *down, ChannelNorm(width), nn.SiLU(), nn.Conv3d(width, latent_channels, 1, bias=False)
         )
         self.codebook = Codebook(codes, latent_channels, groups)
-        self.synthesis = nn.ConvTranspose3d(latent_channels, image_channels, block, stride=block)
+        self.synthesis = nn.ConvTranspose3d(latent_channels, image_channels, (z, y, x), stride=(z, y, x))
         up: list[nn.Module] = [nn.Conv3d(latent_channels, width, 3, padding=1)]
         narrower = [*channels[:-1][::-1], LAST]
         for wide, stride, narrow in zip(channels[::-1], strides[::-1], narrower, strict=True):

@@ -19,12 +19,8 @@ class Codebook(nn.Module):
 
     With several groups the vector is cut into as many parts, each with codes of its own (product quantisation, Jégou et
     al. 2011): as precise as `size ** groups` codes, at the price of `groups * size`. All of its state is in buffers,
-    the flag `filled` too: a resumed run never initialises the codes a second time.
-
-    Args:
-        size: Codes per group.
-        channels: Of the latent, a multiple of `groups`.
-        groups: Parts of a vector; part g has the channels g, g + groups, g + 2 groups ...
+    the flag `filled` too: a resumed run never initialises the codes a second time. Part g of a vector has its channels
+    g, g + groups, g + 2 groups ...
     """
 
     codes: Tensor

@@ -45,10 +45,15 @@ def in_tiles(
             source.append(slice(low * wide, high * wide))
             inside.append(slice((start - low) * made, (stop - low) * made))
             target.append(slice(start * made, stop * made))
-        part = run(x[(..., *source)])[(..., *inside)]
+        part = _cut(run(_cut(x, source)), inside)
         if whole is None:
             size = [count * made for count, made in zip(cells, after, strict=True)]
             whole = part.new_empty(*part.shape[:2], *size)
-        whole[(..., *target)] = part
+        _cut(whole, target).copy_(part)
     assert whole is not None
     return whole
+
+
+def _cut(volumes: Tensor, box: Sequence[slice]) -> Tensor:
+    z, y, x = box
+    return volumes[:, :, z, y, x]

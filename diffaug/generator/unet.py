@@ -83,7 +83,7 @@ class UNet(nn.Module):
             if level:
                 x = self.shrink[level - 1](x)
                 kept.append(x)
-            for block in blocks:
+            for block in blocks:  # type: ignore[attr-defined]
                 x = block(x, embedding)
                 kept.append(x)
         x = self.deepest[0](x, embedding)
@@ -91,6 +91,6 @@ class UNet(nn.Module):
         for level, blocks in enumerate(self.up):
             if level:
                 x = self.grow[level - 1](F.interpolate(x, kept[-1].shape[2:], mode="nearest-exact"))
-            for block in blocks:
+            for block in blocks:  # type: ignore[attr-defined]
                 x = block(torch.cat([x, kept.pop()], 1), embedding)
         return self.last(x)

@@ -22,6 +22,7 @@ from torch.optim import AdamW, Optimizer
 from diffaug import __version__
 from diffaug.engine.devices import start_fabric
 from diffaug.engine.loop import read_log, train
+from diffaug.engine.turning import Watch
 from diffaug.errors import DiffaugError
 from diffaug.generator.fitting import fit
 from diffaug.generator.preparing import FitRequest
@@ -67,6 +68,7 @@ class PretextObjective:
     """Trains the network of an nnU-Net plan on a pretext."""
 
     averaged: str | None = None
+    watch: Watch | None = None
 
     def __init__(
         self,

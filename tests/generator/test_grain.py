@@ -33,7 +33,9 @@ def test_grain_has_the_spectrum_and_strength_of_what_was_lost(smooth, monkeypatc
     if smooth:
         neighbours = (added[..., 1:] * added[..., :-1]).mean() / added.square().mean()
         truth = torch.cat(lost)
-        assert neighbours == pytest.approx(float((truth[..., 1:] * truth[..., :-1]).mean() / truth.square().mean()), abs=0.05)
+        assert neighbours == pytest.approx(
+            float((truth[..., 1:] * truth[..., :-1]).mean() / truth.square().mean()), abs=0.05
+        )
 
 
 def test_grain_is_strong_where_it_was_strong():
