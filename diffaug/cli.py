@@ -85,7 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
     made.add_argument("-n", "--count", type=int, default=200, help="number of volumes (%(default)s)")
     made.add_argument("--seed", type=int, default=0, help="same seed, same files (%(default)s)")
     made.add_argument("--sampler", default="dpmpp", help="dpmpp, heun, ddim or ddpm (%(default)s)")
-    made.add_argument("--steps", type=int, help="sampler steps (ddpm 300, ddim 100, heun 24, dpmpp 30)")
+    made.add_argument("--steps", type=int, help="sampler steps (ddpm 300, ddim 32, heun 16, dpmpp 16)")
     made.add_argument(
         "--condition",
         action="append",

@@ -326,6 +326,88 @@ def test_doctor_finds_a_trainer_that_nnunet_would_not_find(task, capsys, monkeyp
     assert "diffaug trainer-path" in capsys.readouterr().out
 
 
+def _volumes(folder: Path, count: int, channels: int = 1) -> Path:
+    for seed in range(count):
+        for channel in range(channels):
+            write_image(folder / f"v{seed:02d}_{channel:04d}.nii.gz", blob(seed))
+    return folder
+
+
+def _broken(folder: Path) -> Path:
+    file = _volumes(folder, 3) / "v01_0000.nii.gz"
+    file.write_bytes(file.read_bytes()[:9000])
+    return folder
+
+
+def _deep(folder: Path) -> Path:
+    voxels = np.random.default_rng(0).random((5, 6, 7, 8), np.float32)
+    sitk.WriteImage(sitk.GetImageFromArray(voxels, False), str(_volumes(folder, 3) / "v01_0000.nii.gz"))
+    return folder
+
+
+def _bare(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+BAD_FOLDERS = {
+    "missing": lambda folder: folder,
+    "empty": _bare,
+    "one case": lambda folder: _volumes(folder, 1),
+    "other channels": lambda folder: _volumes(folder, 3, 2),
+    "truncated": _broken,
+    "4D": _deep,
+}
+
+
+@pytest.mark.parametrize("spoil", BAD_FOLDERS.values(), ids=BAD_FOLDERS)
+@pytest.mark.parametrize("option", ["--real", "--synthetic", "--unseen"])
+def test_audit_of_folders_tells_bad_ones_in_one_line(tmp_path, refused, spoil, option):
+    folders = {name: _volumes(tmp_path / name.strip("-"), 6) for name in ("--real", "--synthetic")}
+    folders |= {"--unseen": tmp_path / "unseen"}
+    for seed in range(5):
+        write_image(folders["--unseen"] / f"u{seed}_0000.nii.gz", blob(50 + seed))
+    folders[option] = spoil(tmp_path / "bad")
+    given = [word for pair in folders.items() for word in pair]
+    told = refused("audit", *given, "--out", tmp_path / "out", "--device", "cpu")
+    # with other channels in --real it is the others that do not fit
+    assert (
+        "channels" in told
+        if (option, spoil) == ("--real", BAD_FOLDERS["other channels"])
+        else str(tmp_path / "bad") in told
+    )
+    assert not list((tmp_path / "out").rglob("report.html"))
+    assert not half_written(tmp_path)
+
+
+def test_audit_of_few_scans_says_how_many_it_needs(tmp_path, refused):
+    real = _volumes(tmp_path / "real", 6)
+    assert "at least 10" in refused("audit", "--real", real, "--synthetic", real, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--real", "x"],
+        ["--synthetic", "x"],
+        ["--task", "905", "--real", "x", "--synthetic", "y"],
+        ["--task", "905", "--out", "x"],
+        [],
+    ],
+)
+def test_audit_takes_a_task_or_two_folders(refused, options):
+    assert "--task" in refused("audit", *options)
+
+
+@pytest.mark.parametrize("option", ["--weights", "--nnunet-model"])
+def test_audit_looks_for_what_it_is_given_before_anything_long(tmp_path, refused, option):
+    real = _volumes(tmp_path / "real", 10)
+    given = ["--real", real, "--synthetic", real, "--out", tmp_path / "out"]
+    assert str(tmp_path / "nothing") in refused("audit", *given, option, tmp_path / "nothing")
+    assert not (tmp_path / "out").exists()
+
+
 def test_help_names_every_verb(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["--help"])

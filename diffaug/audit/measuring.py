@@ -28,6 +28,7 @@ from diffaug.copies.detector import CopyDetector
 from diffaug.generator.autoencoder import Autoencoder
 
 SEED = 0
+FEWEST = 10  # volumes of a set: halves of fewer than five have no covariances
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,11 @@ def measure(
         training=len(material.training),
         unseen=len(material.unseen),
         copies=copies,
-        distances={name: set_distances(scans[name], made[name], SEED) for name in extractors},
+        distances={
+            name: set_distances(scans[name], made[name], SEED)
+            for name in extractors
+            if min(len(scans[name]), count) >= FEWEST
+        },
         textures=textures,
         fineness=fineness,
         diversity=diversity,

@@ -51,6 +51,8 @@ class Memorisation:
         decoded_unseen: The same of scans that it never saw: whatever is called a copy is a false alarm.
         threshold: Similarity above which the detector calls a copy.
         false_alarms: Share of real scans that are no copies but held for some, each judged by the threshold of the others.
+        known: Number of scans meant to set the threshold that were found again as copies are: perhaps of a person who is
+            among the training scans. They set none.
         planted: By kind of change how many planted copies it found when it was fitted, and of how many.
         training: Number of training scans compared with.
     """
@@ -61,6 +63,7 @@ class Memorisation:
     decoded_unseen: Sequence[Judged]
     threshold: float
     false_alarms: Figure
+    known: int
     planted: dict[str, tuple[int, int]]
     training: int
 
@@ -204,6 +207,7 @@ def look_for_copies(
         decoded_unseen=through(material.likes(material.unseen, seed), "decoded unseen scans"),
         threshold=detector.threshold,
         false_alarms=Figure(*calibrated.false_alarms),
+        known=calibrated.known,
         planted=detector.planted,
         training=len(material.training),
     )

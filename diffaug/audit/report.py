@@ -79,8 +79,8 @@ def render(findings: Findings, verdicts: Sequence[Verdict], folder: Path) -> str
         _nearest(sorted(copies.synthetic, key=lambda j: (not j.copy, -j.similarity)), "synthetic volume"),
         heading("Real scans that are no copies, and their nearest training scans"),
         paragraph(
-            "These set the threshold. One that is called a copy may be of a person who is among the training scans too; such "
-            "pairs raise the threshold and hide copies."
+            "These set the threshold. One that is called a copy may be of a person who is among the training scans too. "
+            f"{copies.known or 'None'} of them stood out as copies do and so had no say in it."
         ),
         _nearest(sorted(copies.calibration, key=lambda j: -j.similarity), "real scan"),
         heading("How this was measured, and what it cannot show"),

@@ -102,6 +102,21 @@ def paste_extent(voxels: np.ndarray, window: Window) -> np.ndarray:
     return voxels[:, z, y, x]
 
 
+def refill(inside: np.ndarray, window: Window, shape: Sequence[int]) -> np.ndarray:
+    """Undo `paste_extent`: mirror what lies beyond the scan's edge.
+
+    Args:
+        inside: `(C, z, y, x)`, the part of a window that lies inside its scan.
+        window: Where the window lies.
+        shape: Voxels (Z, Y, X) of the window.
+
+    Returns:
+        `(C, *shape)` float32.
+    """
+    start = tuple(min(offset, 0) for offset in window.offset)
+    return cut(inside, Window(start, inside.shape[1:]), shape)
+
+
 def coordinates(windows: Sequence[Window], shape: Sequence[int], cells: Sequence[int]) -> Tensor:
     """Tell every cell of a latent where in its scan it lies.
 

@@ -1,20 +1,34 @@
-"""The stage `audit` on a tiny dataset: from nothing to a report, once."""
+"""The stage `audit` on tiny data: from nothing to a report, for a task and for two folders."""
 
+import csv
 import json
-import re
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from test_memorisation import blobs
 
-from diffaug.audit.auditing import audit
-from diffaug.generator.fitting import FitRequest, fit
+from blobs import blob, write_image
+from diffaug.audit import detecting
+from diffaug.audit.auditing import audit, audit_folders
+from diffaug.audit.folders import FoldersRequest
+from diffaug.engine.loop import Training
+from diffaug.generator.fitting import fit
+from diffaug.generator.preparing import FitRequest
 from diffaug.generator.sampling import SampleRequest, sample
 from diffaug.volumes.scan import Geometry, Scan, write_scan
 from diffaug.workspace import Workspace, read_json, write_json
 
 ODD = "a&b"  # an id that HTML would trip over
+PICTURES = {"volumes", "nearest_pairs", "similarities"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_fits():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(detecting, "TRAINING", Training(steps=6, batch_size=1, learning_rate=1e-3))
+        yield
 
 
 @pytest.fixture(scope="module", params=["whole", "patch"])
@@ -49,18 +63,11 @@ def audited(tmp_path_factory, request):
         plan["denoiser"] |= {"channels": [8, 16], "latent_channels": 4}
         for name in ("autoencoder_training", "denoiser_training"):
             plan[name] |= {"steps": 6, "batch_size": 2}
+        plan["copies_training"] = {"steps": 4, "batch_size": 1, "learning_rate": 1e-3, "warmup_steps": 2}
         write_json(plan_file, plan)
         sample(workspace, SampleRequest(count=4, steps=3), device="cpu")
         yield workspace, audit(workspace, device="cpu")
     torch.set_num_threads(threads)
-
-
-def test_report_needs_nothing_beside_it(audited):
-    _, report = audited
-    page = report.read_text()
-    assert page.count("data:image/png;base64,") == 4
-    assert not re.search(r"https?:|<script|<link|url\(|@import", page)
-    assert all(source.startswith("data:") for source in re.findall(r'(?:src|href)="([^"]*)"', page))
 
 
 def test_ids_are_escaped(audited):
@@ -72,20 +79,21 @@ def test_ids_are_escaped(audited):
 def test_manifest_holds_figures_beside_their_counts(audited):
     workspace, _ = audited
     manifest = read_json(workspace.audit / "manifest.json", "")
-    assert manifest["finished"] and set(manifest["inputs"]) == {"generator_sha256", "sample_manifest_sha256"}
+    assert manifest["finished"] and {"generator_sha256", "sample_manifest_sha256"} <= set(manifest["inputs"])
     figures = manifest["figures"]
-    assert figures["psnr_db"]["n"] == 1
+    assert figures["volumes"] == {"synthetic": 4, "training": 7, "unseen": 1}
+    assert figures["reconstruction"]["unseen"]["psnr_db"]["n"] == 1
+    assert np.isfinite(figures["reconstruction"]["training"]["psnr_db"]["value"])
     assert figures["ms_ssim_synthetic"]["n"] == 6
-    assert 0 <= figures["copies"]["flagged_share"] <= 1
-    assert figures["copies"]["planted_found"]["exact"] == [7, 7]
-    assert len((workspace.audit / "nearest.csv").read_text().splitlines()) == 5
-    assert np.isfinite(figures["psnr_db"]["value"])
+    assert figures["copies"]["planted_found"]["through the autoencoder"][1] == 7
+    assert set(figures["textures"]) == {"intensities", "spectrum", "slices"}
+    assert figures["distances"] == {}, "four volumes are too few"
+    assert len((workspace.audit / "copies.csv").read_text().splitlines()) == 5
 
 
 def test_pictures_are_files_too(audited):
     workspace, _ = audited
-    names = {file.stem for file in workspace.audit.glob("*.png")}
-    assert names == {"volumes", "reconstructions", "nearest_pairs", "similarities"}
+    assert {file.stem for file in workspace.audit.glob("*.png")} == PICTURES | {"reconstructions"}
 
 
 def test_finished_audit_is_not_redone_until_its_inputs_change(audited):
@@ -94,6 +102,55 @@ def test_finished_audit_is_not_redone_until_its_inputs_change(audited):
     assert audit(workspace, device="cpu").read_text() == "as it was"
     sample(workspace, SampleRequest(count=5, steps=3), device="cpu")
     assert audit(workspace, device="cpu").read_text() != "as it was"
-    assert read_json(workspace.audit / "manifest.json", "")["figures"]["copies"]["synthetic"] == 5
+    assert read_json(workspace.audit / "manifest.json", "")["figures"]["volumes"]["synthetic"] == 5
     report.write_text("as it was")
     assert audit(workspace, device="cpu", fresh=True).read_text() != "as it was"
+
+
+@pytest.fixture
+def folders(tmp_path):
+    for seed in range(12):
+        write_image(tmp_path / "real" / f"r{seed:02d}.nii.gz", blob(seed, (16, 16, 16)))
+    for seed in range(11):
+        write_image(tmp_path / "made" / f"m{seed}.nii.gz", blob(50 + seed, (16, 16, 16)))
+    return FoldersRequest(tmp_path / "real", tmp_path / "made")
+
+
+def figures(out):
+    return read_json(out / "manifest.json", "")["figures"]
+
+
+def test_two_folders_give_the_same_report_twice(folders, tmp_path):
+    audit_folders(folders, tmp_path / "one", device="cpu")
+    audit_folders(folders, tmp_path / "two", device="cpu")
+    assert figures(tmp_path / "one") == figures(tmp_path / "two")
+    assert figures(tmp_path / "one")["volumes"] == {"synthetic": 11, "training": 12, "unseen": 0}
+    distances = figures(tmp_path / "one")["distances"]["self-supervised encoder"]
+    assert set(distances) == {"KID", "FID", "density", "coverage"}
+    assert {"figure", "floor", "verdict"} <= set(distances["KID"])
+    assert {file.stem for file in (tmp_path / "one").glob("*.png")} == PICTURES
+    assert (tmp_path / "one" / "copies.csv").read_text() == (tmp_path / "two" / "copies.csv").read_text()
+
+
+def test_another_set_against_the_same_scans_needs_no_other_detector(folders, tmp_path):
+    report = audit_folders(folders, tmp_path / "out", device="cpu")
+    (detector,) = (tmp_path / "out" / "work").glob("*/copies.safetensors")
+    fitted = detector.stat().st_mtime_ns
+    report.write_text("as it was")
+    assert audit_folders(folders, tmp_path / "out", device="cpu").read_text() == "as it was"
+    write_image(tmp_path / "made" / "m11.nii.gz", blob(99, (16, 16, 16)))
+    assert audit_folders(folders, tmp_path / "out", device="cpu").read_text() != "as it was"
+    assert figures(tmp_path / "out")["volumes"]["synthetic"] == 12
+    assert detector.stat().st_mtime_ns == fitted
+
+
+def test_a_copied_file_is_named_with_its_source_even_if_that_set_the_threshold(folders, tmp_path):
+    for case in range(12):
+        shutil.copy(tmp_path / "real" / f"r{case:02d}.nii.gz", tmp_path / "made" / f"copy{case:02d}.nii.gz")
+    audit_folders(folders, tmp_path / "out", device="cpu")
+    rows = csv.DictReader((tmp_path / "out" / "copies.csv").open())
+    named = {row["synthetic"]: row for row in rows if row["synthetic"].startswith("copy")}
+    assert {name: row["nearest_training_scan"] for name, row in named.items()} == {
+        f"copy{i:02d}": f"r{i:02d}" for i in range(12)
+    }
+    assert all(float(row["similarity"]) > 0.99 for row in named.values())

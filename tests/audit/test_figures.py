@@ -3,14 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from test_memorisation import CASES, Plan, blobs, grid
+from test_memorisation import CASES, blobs, grid, material
 from torch import nn
 
 from diffaug.audit.diversity import PAIRS, draw_pairs, measure_diversity
 from diffaug.audit.fidelity import measure_fidelity
 from diffaug.audit.figures import mean_figure, pairs_figure
-from diffaug.audit.material import Material
-from diffaug.volumes.cache import VolumeCache
 
 CPU = torch.device("cpu")
 
@@ -31,10 +29,8 @@ class Shifted(nn.Module):
 
 
 def fidelity(tmp_path, by):
-    cache = VolumeCache(tmp_path)
-    cache.fill(CASES, lambda case: blobs((14, 20, 16), int(case[-1])))
-    scans = Material(Plan(grid((16, 16, 16))), cache, tmp_path, {"s": None})
-    return measure_fidelity(Shifted(by), scans, CASES, ["s"] * len(CASES), 0)
+    scans = material(tmp_path, grid((16, 16, 16)), (14, 20, 16))
+    return measure_fidelity(Shifted(by), scans, scans.likes(CASES, 0), 0)
 
 
 def test_identity_has_ssim_one_and_the_highest_psnr(tmp_path):

@@ -1,25 +1,21 @@
-"""The search for copies: planted ones are found under every disguise, independent volumes are not."""
+"""The test for copies: what is counted, what a count is worth, and which volumes are compared with which."""
+
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from diffaug.audit.figures import percentile_figure
+from diffaug.audit.figures import Figure
 from diffaug.audit.material import Material
-from diffaug.audit.memorisation import as_query, compare, describe, nearest, plan_search, plant, planted_shift
+from diffaug.audit.memorisation import Judged, Memorisation, batches, chance, look_for_copies, tail
 from diffaug.volumes.cache import VolumeCache
 from diffaug.volumes.grid import Grid
-from diffaug.volumes.windows import Window, scattered
+from diffaug.volumes.windows import Window, centred, cut, scattered
 
 CASES = [f"case_{i}" for i in range(8)]
-
-
-class Plan:
-    """The part of a generator's plan that the audit's material reads."""
-
-    def __init__(self, grid):
-        self.grid = grid
+CPU = torch.device("cpu")
 
 
 def grid(shape, field_of_view="whole", spacing=(1.0, 1.0, 1.0), channels=1, orientation="LPS"):
@@ -30,109 +26,173 @@ def grid(shape, field_of_view="whole", spacing=(1.0, 1.0, 1.0), channels=1, orie
 def blobs(shape, seed, channels=1):
     noise = np.random.default_rng(seed).standard_normal((channels, *shape))
     smooth = gaussian_filter(noise, (0, 2.5, 2.5, 2.5))
-    return (smooth / np.abs(smooth).max()).astype(np.float32)
+    return (0.95 * smooth / np.abs(smooth).max() + 0.01 * noise).astype(np.float32)  # with some grain, as scans have
 
 
-def material(tmp_path, the_grid, extent, channels=1, windows=None):
-    cache = VolumeCache(tmp_path)
-    cache.fill(CASES, lambda case: blobs(extent, int(case[-1]), channels))
-    return Material(Plan(the_grid), cache, tmp_path, windows or {})
+def material(tmp_path, the_grid, extent, *, training=CASES, calibration=(), made=None, windows=None, channels=1):
+    """Real scans of blobs, and synthetic volumes `made` by name."""
+    cache = VolumeCache(tmp_path / "scans")
+    cache.fill({*training, *calibration}, lambda case: blobs(extent, int(case.rpartition("_")[2]), channels))
+    made = made or {"s": blobs(extent, 99, channels)}
+    return Material(
+        title="blobs",
+        channels=("MR",) * channels,
+        grid=the_grid,
+        training=tuple(training),
+        calibration=tuple(calibration),
+        scans=cache,
+        names=tuple(sorted(made)),
+        read=made.__getitem__,
+        windows=windows or {},
+        files={},
+        synthetic_files={},
+        about=(),
+    )
 
 
-def look_for(volumes, scans, places=None):
-    search = plan_search(scans.plan.grid)
-    queries = torch.stack([as_query(v, search) for v in volumes])
-    scores = compare(scans, queries, places or [None] * len(volumes), CASES, search, torch.device("cpu"))
-    return nearest(scores, [f"query {i}" for i in range(len(volumes))], CASES)
+@dataclass(frozen=True)
+class Found:
+    case: str
+    similarity: float
+    ratio: float
+    copy: bool
 
 
-@pytest.mark.parametrize("channels", [1, 2])
-def test_planted_copies_are_found_and_independent_volumes_are_not(tmp_path, channels):
-    scans = material(tmp_path, grid((32, 32, 32), channels=channels), (30, 34, 32), channels)
-    search = plan_search(scans.plan.grid)
-    real = scans.real("case_3")
-    blurred = np.stack([gaussian_filter(v, 1.0) for v in real])
-    copies = plant(real, scans.real("case_3", None, planted_shift(search)), blurred, search, 0)
-    independent = [blobs((32, 32, 32), 100 + i, channels) for i in range(10)]
-    found = look_for([*copies.values(), *independent], scans)
-    highest = max(n.similarity for n in found[len(copies) :])
-    for kind, near in zip(copies, found, strict=False):
-        assert near.case == "case_3", kind
-        assert near.similarity > highest, kind
-        assert near.mirrored == (kind == "mirrored"), kind
-    assert found[0].similarity == pytest.approx(1, abs=1e-3)
-    assert found[0].ratio < 0.1
-    assert highest < 0.8
+class Correlation:
+    """A detector that knows plain copies."""
+
+    threshold = 0.9
+    false_alarms = (0.0, 0.0, 0.6, 3)
+    known = 0
+
+    def __init__(self, scans, cases):
+        self.cases = list(cases)
+        self.bank = torch.stack([self._unit(torch.from_numpy(scans.real(case))[None])[0] for case in self.cases])
+        self.planted = {"exact": (2, 2), "mirrored": (0, 2)}
+
+    @staticmethod
+    def _unit(volumes):
+        flat = volumes.flatten(1)
+        return torch.nn.functional.normalize(flat - flat.mean(1, keepdim=True))
+
+    def judge(self, volumes):
+        scores = self._unit(volumes) @ self.bank.T
+        best = scores.argmax(1)
+        return [
+            Found(self.cases[i], float(row[i]), 0.5, bool(row[i] > 0.9)) for row, i in zip(scores, best, strict=True)
+        ]
 
 
-def test_a_window_is_found_wherever_it_lies_in_a_patch_dataset(tmp_path):
+def looked(scans, decoded=None):
+    known = [case for case in scans.training if case not in scans.calibration]
+    return look_for_copies(scans, Correlation(scans, scans.training), Correlation(scans, known), decoded, CPU, 0)
+
+
+def test_copies_are_named_and_others_are_not(tmp_path):
+    made = {f"new_{i}": blobs((16, 16, 16), 50 + i) for i in range(4)} | {"old": blobs((16, 16, 16), 3) + 0.1}
+    found = looked(material(tmp_path, grid((16, 16, 16)), (16, 16, 16), calibration=["case_10", "case_11"], made=made))
+    assert [(j.name, j.case) for j in found.copies] == [("old", "case_3")]
+    assert found.reached == 1 / len(CASES)
+    assert [j.name for j in found.synthetic] == sorted(made)
+    assert found.false_alarms.value == 0
+    assert found.found == {"exact": (2, 2), "mirrored": (0, 2)}
+
+
+def test_scans_that_set_the_threshold_are_not_compared_with_themselves(tmp_path):
+    scans = material(tmp_path, grid((16, 16, 16)), (16, 16, 16), calibration=CASES[:3])
+    found = looked(scans)
+    assert [j.name for j in found.calibration] == CASES[:3]
+    assert not {j.case for j in found.calibration} & set(CASES[:3])
+    assert found.false_alarms.value == 0
+    assert scans.unseen == ()
+
+
+def test_copies_of_scans_that_set_the_threshold_are_found_too(tmp_path):
+    made = {"old": blobs((16, 16, 16), 1)}
+    found = looked(material(tmp_path, grid((16, 16, 16)), (16, 16, 16), calibration=CASES[:3], made=made))
+    assert [j.case for j in found.copies] == ["case_1"]
+
+
+def test_what_the_autoencoder_keeps_is_planted_and_what_it_makes_of_unseen_scans_must_not_be_named(tmp_path):
+    scans = material(tmp_path, grid((16, 16, 16)), (16, 16, 16), calibration=["case_10", "case_11"])
+    kept = looked(scans, lambda volume: volume)
+    assert kept.found["through the autoencoder"] == (len(CASES), len(CASES))
+    assert [j.copy for j in kept.decoded_unseen] == [False, False]
+    lost = looked(scans, lambda volume: blobs((16, 16, 16), 77))
+    assert lost.found["through the autoencoder"] == (0, len(CASES))
+    swapped = looked(scans, lambda volume: scans.real("case_0"))
+    assert swapped.found["through the autoencoder"] == (1, len(CASES)), "the right scan must be named"
+
+
+def test_a_patch_is_calibrated_with_several_windows_of_each_scan_where_volumes_lie(tmp_path):
     extent, shape = (40, 36, 48), (16, 16, 16)
     windows = {f"s{i}": scattered(extent, shape, 0, np.random.default_rng(i)) for i in range(4)}
-    scans = material(tmp_path, grid(shape, "patch"), extent, windows=windows)
-    names = sorted(windows)
-    copies = [scans.real(f"case_{i}", name) for i, name in enumerate(names)]
-    strangers = [blobs(shape, 50 + i) for i in range(4)]
-    found = look_for([*copies, *strangers], scans, [*names, *names])
-    assert [n.case for n in found[:4]] == CASES[:4]
-    assert min(n.similarity for n in found[:4]) > 0.99 > max(n.similarity for n in found[4:])
+    made = {name: blobs(shape, 60 + i) for i, name in enumerate(windows)}
+    scans = material(
+        tmp_path, grid(shape, "patch"), extent, calibration=["case_10", "case_11"], made=made, windows=windows
+    )
+    assert np.allclose(scans.real("case_2", "s1"), cut(scans.scans["case_2"], windows["s1"], shape))
+    assert len(looked(scans).calibration) == 8
+    assert {like for _, like in scans.likes(CASES, 0)} <= set(windows)
 
 
-def test_similarity_ignores_brightness_and_contrast_of_each_channel():
-    search = plan_search(grid((16, 16, 16), channels=2))
-    volume = blobs((16, 16, 16), 0, 2)
-    changed = volume * np.array([0.5, 2.0], dtype=np.float32)[:, None, None, None] + 0.3
-    assert torch.allclose(as_query(volume, search), as_query(changed, search), atol=1e-5)
+def test_a_window_keeps_its_relative_place_in_a_larger_scan(tmp_path):
+    scans = material(
+        tmp_path, grid((10, 10, 10), "patch"), (20, 20, 20), windows={"s": Window((0, 5, 10), (20, 20, 20))}
+    )
+    assert scans.place((40, 40, 40), "s").offset == (5, 15, 25)  # middles at a quarter, a half, three quarters
+    assert scans.place((8, 40, 12), "s").offset == (-1, 15, 2)  # a short axis: the middle; nothing sticks out
 
 
-def test_a_constant_volume_is_like_nothing(tmp_path):
-    scans = material(tmp_path, grid((16, 16, 16)), (16, 16, 16))
-    (found,) = look_for([np.zeros((1, 16, 16, 16), np.float32)], scans)
-    assert found.similarity == pytest.approx(0)
+def test_alarms_among_few_real_scans_make_copies_uncertain():
+    assert chance(1, 1, 0, 0) == pytest.approx(0.5)  # nothing known, one volume: either
+    assert chance(0, 10, 0, 10) == 1
+    assert chance(1, 100, 0, 1000) > 0.05 > chance(5, 100, 0, 1000)
+    assert chance(5, 100, 0, 10) > 0.05
 
 
-def test_a_scan_is_not_its_own_neighbour():
-    scores = np.zeros((2, 3, 1), np.float32)
-    scores[0, :, 0] = 1.0, 0.4, 0.6
-    (found,) = nearest(scores, ["a"], ["a", "b", "c"])
-    assert (found.case, found.similarity) == ("c", pytest.approx(0.6))
-    assert found.ratio == pytest.approx((0.4 / 0.6) ** 0.5)
+def test_a_similarity_far_above_all_real_scans_is_a_copy_even_if_few_are_known():
+    innocents = [0.5, 0.55, 0.6, 0.52, 0.58]
+    high, usual = tail([0.99, 0.58], innocents)
+    assert high < 1e-3 < 0.1 < usual
+    assert tail([1 - float(np.exp(np.log1p(-np.array(innocents)).mean()))], innocents)[0] == pytest.approx(0.5)
+    assert tail([0.99], [0.5, 0.6])[0] == 1, "two tell nothing"
+    real = [Judged(str(i), "x", s, 0.9, False) for i, s in enumerate(innocents)]
+    made = [Judged("copy", "x", 0.99, 0.1, True), *(Judged(str(i), "x", 0.6, 0.9, True) for i in range(9))]
+    assert [
+        j.name for j in Memorisation(made, real, [], [], 0.55, Figure(0.2, 0, 0.7, 5), 0, {}, training=4).certain
+    ] == ["copy"]
 
 
-@pytest.mark.parametrize(
-    ("shape", "spacing"), [((48, 56, 40), (1, 1, 1)), ((256, 256, 128), (1, 1, 2)), ((8, 4, 4), (1, 1, 1))]
-)
-def test_few_cells_are_compared_whatever_the_grid(shape, spacing):
-    search = plan_search(grid(shape, spacing=spacing))
-    assert np.prod(np.array(shape) // search.factor) <= 16384
-    assert min(search.core) >= 1
+def test_copies_come_most_similar_first_and_reach_each_scan_once():
+    judged = [Judged("a", "x", 0.8, 0.3, True), Judged("b", "x", 0.9, 0.3, True), Judged("c", "y", 0.99, 0.9, False)]
+    found = Memorisation(judged, [], [], [], 0.7, Figure(0, 0, 0.6, 4), 0, {}, training=4)
+    assert [j.name for j in found.copies] == ["b", "a"]
+    assert found.reached == 0.25
 
 
-def test_mirroring_is_left_right_however_axes_lie():
-    assert plan_search(grid((16, 16, 16), orientation="LPS")).mirror == 2
-    assert plan_search(grid((16, 16, 16), orientation="PIR")).mirror == 0
+def test_batches_hold_every_volume_once():
+    volumes = [np.full((1, 2, 2, 2), i, np.float32) for i in range(5)]
+    stacked = list(batches(iter(volumes), 2**19))
+    assert [len(b) for b in stacked] == [2, 2, 1]
+    assert torch.cat(stacked)[:, 0, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]
 
 
-def test_smoothing_keeps_a_constant_and_never_wraps_around():
-    search = plan_search(grid((16, 16, 16)))
-    volume = np.ones((1, 16, 16, 16), np.float32)
-    assert torch.allclose(describe(volume, search), torch.ones(1, 16, 16, 16))
-    volume[:, 0] = 5
-    assert describe(volume, search)[0, -1].max() == pytest.approx(1)
-
-
-def test_floor_of_few_scans_is_the_largest_and_of_many_is_not():
-    assert percentile_figure(np.arange(20) / 20, 95, 0).value == 0.95
-    assert percentile_figure(np.arange(100) / 100, 95, 0).value < 0.99
+def test_mirroring_is_left_right_however_axes_lie(tmp_path):
+    assert material(tmp_path, grid((16, 16, 16), orientation="LPS"), (16, 16, 16)).mirror == 2
+    assert material(tmp_path, grid((16, 16, 16), orientation="PIR"), (16, 16, 16)).mirror == 0
 
 
 def test_a_cropped_synthetic_volume_comes_back_onto_the_grid(tmp_path):
+    from diffaug.audit.material import _in_range
     from diffaug.volumes.grid import synthetic_scan
     from diffaug.volumes.scan import write_scan
-    from diffaug.volumes.windows import centred, cut, paste_extent
+    from diffaug.volumes.windows import paste_extent
 
     the_grid, extent = grid((16, 16, 16), orientation="RAS"), (14, 20, 11)
     window = centred(extent, the_grid.shape)
     whole = cut(blobs(extent, 0), window, the_grid.shape)
-    write_scan(synthetic_scan(paste_extent(whole, window), the_grid), tmp_path / "imagesTr", "s")
-    scans = Material(Plan(the_grid), VolumeCache(tmp_path), tmp_path, {"s": Window(window.offset, extent)})
+    files = write_scan(synthetic_scan(paste_extent(whole, window), the_grid), tmp_path / "imagesTr", "s")
+    windows = {"s": Window(window.offset, extent)}
+    scans = material(tmp_path, the_grid, extent, made={"s": _in_range(files, the_grid)}, windows=windows)
     assert np.allclose(scans.synthetic("s"), whole, atol=1e-5)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from blobs import LABELLED, REQUEST, SPACING, UNLABELLED, Task, blob, write_image
 from diffaug.cli import main
+from diffaug.copies.detector import CopyDetector
 from diffaug.engine.loop import read_log
 from diffaug.errors import DiffaugError
 from diffaug.generator import fitting, sampling
@@ -23,6 +24,7 @@ from diffaug.generator.model import Generator
 from diffaug.generator.plan import GeneratorPlan
 from diffaug.generator.sampling import SampleRequest, name, sample
 from diffaug.volumes.dataset import excluded_ids
+from diffaug.volumes.windows import paste_extent, refill
 
 COUNT = 5  # more than one batch of four
 SHORT = SampleRequest(count=COUNT, seed=3, steps=4)
@@ -155,9 +157,75 @@ def test_other_numbers_and_seeds_give_other_volumes(done, fitted):
     assert len(set(made)) == 2 * COUNT
 
 
+def set_threshold(task: Task, share: float) -> float:
+    """Let the copy detector take this share of the volumes for copies."""
+    file = task.workspace.generator / fitting.COPIES
+    detector = CopyDetector.load(file)
+    generator = Generator.load(task.workspace.generator / "generator.safetensors").to(torch.device("cpu"))
+    found: list[float] = []
+    for first in range(0, 12, 4):
+        made, windows, _ = generator.sample(SHORT.seed, range(first, first + 4), sampler=SHORT.sampler, steps=4)
+        shown = [refill(paste_extent(v, w), w, v.shape[1:]) for v, w in zip(made.numpy(), windows, strict=True)]
+        found += [near.similarity for near in detector.judge(torch.from_numpy(np.stack(shown)))]
+    detector.threshold = float(np.quantile(found, 1 - share))
+    detector.save(file)
+    return detector.threshold
+
+
+def test_copies_are_refused_and_counted_and_the_set_is_filled_up(done):
+    set_threshold(done, 0.5)
+    folder = sample(done.workspace, SHORT, device="cpu", fresh=True)
+    told = manifest(folder)
+    assert sorted(told["volumes"]) == [name(n) for n in range(COUNT)]
+    assert sorted(path.name for path in (folder / "imagesTr").iterdir()) == [
+        f"{name(n)}_0000.nii.gz" for n in range(COUNT)
+    ]
+    assert not any(entry["copy"] for entry in told["volumes"].values())
+    candidates = sorted(entry["candidate"] for entry in told["volumes"].values())
+    assert told["refused"], "half of them are"
+    assert not set(candidates) & set(told["refused"])
+    assert set(candidates) | set(told["refused"]) >= set(range(max(candidates)))
+    longer = volumes(sample(done.workspace, replace(SHORT, count=COUNT + 2), device="cpu", fresh=True))
+    sample(done.workspace, SHORT, device="cpu", fresh=True)
+    assert volumes(sample(done.workspace, replace(SHORT, count=COUNT + 2), device="cpu")) == longer
+
+
+def test_for_research_copies_are_kept_and_marked(done):
+    set_threshold(done, 0.5)
+    folder = sample(done.workspace, replace(SHORT, keep_copies=True), device="cpu", fresh=True)
+    told = manifest(folder)
+    assert told["refused"] == []
+    assert [entry["candidate"] for entry in told["volumes"].values()] == list(range(COUNT))
+    assert any(entry["copy"] for entry in told["volumes"].values())
+
+
+def test_a_generator_of_nothing_but_copies_is_refused(done, refusal):
+    set_threshold(done, 1.0)
+    message = refusal(sample, done.workspace, SHORT, device="cpu", fresh=True)
+    assert "knows its scans by heart" in message
+    assert "--keep-copies" in message
+
+
+def test_without_grain_volumes_are_as_smooth_as_the_decoder_makes_them(done):
+    def roughness(**changes):
+        folder = sample(done.workspace, replace(SHORT, keep_copies=True, **changes), device="cpu", fresh=True)
+        images = [sitk.GetArrayFromImage(sitk.ReadImage(str(file))) for file in sorted((folder / "imagesTr").iterdir())]
+        return np.mean([np.abs(np.diff(image, 2, 0)).mean() for image in images])
+
+    assert roughness(grain=False) < 0.9 * roughness()
+
+
 @pytest.mark.parametrize(
     "change",
-    [{"seed": 4}, {"sampler": "ddim"}, {"steps": 5}, {"guidance": 2.0}, {"condition": Condition("A")}],
+    [
+        {"seed": 4},
+        {"sampler": "ddim"},
+        {"steps": 5},
+        {"guidance": 2.0},
+        {"condition": Condition("A")},
+        {"grain": False},
+        {"keep_copies": True},
+    ],
 )
 def test_other_options_do_not_mix_into_a_set(done, refusal, change):
     before = volumes(done.workspace.synthetic)
@@ -349,7 +417,8 @@ def test_patches_keep_their_place_and_size(task):
     plan["grid"]["shape"] = plan["autoencoder_crop"] = [16, 16, 16]
     (task.workspace.generator / "plan.json").write_text(json.dumps(plan))
     fit(task.workspace, device="cpu")
-    folder = sample(task.workspace, SampleRequest(6, steps=2), device="cpu")
+    # this detector has learned nothing in its four steps
+    folder = sample(task.workspace, SampleRequest(6, steps=2, keep_copies=True), device="cpu")
     for file in (folder / "imagesTr").iterdir():
         assert sitk.ReadImage(str(file)).GetSize() == (16, 16, 16)
     placed = manifest(folder)["volumes"].values()

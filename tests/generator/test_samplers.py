@@ -57,7 +57,7 @@ def test_default_steps_keep_the_standard_deviation_of_standardised_latents(name)
     """One start suffices: for Gaussian data every solver is linear."""
     start = torch.ones(1, dtype=torch.float64)
     made = sample(name, DEFAULT_STEPS[name], lambda x, sigma: x / (1 + sigma**2), start, None)
-    assert float(made) == pytest.approx(SIGMA_MAX / math.sqrt(1 + SIGMA_MAX**2), rel=0.03)
+    assert float(made) == pytest.approx(SIGMA_MAX / math.sqrt(1 + SIGMA_MAX**2), rel=0.1)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

@@ -1,0 +1,191 @@
+"""The report: every defect is named by the figure meant for it, and the page needs nothing beside it."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+from test_memorisation import blobs, grid, looked, material
+
+from diffaug.audit import measuring
+from diffaug.audit.drawing import draw
+from diffaug.audit.fidelity import Fidelity
+from diffaug.audit.figures import Compared, Figure
+from diffaug.audit.findings import Findings
+from diffaug.audit.memorisation import Judged, Memorisation
+from diffaug.audit.report import render
+from diffaug.audit.verdicts import OWN, conclude, defects
+
+SIZE = (16, 16, 16)
+SCANS = [f"case_{i}" for i in range(60)]
+AT_FLOOR = Compared(Figure(1.0, 0.9, 1.1, 20), Figure(1.0, 0.8, 1.2, 20), False)
+OFF = Compared(Figure(3.0, 2.9, 3.1, 20), Figure(1.0, 0.8, 1.2, 20), False)
+NEAR = Compared(Figure(1.3, 0.9, 1.7, 20), Figure(1.0, 0.8, 1.2, 20), False)
+MEDIUM = Figure(0.5, 0.45, 0.55, 100)
+
+
+def judged(count, copies=0):
+    spread = np.linspace(0.4, 0.6, count)
+    return [Judged(f"v{i}", f"case_{i % 10}", s + 0.15 * (i < copies), 0.8, i < copies) for i, s in enumerate(spread)]
+
+
+def copies(synthetic=100, found=0, innocents=100, alarms=0, planted=None):
+    return Memorisation(
+        judged(synthetic, found),
+        judged(innocents, alarms),
+        [],
+        [],
+        0.7,
+        Figure(alarms / innocents, 0, 1 - 0.025 ** (1 / innocents), innocents),
+        0,
+        planted or {"exact": (10, 10)},
+        training=60,
+    )
+
+
+def findings(**changes):
+    good = Findings(
+        title="a set",
+        version="0",
+        inputs={},
+        about=("how it was done",),
+        channels=("MR",),
+        grid=grid(SIZE),
+        training=60,
+        unseen=20,
+        copies=copies(),
+        distances={OWN: dict.fromkeys(("KID", "FID", "density", "coverage"), AT_FLOOR)},
+        textures=dict.fromkeys(("intensities", "spectrum", "slices"), AT_FLOOR),
+        fineness=Figure(0.1, -0.2, 0.4, 60),
+        diversity=MEDIUM,
+        diversity_real=MEDIUM,
+        organs={},
+        fidelity=None,
+        fidelity_training=None,
+        seed=0,
+    )
+    return replace(good, **changes)
+
+
+def textures(**changes):
+    return dict.fromkeys(("intensities", "spectrum", "slices"), AT_FLOOR) | changes
+
+
+def test_nothing_is_wrong_with_a_set_at_the_floor():
+    verdicts = conclude(findings())
+    assert defects(verdicts) == []
+    assert {verdict.kind for verdict in verdicts} == {"good"}
+
+
+@pytest.mark.parametrize(
+    ("defect", "changes"),
+    {
+        "copies of training scans": {"copies": copies(found=20)},
+        "one volume repeated": {"diversity": Figure(1.0, 1.0, 1.0, 100), "textures": textures(spectrum=OFF)},
+        "too little variety": {"diversity": Figure(0.7, 0.65, 0.75, 100)},
+        "blurred": {"textures": textures(spectrum=OFF, slices=OFF), "fineness": Figure(-9, -10, -8, 60)},
+        "noisy": {"textures": textures(spectrum=OFF, slices=OFF), "fineness": Figure(9, 8, 10, 60)},
+        "wrong texture": {"textures": textures(spectrum=OFF)},
+        "wrong intensities": {"textures": textures(intensities=OFF)},
+        "neighbouring slices do not fit": {"textures": textures(slices=OFF)},
+        "unlike real scans": {"distances": {OWN: {"KID": OFF, "coverage": AT_FLOOR}}},
+        "wrong anatomy": {"organs": {"heart volume_ml": OFF, "heart components": AT_FLOOR}},
+    }.items(),
+)
+def test_each_defect_is_named_alone(defect, changes):
+    verdicts = conclude(findings(**changes))
+    assert defects(verdicts) == [defect]
+    assert defect in render(findings(**changes), verdicts, Path("nowhere"))
+
+
+def test_what_is_uncertain_is_said_but_is_no_defect():
+    verdicts = conclude(findings(textures=textures(intensities=NEAR)))
+    assert defects(verdicts) == []
+    assert [v.subject for v in verdicts if v.kind == "look"] == ["intensities"]
+
+
+def test_no_more_alarms_than_among_real_scans_are_no_copies():
+    verdict = conclude(findings(copies=copies(found=5, alarms=5)))[0]
+    assert verdict.defect is None
+    assert "false alarms" in verdict.head
+
+
+def test_few_real_scans_give_no_verdict_on_copies():
+    verdict = conclude(findings(copies=copies(innocents=2)))[0]
+    assert (verdict.kind, verdict.defect) == ("look", None)
+    assert "too few" in verdict.head
+
+
+def test_a_test_that_misses_planted_copies_says_for_which_kinds_it_is_blind():
+    verdict = conclude(findings(copies=copies(planted={"exact": (10, 10), "warped": (3, 10)})))[1]
+    assert verdict.kind == "look"
+    assert "warped" in verdict.text and "exact" not in verdict.text
+
+
+def test_training_scans_that_come_back_better_are_a_sign_of_learning_by_heart():
+    kept, known = (Fidelity(Figure(v, v - 1, v + 1, 20), MEDIUM) for v in (25, 30))
+    verdict = conclude(findings(fidelity=kept, fidelity_training=known))[-1]
+    assert "by heart" in verdict.text
+    assert "by heart" not in conclude(findings(fidelity=kept, fidelity_training=kept))[-1].text
+
+
+class Detector:
+    """Features that are plain averages, and no copies."""
+
+    def features(self, volumes):
+        return torch.cat([volumes.mean((2, 3, 4)), volumes.std((2, 3, 4)), volumes[..., :8].mean((2, 3, 4))], 1)
+
+
+SETS = {
+    "": lambda i: blobs(SIZE, 100 + i),
+    "noisy": lambda i: blobs(SIZE, 100 + i) + np.random.default_rng(i).normal(0, 0.1, (1, *SIZE)).astype(np.float32),
+    "blurred": lambda i: gaussian_filter(blobs(SIZE, 100 + i), (0, 1, 1, 1)),
+    "one volume repeated": lambda i: blobs(SIZE, 100),
+    "wrong intensities": lambda i: 0.6 * blobs(SIZE, 100 + i) + 0.2,
+}
+
+
+@pytest.fixture
+def measured(tmp_path, monkeypatch):
+    def call(make):
+        made = {f"made_{i}": make(i) for i in range(40)}
+        scans = material(
+            tmp_path, grid(SIZE), SIZE, training=SCANS, calibration=[f"case_{i}" for i in range(200, 240)], made=made
+        )
+        monkeypatch.setattr(measuring, "look_for_copies", lambda *_: looked(scans))
+        found = measuring.measure(
+            scans,
+            Detector(),
+            Detector(),
+            extras=measuring.Extras(),
+            autoencoder=None,
+            inputs={},
+            device=torch.device("cpu"),
+        )
+        return found, scans
+
+    return call
+
+
+@pytest.mark.parametrize("defect", SETS)
+def test_measured_sets_are_told_apart(measured, defect):
+    found = defects(conclude(measured(SETS[defect])[0]))
+    assert (defect in found) if defect else (found == [])
+
+
+def test_measuring_twice_gives_the_same_figures(measured):
+    assert measured(SETS[""])[0].figures() == measured(SETS[""])[0].figures()
+
+
+def test_the_page_needs_nothing_beside_it_and_escapes_names(measured, tmp_path):
+    found, scans = measured(SETS[""])
+    draw(found, scans, lambda volume: volume, tmp_path)
+    page = render(replace(found, title="a&b<i>"), conclude(found), tmp_path)
+    assert page.count("data:image/png;base64,") == 4
+    assert not re.search(r"https?:|<script|<link|url\(|@import", page)
+    assert all(source.startswith("data:") for source in re.findall(r'(?:src|href)="([^"]*)"', page))
+    assert "a&amp;b&lt;i&gt;" in page and "<i>" not in page
+    assert page.index("Verdict") < page.index("Pictures") < page.index("Figures")
