@@ -122,7 +122,13 @@ def _features(
     voxels: int,
     device: torch.device,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Send synthetic volumes and real ones through every extractor, a few at a time."""
+    """Send synthetic volumes and real ones through every extractor, a few at a time.
+
+    The copy detector's network was trained on real scans that it describes here, and never saw the synthetic ones. That
+    could make other real scans look farther off than they are. Between halves of the hippocampus scans, one of them
+    trained on (three halvings, 68 to 81 scans each), KID came to 0.19, 0.15 and 0.01 where the floors end at 0.19, 0.23
+    and 0.17, density and coverage to 0.89 and more: within the floor, so nothing is held back from it.
+    """
 
     def sent(volumes: Iterator[np.ndarray]) -> dict[str, np.ndarray]:
         parts: dict[str, list[np.ndarray]] = {name: [] for name in extractors}

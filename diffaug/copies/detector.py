@@ -25,6 +25,7 @@ UNRELATED = 2**0.5  # distance of unit vectors that have nothing to do with each
 SHIFTED = 0.05  # of the edge, that reference windows lie off the middle of a whole scan, either way along each axis
 OVERLAP = 8  # reference windows of a larger scan begin every eighth part of their edge
 MOST_WINDOWS = 1024  # of a scan
+BLIND = 1.0  # a threshold that no volume exceeds
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,11 @@ class CopyDetector:
         self.embedding.to(device).eval()
         self.references, self.owners = self.references.to(device), self.owners.to(device)
         return self
+
+    @property
+    def blind(self) -> bool:
+        """Whether it found too few planted copies to call anything a copy."""
+        return self.threshold >= BLIND
 
     @torch.no_grad()
     def judge(self, volumes: Tensor) -> list[Nearest]:

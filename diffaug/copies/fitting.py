@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 from scipy.stats import beta
 
 from diffaug.copies.changes import KINDS, apply, draw
-from diffaug.copies.detector import CopyDetector
+from diffaug.copies.detector import BLIND, CopyDetector
 from diffaug.copies.embedding import DIMENSIONS
 from diffaug.copies.fit_embedding import EmbeddingObjective
 from diffaug.engine.loop import Training, train
@@ -105,13 +105,17 @@ def _calibrate(detector: CopyDetector, unseen: list[np.ndarray], planted: dict[s
     """Set the threshold so that few unseen scans lie above it; judge each of them by the threshold of the others.
 
     An unseen scan that is found again as surely as half of the planted copies is no unseen scan: the same person was
-    scanned twice, or the scan is there twice. It would hide all copies, so it sets no threshold.
+    scanned twice, or the scan is there twice. It would hide all copies, so it sets no threshold. Where not even half of the
+    planted copies are ascribed to the right scan, the detector is blind and calls nothing a copy.
     """
     percent = 100 * (1 - FALSE_ALARMS)
     copies = np.concatenate(list(planted.values()))
-    honest = [own for own in unseen if own.max() < np.median(copies)]
+    surely = float(np.median(copies))
+    honest = [own for own in unseen if own.max() < surely or surely < 0]
     detector.known = len(unseen) - len(honest)
-    if honest:
+    if surely < 0:
+        detector.threshold = BLIND
+    elif honest:
         detector.threshold = float(np.percentile(np.concatenate(honest), percent, method="higher"))
     else:  # then only what copies look like can tell
         detector.threshold = float(np.percentile(copies, 100 * FALSE_ALARMS))

@@ -68,7 +68,7 @@ class SampleRequest:
         return SampleRequest(**{**content, "condition": Condition.from_dict(content.get("condition", {}))})
 
 
-# ddpm: "Medical Diffusion", supplementary table 1; the others: the fewest of 4, 8, 10, 16, 32 whose figures are all within the
+# ddpm: "Medical Diffusion", supplementary table 1; the others: the fewest of 4, 8, 10, 16, 32 whose figures are within the
 # interval of its 300 steps (benchmarks/results/sampler_steps.md), and that keep the standard deviation of a Gaussian,
 # whose ideal denoiser is known, within 10 % (tests/generator/test_samplers.py)
 DEFAULT_STEPS = {"ddpm": 300, "ddim": 32, "heun": 16, "dpmpp": 16}
@@ -114,6 +114,12 @@ def _sample(
         require_learned(request.condition, request.guidance, generator.conditions)
         write_json(folder / "manifest.json", manifest)  # before the first volume, so that no other set mixes with it
         detector = CopyDetector.load(workspace.generator / COPIES).to(device)
+        if detector.blind:
+            print(
+                "sample: the copy test is blind for these scans (too few, or too alike); no volume is screened",
+                flush=True,
+            )
+        manifest["screened"] = not detector.blind
         made, refused = manifest["volumes"], manifest["refused"]
         with tqdm(total=request.count, initial=len(made), desc="sampling", unit="volume", ascii=True) as bar:
             while len(made) < request.count:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import nn
 from diffaug.engine.batches import StepBatches, loader
 from diffaug.engine.devices import start_fabric
 from diffaug.engine.loop import Training, learning_rate_scale, read_log, train
+from diffaug.engine.turning import Watch
 
 TRAINING = Training(steps=30, batch_size=4, learning_rate=1e-2, warmup_steps=3, ema_decay=0.9, seed=1)
 LAST = TRAINING.steps - 1
@@ -39,6 +41,7 @@ class Regression:
     """Two networks with an optimiser each, one of them averaged; stops, or spoils its loss, at a given step."""
 
     averaged = "one"
+    watch = None
 
     def __init__(self, noise=0.1, stop_at=None, stop=KeyboardInterrupt, spoil=None):
         torch.manual_seed(0)
@@ -321,6 +324,37 @@ def test_a_step_sees_the_same_examples_however_many_processes_and_workers():
     assert not torch.equal(whole, batches(0, 1)[3])
     assert len(set(whole.flatten().tolist())) == 12, "no two examples of a batch are alike"
     assert torch.equal(next(iter(loader(batches(0, 1), start=2, workers=0, pin=False))), whole)
+
+
+class Turning(Regression):
+    """Its held-out loss falls until step 30, then rises."""
+
+    watch = Watch(loss="held_out", patience=2)
+
+    def validate(self, average):
+        return {"held_out": abs(float(average.n_averaged) - 30)}
+
+
+HUNDRED = replace(TRAINING, steps=100)
+
+
+def test_a_fit_that_turns_stops_and_keeps_the_weights_before(tmp_path):
+    _, average = run(tmp_path / "turning", Turning(), HUNDRED)
+    assert figures(tmp_path / "turning")[-1]["step"] == 50, "two validations after the best one"
+    assert int(average.n_averaged) == 30
+    objective = Regression(stop_at=30)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "short", objective, HUNDRED)
+    kept = state(tmp_path / "short")
+    assert kept["step"] == 30
+    assert_equal(average.state_dict(), kept["average"])
+
+
+def test_a_stopped_fit_is_not_gone_on_with(tmp_path):
+    _, first = run(tmp_path, Turning(), HUNDRED)
+    again, second = run(tmp_path, Turning(), HUNDRED)
+    assert again.drawn <= TRAINING.batch_size, "one batch is fetched before it is seen that none is needed"
+    assert_equal(first.state_dict(), second.state_dict())
 
 
 def test_device_that_is_not_there_is_refused(refusal):
