@@ -137,23 +137,23 @@ def test_debug_raises(task):
 
 
 def test_fault_of_the_program_is_not_disguised(task, monkeypatch):
-    from diffaug.generator import fitting
+    from diffaug.generator import preparing
 
     def fault(*arguments, **keywords):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(fitting, "open_dataset", fault)
+    monkeypatch.setattr(preparing, "open_dataset", fault)
     with pytest.raises(ZeroDivisionError):
         main([*FIT])
 
 
 def test_interruption_says_that_the_same_command_goes_on(task, monkeypatch, capsys):
-    from diffaug.generator import fitting
+    from diffaug.generator import preparing
 
     def interrupt(*arguments, **keywords):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fitting, "open_dataset", interrupt)
+    monkeypatch.setattr(preparing, "open_dataset", interrupt)
     assert main([*FIT]) == 130
     assert "goes on" in error_line(capsys.readouterr().err)
 
@@ -230,10 +230,10 @@ def test_edited_plan_that_makes_no_sense_is_told(task, refused):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of two megabytes."""
+    """A file system of sixteen megabytes."""
     mount = tmp_path / "small"
     mount.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", mount], capture_output=True).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", mount], capture_output=True).returncode:
         pytest.skip("only root may mount a small file system")
     yield mount
     subprocess.run(["umount", "-l", mount], check=True)
@@ -244,7 +244,7 @@ def test_full_disk_is_told_and_the_same_command_goes_on_afterwards(fitted, refus
         fitted.root / "results",
         small_disk,
         dirs_exist_ok=True,
-        ignore=shutil.ignore_patterns("cache", "latents*", "*.png"),
+        ignore=shutil.ignore_patterns("cache", "latents*", "copies_*", "*.png"),
     )
     monkeypatch.setenv("nnUNet_results", str(small_disk))
     ballast = small_disk / "ballast"

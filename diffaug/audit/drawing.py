@@ -87,7 +87,7 @@ def _similarities(copies: Memorisation, file: Path) -> None:
     axis.invert_yaxis()
     axis.set_xlabel("similarity to the nearest training scan: 1 is the scan itself", fontsize=8)
     axis.tick_params(axis="x", labelsize=8)
-    axis.legend(fontsize=7, loc="lower left")
+    axis.legend(fontsize=7, loc="lower right", bbox_to_anchor=(1, 1))
     figure.tight_layout(pad=0.5)
     with atomic_path(file) as temporary:
         figure.savefig(temporary, dpi=110)

@@ -197,20 +197,3 @@ def pairs_figure(pairs: np.ndarray, values: Sequence[float], count: int, seed: i
     both = both[both.sum(1) > 0]  # a resample of very few volumes may hold no pair at all
     low, high = np.percentile(both @ data / both.sum(1), LEVEL) if len(both) else (np.nan, np.nan)
     return Figure(float(data.mean()), float(low), float(high), len(data))
-
-
-def percentile_figure(values: Sequence[float], percent: float, seed: int) -> Figure:
-    """Take a high percentile, rounded up to a measured value: of 20 or fewer the 95th is the largest.
-
-    Args:
-        values: Independent measurements.
-        percent: Which percentile.
-        seed: Of the bootstrap.
-
-    Returns:
-        The percentile with its bootstrap interval, which few measurements make too narrow at its upper end.
-    """
-    data = np.asarray(values, dtype=float)
-    picks = np.random.default_rng(seed).integers(len(data), size=(RESAMPLES, len(data)))
-    low, high = np.percentile(np.percentile(data[picks], percent, axis=1, method="higher"), LEVEL)
-    return Figure(float(np.percentile(data, percent, method="higher")), float(low), float(high), len(data))

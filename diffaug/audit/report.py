@@ -168,8 +168,8 @@ def _method(findings: Findings) -> Iterable[str]:
         "The features of the self-supervised encoder are those of the same network before its last layers; real and "
         "synthetic volumes go through it alike. It was trained on the real ones; between halves of hippocampus "
         "scans, one trained on and one not, that made no difference beyond the floor. Both sides of a comparison have the "
-        "same number of volumes, averaged over random halves; intervals are the range of single halves. MS-SSIM is averaged over random pairs, with a bootstrap "
-        "over volumes."
+        "same number of volumes, averaged over random halves; intervals are the range of single halves. MS-SSIM is averaged "
+        "over random pairs, with a bootstrap over volumes."
     )
     if findings.grid.field_of_view == "patch":
         yield (

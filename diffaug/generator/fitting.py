@@ -213,5 +213,6 @@ def _finish(generator: Generator, folder: Path, target: Path) -> None:
     generator.save(target)
     done = {"finished": True, "figures": figures, "inputs": hashes, "generator_sha256": file_hash(target)}
     write_json(folder / "manifest.json", {**manifest, **done})
-    for state in folder.glob("*.state.pt"):  # what resumes a fit is not what a user loads; it has done its duty
-        state.unlink()
+    for pattern in ("*.state.pt", "copies_*.safetensors"):  # what resumes a fit is not what a user loads
+        for file in folder.glob(pattern):
+            file.unlink()

@@ -118,7 +118,7 @@ NONSENSE = {
     "negative batch": put("denoiser_training.batch_size", -2),
     "negative rate": put("denoiser_training.learning_rate", -1e-3),
     "no views": put("views", 0),
-    "channels that do not group": put("autoencoder.channels", [12, 20]),
+    "channels that do not group": put("denoiser.channels", [12, 20]),
     "latents that differ": put("denoiser.latent_channels", 5),
     "conditions of another kind": put("conditions", "site"),
     "unknown condition": put("conditions.scanner", {}),
