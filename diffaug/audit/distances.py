@@ -26,10 +26,10 @@ def set_distances(real: np.ndarray, synthetic: np.ndarray, seed: int) -> dict[st
         seed: Of everything drawn.
 
     Returns:
-        `KID` (`kernel_distance`), `FID` (`frechet_distance`, along the leading principal directions of both sets together:
-        as many as the volumes bear, and a direction in which synthetic volumes leave the real ones is among them; so its floor
-        is of these two sets alone), `density` and
-        `coverage` (`clipped_density`, `clipped_coverage`); empty where a set has fewer than four volumes.
+        `KID` (`kernel_distance`); `FID` (`frechet_distance`) along the leading principal directions of both sets together,
+        as many as the volumes bear, a direction in which synthetic volumes leave the real ones among them, so that its
+        floor is of these two sets alone; `density` and `coverage` (`clipped_density`, `clipped_coverage`); empty where a
+        set has fewer than four volumes.
     """
     if min(len(real), len(synthetic)) < FEWEST:
         return {}
