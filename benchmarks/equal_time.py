@@ -66,12 +66,13 @@ def compare_quality(
         _diffaug(f"audit --real {raw / 'imagesTr'} --unseen {raw / 'imagesTs'} --synthetic {folder} --out {out}")
         found[name] = json.loads((out / "manifest.json").read_text())["figures"]
     flat = {name: flatten(figures) for name, figures in found.items()}
-    shared = [key for key in flat["diffaug"] if key in flat["medicaldiffusion"] and not key.startswith("settings")]
+    told = ("figure value", "figure low", "figure high", "floor value", "verdict")  # the JSON has all
+    shared = [key for key in flat["diffaug"] if key in flat["medicaldiffusion"] and key.endswith(told)]
     rows = [{"figure": key, **{name: flat[name][key] for name in flat}} for key in shared]
     spent = {"diffaug": seconds, "medicaldiffusion": theirs_seconds}
     text = (
         f"{CASES} phantoms of {' x '.join(map(str, SHAPE))} voxels, {minutes:g} minutes for each, {volumes} volumes sampled; "
-        f"seconds really spent: {json.dumps(spent)}. medicaldiffusion has its published settings but for the batch of the "
+        f"seconds really spent: {json.dumps(spent)} (`copies` is the detector that screens samples). medicaldiffusion has its published settings but for the batch of the "
         f"DDPM ({BATCH}), LPIPS (the error of pixel differences on the slice) and intensities and geometry of its volumes, "
         "which it has none of: they are given those of the first scan."
     )

@@ -274,7 +274,8 @@ def _command(arguments: argparse.Namespace) -> str:
     """Write the command line again, without this machine's paths."""
     told = {key: value for key, value in vars(arguments).items() if value is not None and key not in ("out", "work")}
     told["medicaldiffusion"] = "PATH" if arguments.medicaldiffusion else False
-    told["parts"] = " ".join(arguments.parts)
+    told["parts"] = " ".join(arguments.parts) if arguments.quality is None else False
+    told["volumes"] = arguments.volumes if arguments.quality is not None else False
     words = [f"--{key}" if value is True else f"--{key} {value}" for key, value in told.items() if value is not False]
     return " ".join(["python benchmarks/speed.py", *words])
 
