@@ -1,15 +1,16 @@
 """Conditions: what is known of a scan reaches the denoiser, what is unknown is zero, and what is asked for is made."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
+from diffaug.copies.detector import Nearest
 from diffaug.engine.devices import start_fabric
 from diffaug.engine.loop import Training, train
-from diffaug.generator.autoencoder import Autoencoder
 from diffaug.generator.conditions import (
     DROPPED,
     Condition,
@@ -19,6 +20,7 @@ from diffaug.generator.conditions import (
     require_learned,
 )
 from diffaug.generator.fit_denoiser import DenoiserObjective
+from diffaug.generator.grain import CONTRASTS, LEVELS, Grain
 from diffaug.generator.plan import make_plan
 from diffaug.generator.sites import read_sites
 from diffaug.volumes.grid import Grid, Reading
@@ -180,6 +182,20 @@ def test_senseless_guidance_is_refused(refusal, guidance):
     assert "--guidance" in refusal(require_learned, Condition(), guidance, LEARNED)
 
 
+class EnlargedLatent(nn.Module):
+    """Stands where the autoencoder does: samples are looked at as latents, each cell as many voxels as it stands for."""
+
+    def decode(self, latent):
+        return F.interpolate(latent, scale_factor=4.0)
+
+
+class SeesNoCopy:
+    """Stands where the copy detector does: two constants are no scans that it could know again."""
+
+    def judge(self, volumes):
+        return [Nearest("", 0.0, 1.0, False)] * len(volumes)
+
+
 @pytest.fixture
 def mixture():
     """Two sites whose latents are two constants, apart from a little noise, and a tiny denoiser to learn them."""
@@ -187,6 +203,7 @@ def mixture():
     plan = make_plan(READINGS, ["MR"], budget="cpu-small", site_of=SITES)
     plan = replace(
         plan,
+        autoencoder={**plan.autoencoder, "latent_channels": 4},
         denoiser={"latent_channels": 4, "channels": [16], "blocks": 1, "attention": False},
         denoiser_training=Training(300, 16, 5e-3, warmup_steps=20, ema_decay=0.95),
         views=1,
@@ -200,8 +217,10 @@ def mixture():
         return (levels[:, None, None, None, None] + noise).astype(np.float32), windows
 
     conditions = {r.case: plan.conditions.of(r, plan.grid) for r in READINGS}
-    coder = Autoencoder(**plan.autoencoder)
-    return DenoiserObjective(plan, coder, latents(plan.cases), latents(plan.held_out), conditions)
+    no_grain = Grain(torch.zeros(4, 1, 1, 1), torch.zeros(4, LEVELS, CONTRASTS), torch.zeros(4, CONTRASTS - 1))
+    return DenoiserObjective(
+        plan, EnlargedLatent(), latents(plan.cases), latents(plan.held_out), conditions, SeesNoCopy(), no_grain
+    )
 
 
 def test_the_network_is_shown_the_conditions_of_each_scan_and_sometimes_none(mixture):
@@ -232,7 +251,6 @@ def test_the_site_that_is_asked_for_is_made(mixture, tmp_path):
         identity="toy",
     )
     generator = mixture.generator(average, [(8, 8, 8)] * len(mixture.plan.cases)).to(torch.device("cpu"))
-    generator.autoencoder = SimpleNamespace(decode=lambda latent: latent)
 
     def levels(site, guidance=1.0):
         made, _, conditions = generator.sample(
