@@ -15,7 +15,6 @@ import torch
 
 from diffaug.generator.autoencoder import Autoencoder
 from diffaug.generator.conditions import Condition
-from diffaug.generator.denoiser import Denoiser
 from diffaug.generator.grain import fit_grain
 from diffaug.generator.model import Generator
 from diffaug.generator.plan import BUDGETS, GeneratorPlan, plan_strides
@@ -51,7 +50,7 @@ def untrained(budget: str, shape: tuple[int, ...]) -> Generator:
         autoencoder_training=size.autoencoder_training,
         denoiser_training=size.denoiser_training,
     )
-    autoencoder, denoiser = Autoencoder(**plan.autoencoder), Denoiser(**plan.denoiser)
+    autoencoder, denoiser = Autoencoder(**plan.autoencoder), plan.make_denoiser()
     small = torch.randn(1, 1, 16, 16, 16).clamp(-1, 1)
     grain = fit_grain([(small, 0.9 * small)])
     channels = size.autoencoder["latent_channels"]

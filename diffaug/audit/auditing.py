@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diffaug import __version__
-from diffaug.audit.detecting import adopt_detector
+from diffaug.audit.detecting import adopt_detector, adopt_encoder
 from diffaug.audit.drawing import draw
 from diffaug.audit.fidelity import reconstruct
 from diffaug.audit.findings import Findings
@@ -22,6 +22,7 @@ from diffaug.audit.verdicts import conclude, defects
 from diffaug.engine.devices import start_fabric
 from diffaug.errors import DiffaugError
 from diffaug.generator.autoencoder import Autoencoder
+from diffaug.generator.fitting import COPIES
 from diffaug.generator.model import Generator
 from diffaug.generator.sampling import sample
 from diffaug.workspace import Workspace, atomic_path, discard, file_hash, fingerprint, locked, read_json, write_json
@@ -47,14 +48,13 @@ def audit(workspace: Workspace, extras: Extras | None = None, *, device: str = "
     volumes = sample(workspace, device=device)
     manifest = read_json(volumes / "manifest.json", "run: diffaug sample")
     model = workspace.generator / "generator.safetensors"
-    ready = workspace.generator / "copies.safetensors"
     inputs = {
         "generator_sha256": file_hash(model),
         "sample_manifest_sha256": file_hash(volumes / "manifest.json"),
-        **({"copy_detector_sha256": file_hash(ready)} if ready.is_file() else {}),
+        "copy_test_sha256": file_hash(workspace.generator / COPIES),
     }
 
-    def gathered() -> tuple[Material, Path, Autoencoder | None]:
+    def gathered() -> tuple[Material, Path, Path, Autoencoder | None]:
         generator = Generator.load(model).to(start_fabric(device).device)
         plan = generator.plan
         if extras.nnunet_model is not None and plan.grid.field_of_view == "patch":
@@ -62,8 +62,9 @@ def audit(workspace: Workspace, extras: Extras | None = None, *, device: str = "
                 f"--nnunet-model {extras.nnunet_model}: this generator makes windows that cut organs, expected one of whole "
                 "scans; leave the option out"
             )
-        kept = ready if ready.is_file() else _work(workspace.audit, inputs["generator_sha256"]) / ready.name
-        return from_task(workspace, plan, manifest["volumes"]), kept, generator.autoencoder
+        material = from_task(workspace, plan, manifest["volumes"])
+        work = _work(workspace.audit, inputs["generator_sha256"])
+        return material, workspace.generator / COPIES, work, generator.autoencoder
 
     return _audit(workspace.audit, inputs | {"sampling": manifest["request"]}, gathered, extras, device, fresh)
 
@@ -93,13 +94,13 @@ def audit_folders(
     }
     kind = start_fabric(device).device.type
     # another set of synthetic volumes against the same scans needs no other grid and no other detector
-    of_scans = [kind, request.seed, *(v["state"] for name, v in inputs.items() if name != "synthetic")]
+    of_scans = [kind, *(v["state"] for name, v in inputs.items() if name != "synthetic")]
 
-    def gathered() -> tuple[Material, Path, None]:
+    def gathered() -> tuple[Material, Path, Path, None]:
         work = _work(out, fingerprint(of_scans))
-        return from_folders(request, found, work, kind), work / "copies.safetensors", None
+        return from_folders(request, found, work, kind), work / COPIES, work, None
 
-    return _audit(out, inputs | {"seed": request.seed}, gathered, extras, device, fresh)
+    return _audit(out, inputs, gathered, extras, device, fresh)
 
 
 def _work(folder: Path, key: str) -> Path:
@@ -120,7 +121,7 @@ def _require(extras: Extras) -> None:
 def _audit(
     folder: Path,
     inputs: dict[str, Any],
-    gather: Callable[[], tuple[Material, Path, Autoencoder | None]],
+    gather: Callable[[], tuple[Material, Path, Path, Autoencoder | None]],
     extras: Extras,
     device: str,
     fresh: bool,
@@ -142,12 +143,13 @@ def _audit(
         begun = {"stage": "audit", "finished": False, "version": __version__, "inputs": inputs}
         write_json(file, begun)
         fabric = start_fabric(device)
-        material, kept, autoencoder = gather()
-        detector, calibrated = adopt_detector(material, kept, fabric)
+        material, kept, work, autoencoder = gather()
+        detector = adopt_detector(material, kept, fabric)
+        encoder = adopt_encoder(material, work, fabric)
         findings = measure(
             material,
             detector,
-            calibrated,
+            encoder,
             extras=extras,
             autoencoder=autoencoder,
             inputs=inputs,

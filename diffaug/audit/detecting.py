@@ -1,4 +1,4 @@
-"""The copy detector that an audit judges by: the generator's own, or one fitted to the real scans here."""
+"""What an audit needs to know of the real scans: their copies again, and a feature space. Made once and kept."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ from pathlib import Path
 
 from lightning_fabric import Fabric
 
+from diffaug.audit.encoder import Encoder
+from diffaug.audit.fit_encoder import fit_encoder
 from diffaug.audit.material import Material
+from diffaug.copies.calibrating import make_detector
 from diffaug.copies.detector import CopyDetector
-from diffaug.copies.fitting import fit_detector
-from diffaug.engine.loop import Training
 from diffaug.errors import DiffaugError
 
-TRAINING: Training | None = None  # of the detector: what suits the device
 
-
-def adopt_detector(material: Material, file: Path, fabric: Fabric) -> tuple[CopyDetector, CopyDetector]:
-    """Load the copy detector, or fit it where there is none, going on where a stopped fit left off.
+def adopt_detector(material: Material, file: Path, fabric: Fabric) -> CopyDetector:
+    """Load the copy detector, or make it where there is none.
 
     Args:
         material: The volumes.
@@ -24,32 +23,52 @@ def adopt_detector(material: Material, file: Path, fabric: Fabric) -> tuple[Copy
         fabric: Where to compute.
 
     Returns:
-        The detector with all training scans, and the one that was calibrated: where no scans are known that the generator
-        never saw, that one lacks those of the training scans that set its threshold.
+        The detector.
 
     Raises:
         DiffaugError: If the file belongs to other scans.
     """
-    known = [case for case in material.training if case not in set(material.calibration)]
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
-        fit_detector(
+        make_detector(
             material.scans.__getitem__,
-            known,
-            material.calibration,
+            material.training,
+            material.unseen,
             shape=material.grid.shape,
             mirror=material.mirror,
             field_of_view=material.grid.field_of_view,
-            training=TRAINING,
-            fabric=fabric,
-            folder=file.parent,
+            device=fabric.device,
         ).save(file)
-        (file.parent / "copies.state.pt").unlink(missing_ok=True)  # what a stopped fit goes on from has done its duty
-    calibrated = CopyDetector.load(file).to(fabric.device)
-    if set(calibrated.cases) != set(known):
+    detector = CopyDetector.load(file, material.scans.__getitem__, fabric.device)
+    if detector.cases != material.training:
         raise DiffaugError(
-            f"{file}: knows {len(calibrated.cases)} scans, expected the {len(known)} that the generator was trained on; fit "
-            "anew with --fresh"
+            f"{file}: knows {len(detector.cases)} scans, not the {len(material.training)} that the generator was trained on; "
+            "fit anew with --fresh"
         )
-    rest = [case for case in material.training if case not in set(known)]
-    return (calibrated.with_cases(material.scans.__getitem__, rest) if rest else calibrated), calibrated
+    return detector
+
+
+def adopt_encoder(material: Material, folder: Path, fabric: Fabric) -> Encoder:
+    """Load the encoder of the real scans, or fit it where there is none, going on where a stopped fit left off.
+
+    Args:
+        material: The volumes.
+        folder: Where it lies, or shall lie.
+        fabric: Where to compute.
+
+    Returns:
+        The encoder.
+    """
+    file = folder / "encoder.safetensors"
+    if not file.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        fit_encoder(
+            material.scans.__getitem__,
+            material.training,
+            shape=material.grid.shape,
+            mirror=material.mirror,
+            fabric=fabric,
+            folder=folder,
+        ).save(file)
+        (folder / "encoder.state.pt").unlink(missing_ok=True)  # what a stopped fit goes on from has done its duty
+    return Encoder.load(file).to(fabric.device)

@@ -74,7 +74,7 @@ def _similarities(copies: Memorisation, file: Path) -> None:
     """Draw how similar volumes are to their nearest training scan, and the threshold."""
     groups = {
         "synthetic": copies.synthetic,
-        "real scans, no copies": copies.calibration,
+        "real scans, no copies": copies.innocent,
         "training scans,\nthrough the autoencoder": copies.decoded,
     }
     shown = {name: [judged.similarity for judged in group] for name, group in groups.items() if group}

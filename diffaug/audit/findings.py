@@ -90,7 +90,7 @@ class Findings:
                 "share_of_real_scans": asdict(copies.false_alarms),
                 "by_chance": copies.by_chance,
                 "certain": len(copies.certain),
-                "real_scans_known": copies.known,
+                "one_person": [list(group) for group in copies.people],
                 "training_scans_reached": copies.reached,
                 "threshold": copies.threshold,
                 "planted_found": {kind: list(counts) for kind, counts in copies.found.items()},

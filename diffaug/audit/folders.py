@@ -17,9 +17,7 @@ from diffaug.volumes.dataset import RawDataset
 from diffaug.volumes.grid import Grid, median_spacing, plan_grid, read_off, to_canonical
 from diffaug.workspace import fingerprint, read_json, write_json
 
-HELD_OUT = 0.2  # share of the real scans that set the threshold where there are no unseen ones
-FEWEST_HELD_OUT, MOST_HELD_OUT = 5, 50
-FEWEST = 2 * FEWEST_HELD_OUT  # real scans, where some must be held out
+FEWEST = 10  # real scans: fewer do not tell how alike scans of different people are
 MULTIPLE = (4, 4, 4)  # of the grid's shape
 VOXELS = {"cpu": 2**17, "cuda": 2**21}  # of the grid
 
@@ -31,38 +29,12 @@ class FoldersRequest:
     Attributes:
         real: The scans that the generator was trained on.
         synthetic: The volumes it made.
-        unseen: Real scans that it never saw; None holds some of the real ones out.
-        seed: Of the scans held out.
+        unseen: Real scans that it never saw, if there are any.
     """
 
     real: Path
     synthetic: Path
     unseen: Path | None = None
-    seed: int = 0
-
-
-def hold_out(ids: Sequence[str], seed: int, option: str = "--real") -> tuple[str, ...]:
-    """Choose real scans that set the threshold of the test for copies.
-
-    Args:
-        ids: Sorted ids of the real scans.
-        seed: Of the choice.
-        option: The option they came from, for the message.
-
-    Returns:
-        One run of neighbouring ids, for scans of one person mostly follow each other.
-
-    Raises:
-        DiffaugError: If there are too few.
-    """
-    if len(ids) < FEWEST:
-        raise DiffaugError(
-            f"{option}: found {len(ids)} scans, expected at least {FEWEST} where some of them must be held out; add scans, "
-            "or give scans that the generator never saw with --unseen"
-        )
-    count = min(max(round(HELD_OUT * len(ids)), FEWEST_HELD_OUT), MOST_HELD_OUT)
-    start = int(np.random.default_rng(seed).integers(len(ids)))
-    return tuple(sorted(ids[(start + i) % len(ids)] for i in range(count)))
 
 
 def open_folders(request: FoldersRequest) -> dict[str, RawDataset]:
@@ -75,7 +47,7 @@ def open_folders(request: FoldersRequest) -> dict[str, RawDataset]:
         `real`, `synthetic` and, if asked for, `unseen`.
 
     Raises:
-        DiffaugError: If the channels differ in number, or a scan is in both `real` and `unseen`.
+        DiffaugError: If the channels differ in number, a scan is in both `real` and `unseen`, or there are too few.
     """
     asked = {"real": request.real, "synthetic": request.synthetic, "unseen": request.unseen}
     found = {name: open_images(folder, f"--{name}") for name, folder in asked.items() if folder is not None}
@@ -86,14 +58,16 @@ def open_folders(request: FoldersRequest) -> dict[str, RawDataset]:
                 f"--{name} {asked[name]}: found {len(dataset.channels)} channels, expected {wanted} as in --real; mend the "
                 "folder"
             )
-    if request.unseen is not None:
-        if both := {c.id for c in found["real"].cases} & {c.id for c in found["unseen"].cases}:
-            raise DiffaugError(
-                f"--unseen {request.unseen}: found {min(both)} in --real too, expected scans that the generator never "
-                "saw; remove or rename it"
-            )
-    else:
-        hold_out([c.id for c in found["real"].cases], request.seed, f"--real {request.real}")
+    ids = [{case.id for case in found[name].cases} for name in ("real", "unseen") if name in found]
+    if both := set.intersection(*ids) if len(ids) > 1 else set():
+        raise DiffaugError(
+            f"--unseen {request.unseen}: found {min(both)} in --real too, expected scans that the generator never "
+            "saw; remove or rename it"
+        )
+    if (count := sum(map(len, ids))) < FEWEST:
+        raise DiffaugError(
+            f"--real {request.real}: found {count} real scans, unseen ones included, expected at least {FEWEST}; add scans"
+        )
     return found
 
 
@@ -116,40 +90,30 @@ def from_folders(request: FoldersRequest, found: dict[str, RawDataset], folder: 
         if dataset is not None:
             _resample(dataset, real.channels, grid, cache)
     ids = tuple(case.id for case in real.cases)
-    held_out = tuple(c.id for c in unseen.cases) if unseen else hold_out(ids, request.seed)
     return Material(
         title=f"{request.synthetic.name} against {request.real.name}",
         channels=real.channels,
         grid=grid,
         training=ids,
-        calibration=held_out,
+        unseen=tuple(case.id for case in unseen.cases) if unseen else (),
         scans=scans,
         names=tuple(case.id for case in synthetic.cases),
         read=made.__getitem__,
         windows={},
         files={c.id: c.files for d in (real, unseen) if d for c in d.cases},
         synthetic_files={c.id: c.files for c in synthetic.cases},
-        about=_about(real, unseen, held_out),
+        about=(_about(real),),
     )
 
 
-def _about(real: RawDataset, unseen: RawDataset | None, held_out: Sequence[str]) -> tuple[str, ...]:
+def _about(real: RawDataset) -> str:
     """Say in plain words what was done to the volumes before they were compared."""
-    fixed = [name for name in real.channels if name.casefold() == "ct"]
-    ranges = (
-        "CT is cut to a fixed window of -1000 to 1000 HU, the same for both folders."
-        if fixed
-        else "Each volume, real or synthetic, was scaled to its own 0.1st to 99.9th percentile: the units of MR mean "
+    if any(name.casefold() == "ct" for name in real.channels):
+        return "CT is cut to a fixed window of -1000 to 1000 HU, the same for both folders."
+    return (
+        "Each volume, real or synthetic, was scaled to its own 0.1st to 99.9th percentile: the units of MR mean "
         "nothing across scans. So a synthetic set that is too dark or too bright throughout goes unnoticed here. For CT, "
         "put a dataset.json with the channel name CT beside imagesTr."
-    )
-    if unseen is not None:
-        return (ranges, f"{len(held_out)} real scans that the generator never saw set the threshold for copies.")
-    return (
-        ranges,
-        f"No scans were given that the generator never saw. So {len(held_out)} of its {len(real.cases)} training scans, a "
-        "run of neighbouring ids, were kept from the copy detector's training and set its threshold; then the detector "
-        "compared the synthetic volumes with all of them, these included.",
     )
 
 

@@ -29,8 +29,7 @@ class Material:
         channels: Names of the channels.
         grid: The grid that all are brought onto.
         training: Ids of the scans that the generator was trained on.
-        calibration: Ids of scans that set the threshold for copies. Best are scans that the generator never saw; where
-            there are none, some of `training`.
+        unseen: Ids of the real scans that the generator never saw; there may be none.
         scans: The real scans on the grid, each of its own extent.
         names: Names of the synthetic volumes.
         read: Gives a synthetic volume on the grid, of its own extent.
@@ -44,7 +43,7 @@ class Material:
     channels: tuple[str, ...]
     grid: Grid
     training: tuple[str, ...]
-    calibration: tuple[str, ...]
+    unseen: tuple[str, ...]
     scans: VolumeCache
     names: tuple[str, ...]
     read: Callable[[str], np.ndarray]
@@ -57,11 +56,6 @@ class Material:
     def mirror(self) -> int:
         """Array axis (0 to 2) that runs left-right."""
         return 2 - next(i for i, letter in enumerate(self.grid.orientation) if letter in "LR")
-
-    @property
-    def unseen(self) -> tuple[str, ...]:
-        """Ids of the real scans that the generator never saw."""
-        return tuple(case for case in self.calibration if case not in set(self.training))
 
     def synthetic(self, name: str) -> np.ndarray:
         """Read a synthetic volume and bring it onto the whole grid.
@@ -149,7 +143,7 @@ def from_task(workspace: Workspace, plan: GeneratorPlan, volumes: dict[str, Any]
         channels=plan.channels,
         grid=plan.grid,
         training=plan.cases,
-        calibration=plan.held_out,
+        unseen=plan.held_out,
         scans=open_cache(workspace, plan),
         names=tuple(made),
         read=lambda name: _in_range(made[name], plan.grid),
@@ -158,8 +152,7 @@ def from_task(workspace: Workspace, plan: GeneratorPlan, volumes: dict[str, Any]
         synthetic_files=made,
         about=(
             "Real scans are as the generator was shown them: each scaled to its own robust range. Synthetic volumes were "
-            f"made in that range and keep it. {len(plan.held_out)} real scans that the generator never saw set the "
-            "threshold for copies.",
+            "made in that range and keep it.",
         ),
     )
 

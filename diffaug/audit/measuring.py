@@ -15,6 +15,7 @@ from tqdm import tqdm
 from diffaug import __version__
 from diffaug.audit.distances import set_distances
 from diffaug.audit.diversity import measure_diversity
+from diffaug.audit.encoder import Encoder
 from diffaug.audit.fidelity import Fidelity, measure_fidelity, reconstruct
 from diffaug.audit.figures import LEVEL, RESAMPLES, Compared, Figure
 from diffaug.audit.findings import Findings
@@ -47,7 +48,7 @@ class Extras:
 def measure(
     material: Material,
     detector: CopyDetector,
-    calibrated: CopyDetector,
+    encoder: Encoder,
     *,
     extras: Extras,
     autoencoder: Autoencoder | None,
@@ -58,8 +59,8 @@ def measure(
 
     Args:
         material: The volumes.
-        detector: The copy detector with all training scans.
-        calibrated: The same with those alone that it was calibrated against.
+        detector: The copy detector.
+        encoder: Of the real scans.
         extras: What the user added.
         autoencoder: The generator's, if it is one of ours.
         inputs: What the audit is made from.
@@ -76,8 +77,8 @@ def measure(
         assert autoencoder is not None
         return reconstruct(autoencoder, volume)
 
-    copies = look_for_copies(material, detector, calibrated, decoded if autoencoder else None, device, SEED)
-    extractors: dict[str, Callable[[Tensor], Tensor]] = {OWN: detector.features}
+    copies = look_for_copies(material, detector, decoded if autoencoder else None, device, SEED)
+    extractors: dict[str, Callable[[Tensor], Tensor]] = {OWN: encoder.features}
     extractors |= dict(load_network(path) for path in extras.weights)
     made, scans = _features(material, real, extractors, voxels, device)
     textures, fineness = _textures(material, real)
@@ -124,7 +125,7 @@ def _features(
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Send synthetic volumes and real ones through every extractor, a few at a time.
 
-    The copy detector's network was trained on real scans that it describes here, and never saw the synthetic ones. That
+    The encoder was trained on real scans that it describes here, and never saw the synthetic ones. That
     could make other real scans look farther off than they are. Between halves of the hippocampus scans, one of them
     trained on (three halvings, 68 to 81 scans each), KID came to 0.19, 0.15 and 0.01 where the floors end at 0.19, 0.23
     and 0.17, density and coverage to 0.89 and more: within the floor, so nothing is held back from it.

@@ -14,7 +14,6 @@ from diffaug.audit.figures import Figure
 from diffaug.audit.material import Material
 from diffaug.copies.detector import CopyDetector, Nearest
 
-VIEWS = 4  # windows of each calibration scan where the field of view is `patch`
 PLANTED = 16  # training scans that are sent through the autoencoder
 BATCH_VOXELS = 2**20  # judged at a time
 LEAST = 1e-6  # ratio of distances: the logarithm of 0 would be infinite
@@ -46,24 +45,23 @@ class Memorisation:
 
     Attributes:
         synthetic: Verdict on every synthetic volume.
-        calibration: Verdict on every real scan that set the threshold, against the others.
+        innocent: Verdict on every real scan that set the threshold, held against other people's.
         decoded: Training scans that went through the generator's autoencoder: their own ids as names.
         decoded_unseen: The same of scans that it never saw: whatever is called a copy is a false alarm.
         threshold: Similarity above which the detector calls a copy.
         false_alarms: Share of real scans that are no copies but held for some, each judged by the threshold of the others.
-        known: Number of scans meant to set the threshold that were found again as copies are: perhaps of a person who is
-            among the training scans. They set none.
+        people: Scans that were found again as copies are, and so seem to be of one person. They count as one.
         planted: By kind of change how many planted copies it found when it was fitted, and of how many.
         training: Number of training scans compared with.
     """
 
     synthetic: Sequence[Judged]
-    calibration: Sequence[Judged]
+    innocent: Sequence[Judged]
     decoded: Sequence[Judged]
     decoded_unseen: Sequence[Judged]
     threshold: float
     false_alarms: Figure
-    known: int
+    people: Sequence[Sequence[str]]
     planted: dict[str, tuple[int, int]]
     training: int
 
@@ -86,7 +84,7 @@ class Memorisation:
     @property
     def certain(self) -> list[Judged]:
         """Copies whose similarity real scans that are no copies would hardly reach, even as often as volumes were judged."""
-        chances = tail([j.similarity for j in self.copies], [j.similarity for j in self.calibration])
+        chances = tail([j.similarity for j in self.copies], [j.similarity for j in self.innocent])
         return [j for j, p in zip(self.copies, chances, strict=True) if p * len(self.synthetic) < SURE]
 
     @property
@@ -162,7 +160,6 @@ def batches(volumes: Iterable[np.ndarray], voxels: int) -> Iterator[torch.Tensor
 def look_for_copies(
     material: Material,
     detector: CopyDetector,
-    calibrated: CopyDetector,
     decoded: Callable[[np.ndarray], np.ndarray] | None,
     device: torch.device,
     seed: int,
@@ -172,7 +169,6 @@ def look_for_copies(
     Args:
         material: The volumes.
         detector: Knows all training scans.
-        calibrated: Knows none of the scans that set the threshold.
         decoded: Sends a volume through the generator's autoencoder; None without one.
         device: Where to compute.
         seed: Of the scans that are sent through it.
@@ -182,32 +178,33 @@ def look_for_copies(
     """
     voxels = len(material.channels) * int(np.prod(material.grid.shape))
 
-    def judged(judge: CopyDetector, names: Sequence[str], volumes: Iterable[np.ndarray], what: str) -> list[Judged]:
+    def judged(names: Sequence[str], volumes: Iterable[np.ndarray], what: str) -> list[Judged]:
         found: list[Nearest] = []
         for batch in batches(
             tqdm(volumes, f"looking for copies, {what}", len(names), unit="volume", ascii=True), voxels
         ):
-            found += judge.judge(batch.to(device))
+            found += detector.judge(batch)
         return [Judged(n, f.case, f.similarity, f.ratio, f.copy) for n, f in zip(names, found, strict=True)]
 
-    views = VIEWS if material.grid.field_of_view == "patch" else 1
-    others = material.likes([case for case in material.calibration for _ in range(views)], seed)
     rng = np.random.default_rng(seed)
     some = [material.training[i] for i in rng.permutation(len(material.training))[:PLANTED]]
 
     def through(scans: Sequence[tuple[str, str | None]], what: str) -> list[Judged]:
         if decoded is None:
             return []
-        return judged(detector, [case for case, _ in scans], (decoded(material.real(*s)) for s in scans), what)
+        return judged([case for case, _ in scans], (decoded(material.real(*s)) for s in scans), what)
 
     return Memorisation(
-        synthetic=judged(detector, material.names, map(material.synthetic, material.names), "synthetic"),
-        calibration=judged(calibrated, [c for c, _ in others], (material.real(*s) for s in others), "real"),
+        synthetic=judged(material.names, map(material.synthetic, material.names), "synthetic"),
+        innocent=[
+            Judged(name, case, similarity, ratio, similarity > detector.threshold)
+            for name, (case, similarity, ratio) in detector.calibration.innocent.items()
+        ],
         decoded=through(material.likes(some, seed), "decoded training scans"),
         decoded_unseen=through(material.likes(material.unseen, seed), "decoded unseen scans"),
         threshold=detector.threshold,
-        false_alarms=Figure(*calibrated.false_alarms),
-        known=calibrated.known,
-        planted=detector.planted,
+        false_alarms=Figure(*detector.calibration.false_alarms),
+        people=detector.calibration.people,
+        planted=detector.calibration.planted,
         training=len(material.training),
     )

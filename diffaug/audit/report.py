@@ -7,7 +7,7 @@ from pathlib import Path
 
 from diffaug.audit.figures import Compared, Figure
 from diffaug.audit.findings import Findings
-from diffaug.audit.memorisation import Judged
+from diffaug.audit.memorisation import Judged, Memorisation
 from diffaug.audit.page import card, heading, page, paragraph, picture, table
 from diffaug.audit.verdicts import Verdict, defects
 from diffaug.volumes.similarity import WINDOW, ms_ssim_settings
@@ -79,10 +79,13 @@ def render(findings: Findings, verdicts: Sequence[Verdict], folder: Path) -> str
         _nearest(sorted(copies.synthetic, key=lambda j: (not j.copy, -j.similarity)), "synthetic volume"),
         heading("Real scans that are no copies, and their nearest training scans"),
         paragraph(
-            "These set the threshold. One that is called a copy may be of a person who is among the training scans too. "
-            f"{copies.known or 'None'} of them stood out as copies do and so had no say in it."
+            "These set the threshold, each held against scans of other people. "
+            + (
+                f"These stood out as copies do, seem to show one person each and count as one: {_people(copies)}."
+                * bool(copies.people)
+            )
         ),
-        _nearest(sorted(copies.calibration, key=lambda j: -j.similarity), "real scan"),
+        _nearest(sorted(copies.innocent, key=lambda j: -j.similarity), "real scan"),
         heading("How this was measured, and what it cannot show"),
         *map(paragraph, _method(findings)),
     ]
@@ -129,6 +132,10 @@ def _plain_rows(findings: Findings) -> Iterable[Sequence[object]]:
     yield "training scans that a copy reaches", f"{copies.reached:.1%}", copies.training, ""
 
 
+def _people(copies: Memorisation) -> str:
+    return "; ".join(", ".join(group) for group in copies.people)
+
+
 def _percents(figure: Figure) -> str:
     return f"{figure.value:.1%} ({figure.low:.1%} to {figure.high:.1%})"
 
@@ -158,15 +165,16 @@ def _nearest(found: Sequence[Judged], what: str) -> str:
 def _method(findings: Findings) -> Iterable[str]:
     yield from findings.about
     yield (
-        "The copy detector is a small network that was trained here, on the training scans alone, to know a scan again "
-        "however it is mirrored, shifted, warped, blurred, made noisy or changed in brightness. It was shown no other scans. "
-        "Similarity tells how much nearer the nearest training scan lies than the next ones do: 1 for the scan itself, 0 "
-        "where all are alike. The ratio is the distance to the nearest training scan over that to the second nearest. "
-        "Several scans of one person among the training scans hide a copy from both."
+        "To look for copies, each volume was laid onto every training scan at every place, also mirrored, and its fine "
+        "structure correlated with the scan's where it fits best. Similarity tells how much nearer the nearest training scan "
+        "lies than those of the next five people do: 1 for the scan itself, 0 where all are alike. The ratio is the distance "
+        "to the nearest person over that to the second nearest. Real scans, each held against all others, tell how similar "
+        "scans of different people may be."
     )
     yield (
-        "The features of the self-supervised encoder are those of the same network before its last layers; real and "
-        "synthetic volumes go through it alike. It was trained on the real ones; between halves of hippocampus "
+        "The self-supervised encoder was trained here, on the training scans alone, to know a scan again however it is "
+        "mirrored, shifted, warped, blurred, made noisy or changed in brightness; its features are taken before the last "
+        "layers. Real and synthetic volumes go through it alike. Between halves of hippocampus "
         "scans, one trained on and one not, that made no difference beyond the floor. Both sides of a comparison have the "
         "same number of volumes, averaged over random halves; intervals are the range of single halves. MS-SSIM is averaged "
         "over random pairs, with a bootstrap over volumes."

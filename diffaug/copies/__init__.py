@@ -1,1 +1,1 @@
-"""Copies of training scans: what they may look like, the embedding that sees them, the detector that names them."""
+"""Copies of training scans: what they may look like, how they are looked for, and how well that works."""

@@ -1,31 +1,29 @@
-"""Is a volume a copy of a training scan? Nearest neighbours in the embedding, and the file that holds them."""
+"""Is a volume a copy of a training scan? It is laid onto every scan, at every place, also mirrored."""
 
 from __future__ import annotations
 
-import itertools
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from diffaug.copies.embedding import Embedding, working_factor
+from diffaug.copies.alignment import Target, structure, working_factor
+from diffaug.copies.changes import SHIFT
 from diffaug.errors import DiffaugError
 from diffaug.volumes.windows import Window, centred, cut
-from diffaug.workspace import atomic_path
+from diffaug.workspace import read_json, write_json
 
-FORMAT = "diffaug copy detector 1"
-OTHERS = 5  # next scans that the nearest one is held against (arXiv 2505.16959 takes the next one alone)
+FORMAT = "diffaug copy test 2"
+OTHERS = 5  # next people that the nearest one is held against (arXiv 2505.16959 takes the next one alone)
 UNRELATED = 2**0.5  # distance of unit vectors that have nothing to do with each other
-SHIFTED = 0.05  # of the edge, that reference windows lie off the middle of a whole scan, either way along each axis
-OVERLAP = 8  # reference windows of a larger scan begin every eighth part of their edge
-MOST_WINDOWS = 1024  # of a scan
+REACH = 2  # voxels that a whole scan may lie off the middle, beyond the shift that is looked for
 BLIND = 1.0  # a threshold that no volume exceeds
+
+Volume = Callable[[str], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -34,8 +32,9 @@ class Nearest:
 
     Attributes:
         case: Its id.
-        similarity: How much nearer it lies than the next five scans do: 1 for the scan itself, 0 where it is as far.
-        ratio: Distance to it over the distance to the second nearest; near 0 for a copy (arXiv 2505.16959).
+        similarity: How much nearer it lies than scans of the next five people do: 1 for the scan itself, 0 where it is as
+            far.
+        ratio: Distance to it over the distance to the second nearest person; near 0 for a copy (arXiv 2505.16959).
         copy: Whether the similarity is above the threshold.
     """
 
@@ -45,49 +44,90 @@ class Nearest:
     copy: bool
 
 
-@dataclass
+@dataclass(frozen=True)
+class Calibration:
+    """What the detector takes for a copy, and how far it can be trusted.
+
+    Attributes:
+        threshold: Similarity above which a volume is a copy.
+        false_alarms: Share of real scans that are no copies but taken for some, each judged by the threshold of the others;
+            the ends of its 95 % interval; the number of scans.
+        people: Scans that seem to be of one person, each group of ids sorted.
+        planted: By kind of copy how many were found with the right person named, and how many were planted.
+        innocent: Of every real scan that set the threshold the scan most like it, the similarity and the ratio.
+    """
+
+    threshold: float = float("inf")
+    false_alarms: tuple[float, float, float, int] = (0.0, 0.0, 1.0, 0)
+    people: tuple[tuple[str, ...], ...] = ()
+    planted: dict[str, tuple[int, int]] = field(default_factory=dict)
+    innocent: dict[str, tuple[str, float, float]] = field(default_factory=dict)
+
+
 class CopyDetector:
     """Knows training scans again, however they are mirrored, shifted, warped, scaled or blurred.
 
-    Attributes:
-        embedding: The network.
-        references: Unit vectors `(R, D)` of windows of the training scans.
-        owners: For each of them the index of its scan `(R,)`.
+    A distance is that of unit vectors with the best correlation. A volume is near to a scan if it is much nearer than to
+    scans of other people: all scans of a body part correlate a little. Nothing is learned, so real scans held against all
+    others tell what is no copy, and a network taught by contrast on tens of scans was the weaker test
+    (benchmarks/results/copy_detectors.md).
+
+    Args:
+        volume: Gives a scan `(C, Z, Y, X)` in [-1, 1] of its own extent.
         cases: Ids of the training scans.
         shape: Voxels (Z, Y, X) of a window.
         mirror: Array axis (0 to 2) that runs left-right.
-        field_of_view: `whole` or `patch`.
-        threshold: Similarity above which a volume is a copy.
-        false_alarms: Share of unseen real scans taken for copies, each judged by the threshold of the others; the ends of
-            its 95 % interval; the number of scans.
-        known: Number of unseen scans that were found again like copies: the same person is among the training scans.
-        planted: By kind of copy how many were found with the right scan named, and how many were planted.
+        field_of_view: `whole`: a window holds the scan; `patch`: it lies anywhere in it.
+        device: Where to compute.
+        calibration: See `diffaug.copies.calibrating.calibrate`.
     """
 
-    embedding: Embedding
-    references: Tensor
-    owners: Tensor
-    cases: tuple[str, ...]
-    shape: tuple[int, ...]
-    mirror: int
-    field_of_view: str
-    threshold: float = float("inf")
-    false_alarms: tuple[float, float, float, int] = (0.0, 0.0, 1.0, 0)
-    known: int = 0
-    planted: dict[str, tuple[int, int]] = field(default_factory=dict)
+    def __init__(
+        self,
+        volume: Volume,
+        cases: Sequence[str],
+        *,
+        shape: Sequence[int],
+        mirror: int,
+        field_of_view: str,
+        device: torch.device,
+        calibration: Calibration | None = None,
+    ) -> None:
+        self.cases, self.shape, self.mirror = tuple(cases), tuple(shape), mirror
+        self.field_of_view, self.device = field_of_view, device
+        self.factor = working_factor(shape)
+        cells = [n // f for n, f in zip(shape, self.factor, strict=True)]
+        self.targets = [Target(structure(self._surroundings(volume(c)), self.factor).to(device), cells) for c in cases]
+        self.calibrate(calibration or Calibration())
 
-    def to(self, device: torch.device) -> CopyDetector:
-        """Move to a device.
+    def calibrate(self, calibration: Calibration) -> None:
+        """Take a threshold, and take scans of one person for one.
 
         Args:
-            device: Where.
-
-        Returns:
-            Itself.
+            calibration: The calibration.
         """
-        self.embedding.to(device).eval()
-        self.references, self.owners = self.references.to(device), self.owners.to(device)
-        return self
+        self.calibration = calibration
+        group_of = {case: group[0] for group in calibration.people for case in group}
+        names = [group_of.get(case, case) for case in self.cases]
+        order = {name: number for number, name in enumerate(dict.fromkeys(names))}
+        self.people = torch.tensor([order[name] for name in names])
+
+    def _surroundings(self, scan: np.ndarray) -> np.ndarray:
+        """Cut out where windows may lie: all of a larger scan, around the middle of a whole one."""
+        extent = scan.shape[1:]
+        if self.field_of_view == "whole":
+            margin = [-(-(round(SHIFT * n) + REACH) // f) * f for n, f in zip(self.shape, self.factor, strict=True)]
+            start = [o - m for o, m in zip(centred(extent, self.shape).offset, margin, strict=True)]
+            size = [n + 2 * m for n, m in zip(self.shape, margin, strict=True)]
+        else:
+            size = [max(e, n) for e, n in zip(extent, self.shape, strict=True)]
+            start = [-((n - e) // 2) for n, e in zip(size, extent, strict=True)]
+        return cut(scan, Window(tuple(start), extent), size)
+
+    @property
+    def threshold(self) -> float:
+        """Similarity above which a volume is a copy."""
+        return self.calibration.threshold
 
     @property
     def blind(self) -> bool:
@@ -95,140 +135,80 @@ class CopyDetector:
         return self.threshold >= BLIND
 
     @torch.no_grad()
-    def judge(self, volumes: Tensor) -> list[Nearest]:
+    def judge(self, volumes: Tensor, own: str | None = None) -> list[Nearest]:
         """Look for the training scan that each volume is most like.
 
         Args:
             volumes: `(B, C, *shape)` in [-1, 1].
+            own: Id of the scan that they are cut from: the person it shows is passed over.
 
         Returns:
             One per volume.
         """
-        volumes = volumes.to(self.references.device)
-        ways = (volumes, volumes.flip(2 + self.mirror))
-        alike = torch.stack([self.embedding(way) @ self.references.T for way in ways]).amax(0)
-        best = torch.full((len(volumes), len(self.cases)), -1.0, device=alike.device)
-        best = best.scatter_reduce(1, self.owners.expand(len(volumes), -1), alike, "amax")
-        distances, order = (2 - 2 * best).clamp_min(1e-12).sqrt().sort(dim=1, stable=True)
-        found = []
-        for apart, cases in zip(distances.cpu().double().tolist(), order.cpu().tolist(), strict=True):
-            nearest, *others = apart[: 1 + OTHERS]
-            others = others or [UNRELATED]
-            similarity = 1 - nearest / (sum(others) / len(others))
-            found.append(Nearest(self.cases[cases[0]], similarity, nearest / others[0], similarity > self.threshold))
-        return found
+        ways = [volumes, volumes.flip(2 + self.mirror)]
+        shown = torch.stack([structure(v.numpy(), self.factor) for way in ways for v in way.cpu()]).to(self.device)
+        alike = torch.stack([target.fit(shown) for target in self.targets], 1).unflatten(0, (2, -1)).amax(0).cpu()
+        if own in self.cases:
+            alike[:, self.people == self.people[self.cases.index(own)]] = -torch.inf
+        return [self._nearest(row) for row in alike.double()]
 
-    @torch.no_grad()
-    def features(self, volumes: Tensor) -> Tensor:
-        """Describe volumes for distances between whole sets, see `Embedding.features`.
-
-        Args:
-            volumes: `(B, C, Z, Y, X)` in [-1, 1].
-
-        Returns:
-            `(B, F)`.
-        """
-        return self.embedding.features(volumes.to(self.references.device))
-
-    def with_cases(self, volume: Callable[[str], np.ndarray], cases: Sequence[str]) -> CopyDetector:
-        """Make a detector that knows more scans, with the same network and threshold.
-
-        Args:
-            volume: Gives a scan `(C, Z, Y, X)` in [-1, 1].
-            cases: Ids of the further scans.
-
-        Returns:
-            The detector.
-        """
-        vectors, owners = [self.references], [self.owners]
-        for number, case in enumerate(cases, start=len(self.cases)):
-            vectors.append(self._described(volume(case)))
-            owners.append(torch.full((len(vectors[-1]),), number, device=self.owners.device))
-        return replace(self, references=torch.cat(vectors), owners=torch.cat(owners), cases=(*self.cases, *cases))
-
-    @torch.no_grad()
-    def _described(self, scan: np.ndarray) -> Tensor:
-        """Embed the windows that a scan is known by, `(windows, D)`."""
-        views = (torch.from_numpy(cut(scan, window, self.shape)) for window in self._windows(scan.shape[1:]))
-        return torch.cat([self.embedding(view[None].to(self.references.device)) for view in views])
-
-    def _windows(self, extent: Sequence[int]) -> list[Window]:
-        """Lay windows all over a larger scan, or around the middle of a whole one."""
-        axes: list[list[int]] = []
-        middle = centred(extent, self.shape).offset
-        for size, length, centre in zip(extent, self.shape, middle, strict=True):
-            room = size - length
-            if self.field_of_view == "whole":
-                shift = round(SHIFTED * length)
-                axes.append(sorted({centre - shift, centre, centre + shift}))
-            elif room > 0:
-                count = 1 + -(-room * OVERLAP // length)
-                axes.append(sorted({round(room * i / (count - 1)) for i in range(count)}))
-            else:
-                axes.append([centre])
-        windows = [Window(offset, tuple(extent)) for offset in itertools.product(*axes)]
-        return windows[:: -(-len(windows) // MOST_WINDOWS)]
+    def _nearest(self, alike: Tensor) -> Nearest:
+        """Hold the nearest person against the next ones; `alike` `(cases,)` is minus infinity where one is passed over."""
+        best = torch.full((int(self.people.max()) + 1,), -torch.inf, dtype=alike.dtype)
+        best = best.scatter_reduce(0, self.people, alike, "amax")
+        nearest, *others = (2 - 2 * best[best.isfinite()].sort(descending=True)[0]).clamp_min(0).sqrt().tolist()
+        others = others[:OTHERS] or [UNRELATED]
+        similarity = 1 - nearest / (sum(others) / len(others))
+        case = self.cases[int(alike.argmax())]
+        return Nearest(case, similarity, nearest / others[0], similarity > self.threshold)
 
     def save(self, file: Path) -> None:
-        """Write the detector.
+        """Write what was calibrated. No image is in it: loading takes the scans again.
 
         Args:
-            file: Ends in `.safetensors`.
+            file: Ends in `.json`.
         """
-        tensors = {f"embedding.{k}": v for k, v in self.embedding.state_dict().items()}
-        tensors |= {"references": self.references, "owners": self.owners}
-        about = {
-            "format": FORMAT,
-            "channels": self.embedding.channels,
-            "cases": self.cases,
-            "shape": self.shape,
-            "mirror": self.mirror,
-            "field_of_view": self.field_of_view,
-            "threshold": self.threshold,
-            "false_alarms": self.false_alarms,
-            "known": self.known,
-            "planted": self.planted,
-        }
-        with atomic_path(file) as temporary:
-            save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, temporary, {"diffaug": json.dumps(about)})
+        write_json(file, {"format": FORMAT, **self._settings(), **asdict(self.calibration)})
+
+    def _settings(self) -> dict[str, Any]:
+        names = ("cases", "shape", "mirror", "field_of_view")
+        return {name: getattr(self, name) for name in names}
 
     @staticmethod
-    def load(file: Path) -> CopyDetector:
-        """Read a detector. Nothing in the file is executed.
+    def load(file: Path, volume: Volume, device: torch.device) -> CopyDetector:
+        """Read what was calibrated, and look at the training scans again.
 
         Args:
             file: The file.
+            volume: Gives a scan `(C, Z, Y, X)` in [-1, 1] of its own extent.
+            device: Where to compute.
 
         Returns:
-            The detector, on the CPU.
+            The detector.
 
         Raises:
             DiffaugError: If the file is missing, broken, or something else.
         """
-        if not file.is_file():
-            raise DiffaugError(f"{file}: no such file, expected a fitted copy detector; run: diffaug fit --fresh")
+        content = read_json(file, "run: diffaug fit --fresh")
         try:
-            with safe_open(file, framework="pt") as content:
-                about = json.loads((content.metadata() or {})["diffaug"])
-                tensors = {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118 (not a dict)
-            if about.pop("format") != FORMAT:
+            if content.pop("format") != FORMAT:
                 raise ValueError("another format")
-            shape = tuple(about.pop("shape"))
-            embedding = Embedding(channels=about.pop("channels"), factor=working_factor(shape)).eval()
-            weights = {k.removeprefix("embedding."): v for k, v in tensors.items() if k.startswith("embedding.")}
-            embedding.load_state_dict(weights)
-            return CopyDetector(
-                embedding,
-                tensors["references"],
-                tensors["owners"],
-                shape=shape,
-                cases=tuple(about.pop("cases")),
-                false_alarms=tuple(about.pop("false_alarms")),
-                planted={kind: (found, total) for kind, (found, total) in about.pop("planted").items()},
-                **about,
-            )
-        except (SafetensorError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, OSError) as error:
-            what = str(error).splitlines()[0] if str(error) else type(error).__name__
+            settings = {key: content.pop(key) for key in ("cases", "shape", "mirror", "field_of_view")}
+            calibration = _calibration(content)
+        except (LookupError, ValueError, TypeError, AttributeError) as error:
             raise DiffaugError(
-                f"{file}: not a whole copy detector ({what}), expected one that diffaug wrote; run it again with --fresh"
+                f"{file}: not a copy test of this version ({error}), expected one that diffaug fit wrote; run: diffaug fit "
+                "--fresh"
             ) from error
+        return CopyDetector(volume, settings.pop("cases"), **settings, device=device, calibration=calibration)
+
+
+def _calibration(content: Mapping[str, Any]) -> Calibration:
+    share, low, high, count = content["false_alarms"]
+    return Calibration(
+        threshold=float(content["threshold"]),
+        false_alarms=(share, low, high, count),
+        people=tuple(tuple(group) for group in content["people"]),
+        planted={kind: (found, planted) for kind, (found, planted) in content["planted"].items()},
+        innocent={case: (near, alike, ratio) for case, (near, alike, ratio) in content["innocent"].items()},
+    )

@@ -101,7 +101,9 @@ class DenoiserObjective:
         self.held_out_latents = (torch.from_numpy(held_out[0][chosen]) - self.mean) / self.std
         self.held_out_windows = [held_out[1][number] for number in chosen]
         self.held_out_told = self._told([conditions[case] for case in plan.held_out])[chosen]
-        self.networks: dict[str, nn.Module] = {"denoiser": plan.make_denoiser()}
+        denoiser = plan.make_denoiser()
+        denoiser.prior.learn(self.latents, plan.views)
+        self.networks: dict[str, nn.Module] = {"denoiser": denoiser}
 
     def _told(self, conditions: Sequence[Condition]) -> Tensor:
         """Write the conditions of scans for each of their views."""

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
+from diffaug.copies.calibrating import make_detector
 from diffaug.copies.detector import CopyDetector
-from diffaug.copies.fitting import fit_detector
 from diffaug.engine.devices import start_fabric
 from diffaug.engine.loop import read_log, train
 from diffaug.generator.autoencoder import Autoencoder
@@ -31,7 +31,7 @@ from diffaug.volumes.windows import Window
 from diffaug.workspace import Workspace, atomic_path, discard, file_hash, fingerprint, locked, read_json, write_json
 
 GRAIN_SCANS = 32
-COPIES = "copies.safetensors"  # the fitted copy detector, beside the generator
+COPIES = "copies.json"  # the calibrated copy detector, beside the generator
 
 
 def fit(
@@ -89,7 +89,7 @@ def _fit_networks(
     torch.manual_seed(plan.autoencoder_training.seed)
     coder = AutoencoderObjective(plan, cache)
     # changing what comes after must not discard the autoencoder
-    later = ("denoiser", "denoiser_training", "copies_training", "views", "conditions")
+    later = ("denoiser", "denoiser_training", "views", "conditions")
     identity = {k: v for k, v in asdict(plan).items() if k not in later}
     train(
         coder,
@@ -150,27 +150,26 @@ def _grain(autoencoder: Autoencoder, plan: GeneratorPlan, cache: VolumeCache) ->
 
 
 def _detector(plan: GeneratorPlan, cache: VolumeCache, folder: Path, fabric: Fabric) -> CopyDetector:
-    """Teach a network to know the training scans again: it watches the denoiser, and screens what is sampled."""
+    """Make what knows the training scans again: it watches the denoiser, and screens what is sampled."""
     grid = plan.grid
-    training = plan.copies_training and asdict(plan.copies_training)
-    identity = fingerprint([plan.cases, plan.held_out, asdict(grid), training])
-    file = folder / f"copies_{identity}.safetensors"
-    if not file.is_file():
-        detector = fit_detector(
-            cache.__getitem__,
-            plan.cases,
-            plan.held_out,
-            shape=grid.shape,
-            mirror=grid.mirror,
-            field_of_view=grid.field_of_view,
-            fabric=fabric,
-            folder=folder,
-            training=plan.copies_training,
-        )
-        if fabric.is_global_zero:
-            detector.save(file)
-        fabric.barrier()
-    return CopyDetector.load(file).to(fabric.device)
+    file = folder / f"copies_{fingerprint([plan.cases, plan.held_out, asdict(grid)])}.json"
+    with fabric.rank_zero_first():
+        if not file.is_file():
+            make_detector(
+                cache.__getitem__,
+                plan.cases,
+                plan.held_out,
+                shape=grid.shape,
+                mirror=grid.mirror,
+                field_of_view=grid.field_of_view,
+                device=fabric.device,
+            ).save(file)
+    detector = CopyDetector.load(file, cache.__getitem__, fabric.device)
+    for group in detector.calibration.people:
+        both = "held_out" if set(group) & set(plan.held_out) and set(group) & set(plan.cases) else ""
+        advice = "; in plan.json move them into one list, so that what is held out is unseen" if both else ""
+        fabric.print(f"fit: {', '.join(group)} seem to be scans of one person{advice}")
+    return detector
 
 
 def _sum(autoencoder: Autoencoder) -> float:
@@ -213,6 +212,6 @@ def _finish(generator: Generator, folder: Path, target: Path) -> None:
     generator.save(target)
     done = {"finished": True, "figures": figures, "inputs": hashes, "generator_sha256": file_hash(target)}
     write_json(folder / "manifest.json", {**manifest, **done})
-    for pattern in ("*.state.pt", "copies_*.safetensors"):  # what resumes a fit is not what a user loads
+    for pattern in ("*.state.pt", "copies_*.json"):  # what resumes a fit is not what a user loads
         for file in folder.glob(pattern):
             file.unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,6 +20,10 @@ from diffaug.volumes.grid import Grid, Reading, median_spacing, plan_grid
 from diffaug.workspace import read_json, write_json
 
 HELD_OUT = 0.1  # share of the scans that the generator never trains on
+# Principal components of the denoiser's prior: with more than a quarter of the scans' number they tell training scans from
+# others. Measured on the hippocampus (benchmarks/README.md), 32 are as good as more.
+COMPONENTS, SCANS_PER_COMPONENT = 32, 4
+MOST_VALUES = 2**24  # of all components together: 64 MB of the generator file
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,6 @@ class GeneratorPlan:
         views: Windows cached per scan.
         autoencoder_training: How long and fast.
         denoiser_training: How long and fast.
-        copies_training: The same of the network that looks for copies; None takes what suits the device.
         conditions: What else the denoiser is told of a scan.
     """
 
@@ -118,7 +122,6 @@ class GeneratorPlan:
     views: int
     autoencoder_training: Training
     denoiser_training: Training
-    copies_training: Training | None = None
     conditions: ConditionPlan = field(default_factory=ConditionPlan)
 
     @property
@@ -133,7 +136,7 @@ class GeneratorPlan:
         Returns:
             An untrained one.
         """
-        return Denoiser(**self.denoiser, condition_channels=self.conditions.channels)
+        return Denoiser(**self.denoiser, cells=self.latent_shape, condition_channels=self.conditions.channels)
 
     def save(self, file: Path) -> None:
         """Write the plan.
@@ -160,8 +163,6 @@ class GeneratorPlan:
         try:
             grid = Grid(**{k: _tuples(v) for k, v in content["grid"].items()})
             training = {k: Training(**content[k]) for k in ("autoencoder_training", "denoiser_training")}
-            if content.get("copies_training"):
-                training["copies_training"] = Training(**content["copies_training"])
             lists = {k: tuple(content[k]) for k in ("channels", "cases", "held_out", "autoencoder_crop")}
             conditions = ConditionPlan.from_dict(content.get("conditions", {}))
             plan = GeneratorPlan(**{**content, **lists, **training, "grid": grid, "conditions": conditions})
@@ -301,6 +302,8 @@ def make_plan(
     start = int(np.random.default_rng(seed).integers(len(ids)))
     held_out = {ids[(start + i) % len(ids)] for i in range(count)}
     cases = tuple(case for case in ids if case not in held_out)
+    values = size.autoencoder["latent_channels"] * math.prod(n // f for n, f in zip(grid.shape, factors, strict=True))
+    components = min(COMPONENTS, len(cases) // SCANS_PER_COMPONENT, MOST_VALUES // values)
     return GeneratorPlan(
         budget=budget,
         channels=tuple(channels),
@@ -311,7 +314,7 @@ def make_plan(
         autoencoder_crop=tuple(
             max(2 * f, min(size.crop, n) // (2 * f) * 2 * f) for n, f in zip(grid.shape, factors, strict=True)
         ),
-        denoiser={"latent_channels": size.autoencoder["latent_channels"], **size.denoiser},
+        denoiser={"latent_channels": size.autoencoder["latent_channels"], "components": components, **size.denoiser},
         views=size.views,
         autoencoder_training=_seeded(size.autoencoder_training, seed),
         denoiser_training=_seeded(size.denoiser_training, seed),

@@ -19,6 +19,7 @@ from diffaug.errors import DiffaugError
 from diffaug.generator.conditions import Condition, require_learned
 from diffaug.generator.fitting import COPIES, fit
 from diffaug.generator.model import Generator
+from diffaug.generator.preparing import open_cache
 from diffaug.generator.samplers import SAMPLERS
 from diffaug.volumes.grid import synthetic_scan
 from diffaug.volumes.pictures import mosaic
@@ -113,7 +114,8 @@ def _sample(
         generator = Generator.load(model).to(device)
         require_learned(request.condition, request.guidance, generator.conditions)
         write_json(folder / "manifest.json", manifest)  # before the first volume, so that no other set mixes with it
-        detector = CopyDetector.load(workspace.generator / COPIES).to(device)
+        scans = open_cache(workspace, generator.plan)
+        detector = CopyDetector.load(workspace.generator / COPIES, scans.__getitem__, device)
         if detector.blind:
             print(
                 "sample: the copy test is blind for these scans (too few, or too alike); no volume is screened",

@@ -64,7 +64,10 @@ class UNet(nn.Module):
             self.up.append(nn.ModuleList(blocks_up))
             if level:
                 self.grow.append(nn.Conv3d(width, width, 3, padding=1))
-        self.last = nn.Sequential(nn.GroupNorm(GROUPS, width), nn.SiLU(), nn.Conv3d(width, out_channels, 3, padding=1))
+        outwards = nn.Conv3d(width, out_channels, 3, padding=1)
+        for parameter in outwards.parameters():  # an untrained network says nothing
+            nn.init.zeros_(parameter)
+        self.last = nn.Sequential(nn.GroupNorm(GROUPS, width), nn.SiLU(), outwards)
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """Run the network.

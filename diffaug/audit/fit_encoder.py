@@ -1,4 +1,4 @@
-"""What the embedding is trained towards: two changed views of one scan are alike, those of different scans are not."""
+"""Fitting the audit's encoder: two changed views of one scan are alike, those of different scans are not."""
 
 from __future__ import annotations
 
@@ -8,21 +8,25 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
+from diffaug.audit.encoder import Encoder
+from diffaug.copies.alignment import working_factor
 from diffaug.copies.changes import apply, draw_mixture
-from diffaug.copies.embedding import Embedding, working_factor
+from diffaug.engine.loop import Training, train
 from diffaug.engine.turning import Watch
 from diffaug.volumes.windows import Window, cut
 
+STEPS = {"cpu": 500, "cuda": 4000}
 GROUP = 8  # scans told apart in a step
 TEMPERATURE = 0.1  # SimCLR, arXiv 2002.05709, table 5
 SCATTER = 0.05  # of the room a window has in a larger scan: windows of a group lie at about the same place
 
 
-class EmbeddingObjective:
-    """Trains the embedding by contrast (SimCLR, arXiv 2002.05709, equation 1) on scans averaged to working resolution.
+class EncoderObjective:
+    """Trains the encoder by contrast (SimCLR, arXiv 2002.05709, equation 1) on scans averaged to working resolution.
 
     Windows of a group lie at about the same place of their scans, so that anatomy alone tells nothing. `mirror` is the array
     axis (0 to 2) that runs left-right.
@@ -37,8 +41,8 @@ class EmbeddingObjective:
         factor = working_factor(shape)
         self.mirror = mirror
         self.shape = tuple(n // f for n, f in zip(shape, factor, strict=True))
-        self.embedding = Embedding(channels=volume(cases[0]).shape[0], factor=factor)
-        self.networks: dict[str, nn.Module] = {"embedding": self.embedding}
+        self.encoder = Encoder(channels=volume(cases[0]).shape[0], factor=factor)
+        self.networks: dict[str, nn.Module] = {"encoder": self.encoder}
         self.scans = [self._reduced(volume(case), shape) for case in cases]
 
     def _reduced(self, scan: np.ndarray, shape: Sequence[int]) -> np.ndarray:
@@ -46,7 +50,7 @@ class EmbeddingObjective:
         size = [max(e, n) for e, n in zip(scan.shape[1:], shape, strict=True)]
         start = tuple(-((n - e) // 2) for n, e in zip(size, scan.shape[1:], strict=True))
         whole = torch.from_numpy(cut(scan, Window(start, scan.shape[1:]), size))
-        return self.embedding.reduce(whole[None])[0].numpy()
+        return self.encoder.reduce(whole[None])[0].numpy()
 
     def example(self, generator: np.random.Generator) -> Tensor:
         """Draw a group of scans and two changed views of each.
@@ -75,9 +79,9 @@ class EmbeddingObjective:
             learning_rate: At its peak.
 
         Returns:
-            The optimiser of the embedding.
+            The optimiser of the encoder.
         """
-        return {"embedding": AdamW(self.embedding.parameters(), learning_rate, weight_decay=1e-2)}
+        return {"encoder": AdamW(self.encoder.parameters(), learning_rate, weight_decay=1e-2)}
 
     def losses(self, batch: Tensor, progress: float) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
         """Yield the contrastive loss, mean over the groups of the batch.
@@ -91,15 +95,15 @@ class EmbeddingObjective:
         """
         losses, right = [], []
         for group in batch:
-            vectors = self.embedding.embed(group.transpose(0, 1).flatten(0, 1))
+            vectors = self.encoder.embed(group.transpose(0, 1).flatten(0, 1))
             logits = (vectors @ vectors.T / TEMPERATURE).fill_diagonal_(-1e9)
             partner = torch.arange(len(vectors), device=logits.device).roll(len(group))
             losses.append(F.cross_entropy(logits, partner))
             right.append((logits.argmax(1) == partner).float().mean())
-        yield "embedding", torch.stack(losses).mean(), {"told_apart": torch.stack(right).mean()}
+        yield "encoder", torch.stack(losses).mean(), {"told_apart": torch.stack(right).mean()}
 
     def validate(self, average: nn.Module | None) -> dict[str, float]:
-        """Measure nothing: the detector is validated with planted copies once it is calibrated.
+        """Measure nothing: its figures are held against those of two real halves.
 
         Args:
             average: Not used.
@@ -116,3 +120,33 @@ class EmbeddingObjective:
             file: Not used.
             average: Not used.
         """
+
+
+def fit_encoder(
+    volume: Callable[[str], np.ndarray],
+    cases: Sequence[str],
+    *,
+    shape: Sequence[int],
+    mirror: int,
+    fabric: Fabric,
+    folder: Path,
+) -> Encoder:
+    """Fit the encoder to real scans, going on where a stopped fit left off.
+
+    Args:
+        volume: Gives a scan `(C, Z, Y, X)` in [-1, 1] of its own extent.
+        cases: Ids of the scans.
+        shape: Voxels (Z, Y, X) of a window.
+        mirror: Array axis (0 to 2) that runs left-right.
+        fabric: Device and processes.
+        folder: Where a stopped fit goes on from.
+
+    Returns:
+        The encoder.
+    """
+    training = Training(steps=STEPS[fabric.device.type], batch_size=fabric.world_size, learning_rate=2e-3)
+    torch.manual_seed(training.seed)
+    objective = EncoderObjective(volume, cases, shape=shape, mirror=mirror)
+    identity = [list(cases), list(shape), mirror]
+    train(objective, objective.example, training, fabric=fabric, folder=folder, name="encoder", identity=identity)
+    return objective.encoder.eval()

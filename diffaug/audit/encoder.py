@@ -1,40 +1,30 @@
-"""The network that knows a scan again: a unit vector that a copy shares with its original and with no other scan."""
+"""A self-supervised encoder of the real scans: the feature space in which sets of volumes are compared."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from monai.networks.blocks import Convolution
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from diffaug.errors import DiffaugError
+from diffaug.workspace import atomic_path
+
+FORMAT = "diffaug audit encoder 1"
 WIDTHS = (32, 64, 64)  # of the levels
 CELLS = 3  # along each axis of the map that becomes the vector, which so keeps a rough idea of where things lie
 DIMENSIONS = 128  # of the vector
 GROUPS = 8  # of the group norms
-WORKING = 16384  # cells that a volume is averaged to, at most; so that volumes of any size cost the same
 FAINT = 0.05  # standard deviation below which a volume is taken for empty; volumes span [-1, 1]
 
 
-def working_factor(shape: Sequence[int]) -> tuple[int, ...]:
-    """Choose how many voxels are averaged to one cell.
-
-    Args:
-        shape: Voxels (Z, Y, X) of a volume.
-
-    Returns:
-        Powers of two (Z, Y, X) that leave at most `WORKING` cells, the longest axes averaged first.
-    """
-    cells, factor = list(shape), [1, 1, 1]
-    while cells[0] * cells[1] * cells[2] > WORKING:
-        longest = cells.index(max(cells))
-        factor[longest] *= 2
-        cells[longest] = shape[longest] // factor[longest]
-    return tuple(factor)
-
-
-class Embedding(nn.Module):
+class Encoder(nn.Module):
     """Averages a volume to cells, evens out its intensities, and describes it by three levels of convolutions.
 
     The first level strides at once: on a CPU that makes a step nine times cheaper than one convolution at full
@@ -42,7 +32,7 @@ class Embedding(nn.Module):
 
     Args:
         channels: C of the volumes.
-        factor: Voxels (Z, Y, X) averaged to one cell, see `working_factor`.
+        factor: Voxels (Z, Y, X) averaged to one cell, see `diffaug.copies.alignment.working_factor`.
     """
 
     def __init__(self, *, channels: int, factor: Sequence[int]) -> None:
@@ -128,6 +118,48 @@ class Embedding(nn.Module):
         for level in self.levels:
             maps.append(level(maps[-1]))
         return maps[1:]
+
+    def save(self, file: Path) -> None:
+        """Write the encoder.
+
+        Args:
+            file: Ends in `.safetensors`.
+        """
+        about = {"format": FORMAT, "channels": self.channels, "factor": self.factor}
+        with atomic_path(file) as temporary:
+            save_file(
+                {k: v.cpu().contiguous() for k, v in self.state_dict().items()},
+                temporary,
+                {"diffaug": json.dumps(about)},
+            )
+
+    @staticmethod
+    def load(file: Path) -> Encoder:
+        """Read an encoder. Nothing in the file is executed.
+
+        Args:
+            file: The file.
+
+        Returns:
+            The encoder, on the CPU.
+
+        Raises:
+            DiffaugError: If the file is broken or something else.
+        """
+        try:
+            with safe_open(file, framework="pt") as content:
+                about = json.loads((content.metadata() or {})["diffaug"])
+                weights = {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118 (not a dict)
+            if about["format"] != FORMAT:
+                raise ValueError("another format")
+            encoder = Encoder(channels=about["channels"], factor=about["factor"]).eval()
+            encoder.load_state_dict(weights)
+        except (SafetensorError, LookupError, ValueError, TypeError, RuntimeError, OSError) as error:
+            what = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise DiffaugError(
+                f"{file}: not a whole encoder of the audit ({what}), expected one that diffaug audit wrote; delete it"
+            ) from error
+        return encoder
 
 
 def _layer(width: int, wide: int, *, stride: int, kernel: int) -> nn.Module:

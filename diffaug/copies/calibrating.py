@@ -1,0 +1,172 @@
+"""Making a copy detector: which scans show one person, which similarity is still innocent, and what it finds of copies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.stats import beta
+from tqdm import tqdm
+
+from diffaug.copies.changes import KINDS, apply, draw
+from diffaug.copies.detector import BLIND, REACH, Calibration, CopyDetector, Nearest, Volume
+from diffaug.volumes.windows import Window, centred, cut, scattered
+
+FALSE_ALARMS = 0.03  # share of real scans that are no copies but may be taken for some
+MISSED = 0.05  # share of the copies that may look less like their scan than what counts as a copy's usual likeness
+MARGIN = 0.25  # of the way from innocent scans to copies, where these lie apart: fewer false alarms, and none missed
+WINDOWS = 160  # of real scans that set the threshold, at most; several of each where there are few
+VIEWS = {"whole": 2, "patch": 8}  # of each, at most
+PLANTED = 12  # training scans of which copies are planted
+ROUNDS = 2  # the first finds scans of one person, the second counts without them
+SEED = 0
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """A real scan held against all other people's.
+
+    Attributes:
+        case: Its id.
+        found: What each of its windows is most like.
+    """
+
+    case: str
+    found: list[Nearest]
+
+    @property
+    def nearest(self) -> Nearest:
+        return max(self.found, key=lambda near: near.similarity)
+
+    @property
+    def similarities(self) -> np.ndarray:
+        return np.array([near.similarity for near in self.found])
+
+
+def make_detector(
+    volume: Volume,
+    cases: Sequence[str],
+    unseen: Sequence[str],
+    *,
+    shape: Sequence[int],
+    mirror: int,
+    field_of_view: str,
+    device: torch.device,
+) -> CopyDetector:
+    """Make the detector of a set of training scans.
+
+    Args:
+        volume: Gives a scan `(C, Z, Y, X)` in [-1, 1] of its own extent.
+        cases: Ids of the scans that the generator was trained on.
+        unseen: Ids of scans that it never saw; there may be none.
+        shape: Voxels (Z, Y, X) of a window.
+        mirror: Array axis (0 to 2) that runs left-right.
+        field_of_view: `whole`: a window holds the scan; `patch`: it lies anywhere in it.
+        device: Where to compute.
+
+    Returns:
+        The detector.
+    """
+    detector = CopyDetector(
+        volume, cases, shape=shape, mirror=mirror, field_of_view=field_of_view, device=torch.device(device)
+    )
+    real = [*cases, *unseen]
+    if len(real) > WINDOWS:
+        real = [real[i] for i in sorted(np.random.default_rng(SEED).permutation(len(real))[:WINDOWS])]
+    views = min(max(1, WINDOWS // len(real)), VIEWS[field_of_view])
+    for number in range(ROUNDS):
+        told = tqdm(real, f"copy test, round {number + 1}", unit="scan", ascii=True)
+        judged = [_judge_real(detector, volume(case), case, views, place) for place, case in enumerate(told)]
+        detector.calibrate(_calibrate(detector.calibration.people, judged, _plant(detector, volume)))
+        if not detector.calibration.people:  # then the second round would say the same
+            break
+    return detector
+
+
+def _judge_real(detector: CopyDetector, scan: np.ndarray, case: str, views: int, place: int) -> _Judged:
+    """Hold windows of a real scan against all people but its own."""
+    generator = np.random.default_rng((SEED, place))
+    whole = detector.field_of_view == "whole"
+    windows = [_window(detector, scan, generator, REACH if number and whole else 0) for number in range(views)]
+    shown = np.stack([cut(scan, window, detector.shape) for window in windows])
+    group = next((group for group in detector.calibration.people if case in group), (case,))
+    own = next((other for other in group if other in detector.cases), None)
+    return _Judged(case, detector.judge(torch.from_numpy(shown), own))
+
+
+def _window(detector: CopyDetector, scan: np.ndarray, generator: np.random.Generator, reach: int = 0) -> Window:
+    """Lay a window onto the middle of a whole scan, or off it by `reach`, or anywhere in a larger one."""
+    if detector.field_of_view == "whole" and not reach:
+        return centred(scan.shape[1:], detector.shape)
+    return scattered(scan.shape[1:], detector.shape, reach, generator)
+
+
+def _plant(detector: CopyDetector, volume: Volume) -> dict[str, np.ndarray]:
+    """Plant copies of every kind; give the similarity of each, or -1 where another person was found than it is of."""
+    generator = np.random.default_rng(SEED)
+    group_of = {case: group for group in detector.calibration.people for case in group}
+    planted = {}
+    for kind in KINDS:
+        scores = []
+        for source in generator.permutation(len(detector.cases))[:PLANTED]:
+            case = detector.cases[source]
+            scan = volume(case)
+            window = _window(detector, scan, generator)
+            copy = apply(draw(kind, generator), scan, window, detector.shape, detector.mirror)
+            (found,) = detector.judge(torch.from_numpy(copy)[None])
+            scores.append(found.similarity if found.case in group_of.get(case, (case,)) else -1.0)
+        planted[kind] = np.array(scores)
+    return planted
+
+
+def _calibrate(
+    people: tuple[tuple[str, ...], ...], judged: Sequence[_Judged], planted: dict[str, np.ndarray]
+) -> Calibration:
+    """Set the threshold so that few real scans lie above it; judge each of them by the threshold of the others.
+
+    A scan that is nearer to what copies are like than to what scans are like shows a person twice, or is there twice. It
+    would hide all copies, so it sets no threshold. Where not even half of the planted copies are ascribed to the right
+    person, the detector is blind and calls nothing a copy.
+    """
+    copies = np.concatenate(list(planted.values()))
+    typical = float(np.median(copies)), float(np.median([one.nearest.similarity for one in judged]))
+    blind = typical[0] <= 0
+    known = [one for one in judged if not blind and one.nearest.similarity > sum(typical) / 2]
+    honest = [one for one in judged if one not in known]
+
+    def threshold(scans: Sequence[_Judged]) -> float:
+        if blind:
+            return BLIND
+        if not scans:  # then only what copies look like can tell
+            return float(np.percentile(copies, 100 * MISSED))
+        similarities = np.concatenate([one.similarities for one in scans])
+        innocent = float(np.percentile(similarities, 100 * (1 - FALSE_ALARMS), method="higher"))
+        return innocent + MARGIN * max(0.0, float(np.percentile(copies, 100 * MISSED)) - innocent)
+
+    least = threshold(honest)
+    alarms = 0.0
+    for one in honest:
+        others = [other for other in honest if other is not one]
+        alarms += float(np.mean(one.similarities > threshold(others or honest)))
+    count = len(honest)  # windows of one scan are no independent scans: the interval counts scans
+    low = beta.ppf(0.025, alarms, count - alarms + 1) if alarms else 0.0
+    high = beta.ppf(0.975, alarms + 1, count - alarms) if alarms < count else 1.0
+    nearest = {one.case: one.nearest for one in honest}
+    return Calibration(
+        threshold=least,
+        false_alarms=(alarms / max(count, 1), float(low), float(high), count),
+        people=_joined(people, [(one.case, one.nearest.case) for one in known]),
+        planted={kind: (int((scores > least).sum()), len(scores)) for kind, scores in planted.items()},
+        innocent={case: (near.case, near.similarity, near.ratio) for case, near in nearest.items()},
+    )
+
+
+def _joined(groups: Sequence[Sequence[str]], pairs: Sequence[tuple[str, str]]) -> tuple[tuple[str, ...], ...]:
+    """Join groups that share a member."""
+    joined: list[set[str]] = []
+    for group in (*groups, *pairs):
+        sharing = [other for other in joined if other & set(group)]
+        joined = [other for other in joined if other not in sharing] + [set(group).union(*sharing)]
+    return tuple(sorted(tuple(sorted(group)) for group in joined))
