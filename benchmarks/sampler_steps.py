@@ -2,9 +2,9 @@
 
     python benchmarks/sampler_steps.py --task 4 --configuration 3d_cpu_small -n 48 --out benchmarks/results/sampler_steps
 
-All cells start from the same noise. Features are those of the copy detector's self-supervised encoder, which `fit` has
-trained on the real scans; the reference are all real scans, and the same figures of as many other real scans (two random
-halves) are the floor. A killed run goes on; finished cells are kept.
+All cells start from the same noise. Features are those of the audit's self-supervised encoder, which is fitted here to the
+real scans where no audit has done so; the reference are all real scans, and the same figures of as many other real scans (two
+random halves) are the floor. A killed run goes on; finished cells are kept.
 """
 
 from __future__ import annotations
@@ -19,13 +19,16 @@ import numpy as np
 import torch
 
 from diffaug.audit.distances import set_distances
+from diffaug.audit.encoder import Encoder
 from diffaug.audit.figures import Compared
+from diffaug.audit.fit_encoder import fit_encoder
 from diffaug.audit.textures import describe, texture_distances
-from diffaug.copies.detector import CopyDetector
+from diffaug.engine.devices import start_fabric
 from diffaug.generator.fit_autoencoder import centre_window
-from diffaug.generator.fitting import COPIES
 from diffaug.generator.model import Generator
+from diffaug.generator.plan import GeneratorPlan
 from diffaug.generator.preparing import open_cache
+from diffaug.volumes.cache import VolumeCache
 from diffaug.volumes.pictures import mosaic, plt
 from diffaug.workspace import Workspace, dataset_name, file_hash, read_json, write_json
 
@@ -37,12 +40,11 @@ REFERENCE = "ddpm 300"
 SEED = 0
 
 
-def measure(generator: Generator, detector: CopyDetector, sampler: str, steps: int, count: int) -> dict[str, Any]:
+def measure(generator: Generator, sampler: str, steps: int, count: int) -> dict[str, Any]:
     """Sample one cell.
 
     Args:
         generator: The generator.
-        detector: Gives features.
         sampler: A key of `SAMPLERS`.
         steps: Number of steps.
         count: Volumes.
@@ -59,18 +61,42 @@ def measure(generator: Generator, detector: CopyDetector, sampler: str, steps: i
     return {"volumes": torch.cat(volumes)[:count], "seconds": seconds}
 
 
-def described(volumes: torch.Tensor, detector: CopyDetector, spacing: tuple[float, ...]) -> dict[str, Any]:
+def audits_encoder(folder: Path, plan: GeneratorPlan, cache: VolumeCache) -> Encoder:
+    """Load the encoder that the audit of this generator has fitted, or fit it in its place.
+
+    Args:
+        folder: Where the audit keeps it.
+        plan: The generator's plan.
+        cache: The scans.
+
+    Returns:
+        The encoder.
+    """
+    file = folder / "encoder.safetensors"
+    if not file.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        settings = {
+            "shape": plan.grid.shape,
+            "mirror": plan.grid.mirror,
+            "fabric": start_fabric("cpu"),
+            "folder": folder,
+        }
+        fit_encoder(cache.__getitem__, plan.cases, **settings).save(file)
+    return Encoder.load(file)
+
+
+def described(volumes: torch.Tensor, encoder: Encoder, spacing: tuple[float, ...]) -> dict[str, Any]:
     """Describe volumes as the audit does.
 
     Args:
         volumes: `(B, C, Z, Y, X)` in [-1, 1].
-        detector: Gives features.
+        encoder: Gives features.
         spacing: In mm, (Z, Y, X).
 
     Returns:
         Features and textures.
     """
-    features = torch.cat([detector.features(part) for part in volumes.split(BATCH)])
+    features = torch.cat([encoder.features(part) for part in volumes.split(BATCH)])
     return {"features": features.cpu().numpy(), "textures": [describe(v, spacing) for v in volumes.numpy()]}
 
 
@@ -99,11 +125,11 @@ def main() -> None:
     workspace = Workspace(dataset_name(arguments.task), "nnUNetPlans", arguments.configuration)
     model = workspace.generator / "generator.safetensors"
     generator = Generator.load(model).to(torch.device("cpu"))
-    detector = CopyDetector.load(workspace.generator / COPIES)
     plan = generator.plan
     cache = open_cache(workspace, plan)
+    encoder = audits_encoder(workspace.audit / "work" / file_hash(model), plan, cache)
     scans = [centre_window(cache, case, plan.grid.shape) for case in (*plan.cases, *plan.held_out)]
-    real = described(torch.from_numpy(np.stack(scans)), detector, plan.grid.spacing)
+    real = described(torch.from_numpy(np.stack(scans)), encoder, plan.grid.spacing)
     file = arguments.out.with_suffix(".json")
     inputs = {"generator_sha256": file_hash(model), "count": arguments.count, "dataset": workspace.dataset}
     found = read_json(file, "delete it") if file.is_file() else {"inputs": inputs, "cells": {}}
@@ -115,8 +141,8 @@ def main() -> None:
             name = f"{sampler} {steps}"
             if name in found["cells"]:
                 continue
-            cell = measure(generator, detector, sampler, steps, arguments.count)
-            figures = compared(real, described(cell["volumes"], detector, plan.grid.spacing))
+            cell = measure(generator, sampler, steps, arguments.count)
+            figures = compared(real, described(cell["volumes"], encoder, plan.grid.spacing))
             found["cells"][name] = {"seconds": cell["seconds"], **{k: asdict(v) for k, v in figures.items()}}
             write_json(file, found)
             print(name, f"{cell['seconds']:.2f} s", {k: figures[k].figure.text() for k in FIGURES}, flush=True)

@@ -82,7 +82,6 @@ class Task:
         plan["views"] = 2
         plan["autoencoder_training"] |= {"steps": steps, "warmup_steps": 2}
         plan["denoiser_training"] |= {"steps": steps, "batch_size": 2, "warmup_steps": 2}
-        plan["copies_training"] = {"steps": 4, "batch_size": 1, "learning_rate": 1e-3, "warmup_steps": 2}
         plan |= changes
         file.write_text(json.dumps(plan))
         return plan

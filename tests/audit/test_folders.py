@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from blobs import blob, write_image
-from diffaug.audit.folders import FoldersRequest, from_folders, hold_out, open_folders
+from diffaug.audit.folders import FoldersRequest, from_folders, open_folders
 from diffaug.audit.listing import open_images
 
 SIZE = (12, 16, 14)
@@ -90,25 +90,13 @@ def test_what_cannot_be_compared_is_told_in_one_line(tmp_path, refusal, spoil, o
 
 
 def test_a_scan_that_the_generator_saw_is_not_unseen(tmp_path, refusal):
-    real, unseen = fill(tmp_path / "real", plain(4)), fill(tmp_path / "unseen", plain(2))
+    real, unseen = fill(tmp_path / "real", plain(10)), fill(tmp_path / "unseen", plain(2))
     assert "scan00" in refusal(open_folders, FoldersRequest(real, real, unseen))
 
 
 def test_too_few_scans_are_told_with_the_number_that_is_needed(tmp_path, refusal):
     real = fill(tmp_path / "real", plain(9))
     assert "at least 10" in refusal(open_folders, FoldersRequest(real, real))
-
-
-def test_neighbouring_ids_are_held_out_together():
-    cases = [f"c{i:03d}" for i in range(100)]
-    held_out = hold_out(cases, 0)
-    assert len(held_out) == 20
-    places = sorted(cases.index(case) for case in held_out)
-    jumps = np.diff(np.array([*places, places[0] + 100]))
-    assert (jumps > 1).sum() == 1, "one run, on a circle"
-    assert held_out == hold_out(cases, 0) != hold_out(cases, 1)
-    assert len(hold_out(cases[:12], 0)) == 5
-    assert len(hold_out([f"c{i:04d}" for i in range(1000)], 0)) == 50
 
 
 @pytest.fixture
@@ -140,7 +128,6 @@ def test_volumes_of_both_folders_come_onto_one_grid(material):
         assert np.abs(real).max() <= 1
         assert np.abs(real - synthetic).max() < 0.01  # orientation and units do not matter
     assert made.names == ("m0", "m1", "m2")
-    assert len(made.calibration) == 5 and set(made.calibration) < set(made.training)
     assert made.unseen == ()
 
 
@@ -153,10 +140,10 @@ def test_what_is_resampled_is_not_resampled_again(material, tmp_path):
     assert changed == ["scan03.npy"]
 
 
-def test_given_unseen_scans_set_the_threshold(tmp_path):
-    folders = {"real": 4, "synthetic": 2, "unseen": 3}
+def test_unseen_scans_come_onto_the_same_grid(tmp_path):
+    folders = {"real": 7, "synthetic": 2, "unseen": 3}
     request = FoldersRequest(**{name: fill(tmp_path / name, plain(n, name)) for name, n in folders.items()})
     made = from_folders(request, open_folders(request), tmp_path / "work", "cpu")
-    assert made.unseen == made.calibration == ("unseen00", "unseen01", "unseen02")
-    assert made.training == ("real00", "real01", "real02", "real03")
+    assert made.unseen == ("unseen00", "unseen01", "unseen02")
+    assert made.training == tuple(f"real{n:02d}" for n in range(7))
     assert made.real("unseen02").shape[1:] == made.grid.shape

@@ -10,6 +10,7 @@ from scipy.ndimage import gaussian_filter
 from diffaug.audit.figures import Figure
 from diffaug.audit.material import Material
 from diffaug.audit.memorisation import Judged, Memorisation, batches, chance, look_for_copies, tail
+from diffaug.copies.detector import Calibration
 from diffaug.volumes.cache import VolumeCache
 from diffaug.volumes.grid import Grid
 from diffaug.volumes.windows import Window, centred, cut, scattered
@@ -29,17 +30,17 @@ def blobs(shape, seed, channels=1):
     return (0.95 * smooth / np.abs(smooth).max() + 0.01 * noise).astype(np.float32)  # with some grain, as scans have
 
 
-def material(tmp_path, the_grid, extent, *, training=CASES, calibration=(), made=None, windows=None, channels=1):
+def material(tmp_path, the_grid, extent, *, training=CASES, unseen=(), made=None, windows=None, channels=1):
     """Real scans of blobs, and synthetic volumes `made` by name."""
     cache = VolumeCache(tmp_path / "scans")
-    cache.fill({*training, *calibration}, lambda case: blobs(extent, int(case.rpartition("_")[2]), channels))
+    cache.fill({*training, *unseen}, lambda case: blobs(extent, int(case.rpartition("_")[2]), channels))
     made = made or {"s": blobs(extent, 99, channels)}
     return Material(
         title="blobs",
         channels=("MR",) * channels,
         grid=the_grid,
         training=tuple(training),
-        calibration=tuple(calibration),
+        unseen=tuple(unseen),
         scans=cache,
         names=tuple(sorted(made)),
         read=made.__getitem__,
@@ -62,13 +63,16 @@ class Correlation:
     """A detector that knows plain copies."""
 
     threshold = 0.9
-    false_alarms = (0.0, 0.0, 0.6, 3)
-    known = 0
 
     def __init__(self, scans, cases):
         self.cases = list(cases)
         self.bank = torch.stack([self._unit(torch.from_numpy(scans.real(case))[None])[0] for case in self.cases])
-        self.planted = {"exact": (2, 2), "mirrored": (0, 2)}
+        self.calibration = Calibration(
+            threshold=0.9,
+            false_alarms=(0.0, 0.0, 0.6, 3),
+            planted={"exact": (2, 2), "mirrored": (0, 2)},
+            innocent={"case_10": ("case_3", 0.2, 0.9)},
+        )
 
     @staticmethod
     def _unit(volumes):
@@ -84,37 +88,22 @@ class Correlation:
 
 
 def looked(scans, decoded=None):
-    known = [case for case in scans.training if case not in scans.calibration]
-    return look_for_copies(scans, Correlation(scans, scans.training), Correlation(scans, known), decoded, CPU, 0)
+    return look_for_copies(scans, Correlation(scans, scans.training), decoded, CPU, 0)
 
 
 def test_copies_are_named_and_others_are_not(tmp_path):
     made = {f"new_{i}": blobs((16, 16, 16), 50 + i) for i in range(4)} | {"old": blobs((16, 16, 16), 3) + 0.1}
-    found = looked(material(tmp_path, grid((16, 16, 16)), (16, 16, 16), calibration=["case_10", "case_11"], made=made))
+    found = looked(material(tmp_path, grid((16, 16, 16)), (16, 16, 16), unseen=["case_10", "case_11"], made=made))
     assert [(j.name, j.case) for j in found.copies] == [("old", "case_3")]
     assert found.reached == 1 / len(CASES)
     assert [j.name for j in found.synthetic] == sorted(made)
     assert found.false_alarms.value == 0
+    assert found.innocent == [Judged("case_10", "case_3", 0.2, 0.9, False)]
     assert found.found == {"exact": (2, 2), "mirrored": (0, 2)}
 
 
-def test_scans_that_set_the_threshold_are_not_compared_with_themselves(tmp_path):
-    scans = material(tmp_path, grid((16, 16, 16)), (16, 16, 16), calibration=CASES[:3])
-    found = looked(scans)
-    assert [j.name for j in found.calibration] == CASES[:3]
-    assert not {j.case for j in found.calibration} & set(CASES[:3])
-    assert found.false_alarms.value == 0
-    assert scans.unseen == ()
-
-
-def test_copies_of_scans_that_set_the_threshold_are_found_too(tmp_path):
-    made = {"old": blobs((16, 16, 16), 1)}
-    found = looked(material(tmp_path, grid((16, 16, 16)), (16, 16, 16), calibration=CASES[:3], made=made))
-    assert [j.case for j in found.copies] == ["case_1"]
-
-
 def test_what_the_autoencoder_keeps_is_planted_and_what_it_makes_of_unseen_scans_must_not_be_named(tmp_path):
-    scans = material(tmp_path, grid((16, 16, 16)), (16, 16, 16), calibration=["case_10", "case_11"])
+    scans = material(tmp_path, grid((16, 16, 16)), (16, 16, 16), unseen=["case_10", "case_11"])
     kept = looked(scans, lambda volume: volume)
     assert kept.found["through the autoencoder"] == (len(CASES), len(CASES))
     assert [j.copy for j in kept.decoded_unseen] == [False, False]
@@ -124,15 +113,12 @@ def test_what_the_autoencoder_keeps_is_planted_and_what_it_makes_of_unseen_scans
     assert swapped.found["through the autoencoder"] == (1, len(CASES)), "the right scan must be named"
 
 
-def test_a_patch_is_calibrated_with_several_windows_of_each_scan_where_volumes_lie(tmp_path):
+def test_windows_of_real_scans_lie_where_volumes_lie(tmp_path):
     extent, shape = (40, 36, 48), (16, 16, 16)
     windows = {f"s{i}": scattered(extent, shape, 0, np.random.default_rng(i)) for i in range(4)}
     made = {name: blobs(shape, 60 + i) for i, name in enumerate(windows)}
-    scans = material(
-        tmp_path, grid(shape, "patch"), extent, calibration=["case_10", "case_11"], made=made, windows=windows
-    )
+    scans = material(tmp_path, grid(shape, "patch"), extent, unseen=["case_10", "case_11"], made=made, windows=windows)
     assert np.allclose(scans.real("case_2", "s1"), cut(scans.scans["case_2"], windows["s1"], shape))
-    assert len(looked(scans).calibration) == 8
     assert {like for _, like in scans.likes(CASES, 0)} <= set(windows)
 
 
@@ -160,13 +146,13 @@ def test_a_similarity_far_above_all_real_scans_is_a_copy_even_if_few_are_known()
     real = [Judged(str(i), "x", s, 0.9, False) for i, s in enumerate(innocents)]
     made = [Judged("copy", "x", 0.99, 0.1, True), *(Judged(str(i), "x", 0.6, 0.9, True) for i in range(9))]
     assert [
-        j.name for j in Memorisation(made, real, [], [], 0.55, Figure(0.2, 0, 0.7, 5), 0, {}, training=4).certain
+        j.name for j in Memorisation(made, real, [], [], 0.55, Figure(0.2, 0, 0.7, 5), (), {}, training=4).certain
     ] == ["copy"]
 
 
 def test_copies_come_most_similar_first_and_reach_each_scan_once():
     judged = [Judged("a", "x", 0.8, 0.3, True), Judged("b", "x", 0.9, 0.3, True), Judged("c", "y", 0.99, 0.9, False)]
-    found = Memorisation(judged, [], [], [], 0.7, Figure(0, 0, 0.6, 4), 0, {}, training=4)
+    found = Memorisation(judged, [], [], [], 0.7, Figure(0, 0, 0.6, 4), (), {}, training=4)
     assert [j.name for j in found.copies] == ["b", "a"]
     assert found.reached == 0.25
 

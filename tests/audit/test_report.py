@@ -40,7 +40,7 @@ def copies(synthetic=100, found=0, innocents=100, alarms=0, planted=None):
         [],
         0.7,
         Figure(alarms / innocents, 0, 1 - 0.025 ** (1 / innocents), innocents),
-        0,
+        (),
         planted or {"exact": (10, 10)},
         training=60,
     )
@@ -132,8 +132,8 @@ def test_training_scans_that_come_back_better_are_a_sign_of_learning_by_heart():
     assert "by heart" not in conclude(findings(fidelity=kept, fidelity_training=kept))[-1].text
 
 
-class Detector:
-    """Features that are plain averages, and no copies."""
+class Averages:
+    """Features that are plain averages."""
 
     def features(self, volumes):
         return torch.cat([volumes.mean((2, 3, 4)), volumes.std((2, 3, 4)), volumes[..., :8].mean((2, 3, 4))], 1)
@@ -153,13 +153,13 @@ def measured(tmp_path, monkeypatch):
     def call(make):
         made = {f"made_{i}": make(i) for i in range(40)}
         scans = material(
-            tmp_path, grid(SIZE), SIZE, training=SCANS, calibration=[f"case_{i}" for i in range(200, 240)], made=made
+            tmp_path, grid(SIZE), SIZE, training=SCANS, unseen=[f"case_{i}" for i in range(200, 240)], made=made
         )
         monkeypatch.setattr(measuring, "look_for_copies", lambda *_: looked(scans))
         found = measuring.measure(
             scans,
-            Detector(),
-            Detector(),
+            None,  # no copies are looked for here
+            Averages(),
             extras=measuring.Extras(),
             autoencoder=None,
             inputs={},

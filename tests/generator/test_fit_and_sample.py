@@ -22,6 +22,7 @@ from diffaug.generator.conditions import Condition
 from diffaug.generator.fitting import fit
 from diffaug.generator.model import Generator
 from diffaug.generator.plan import GeneratorPlan
+from diffaug.generator.preparing import open_cache
 from diffaug.generator.sampling import SampleRequest, name, sample
 from diffaug.volumes.dataset import excluded_ids
 from diffaug.volumes.windows import paste_extent, refill
@@ -160,14 +161,15 @@ def test_other_numbers_and_seeds_give_other_volumes(done, fitted):
 def set_threshold(task: Task, share: float) -> float:
     """Let the copy detector take this share of the volumes for copies."""
     file = task.workspace.generator / fitting.COPIES
-    detector = CopyDetector.load(file)
+    plan = GeneratorPlan.load(task.workspace.generator / "plan.json")
+    detector = CopyDetector.load(file, open_cache(task.workspace, plan).__getitem__, torch.device("cpu"))
     generator = Generator.load(task.workspace.generator / "generator.safetensors").to(torch.device("cpu"))
     found: list[float] = []
     for first in range(0, 12, 4):
         made, windows, _ = generator.sample(SHORT.seed, range(first, first + 4), sampler=SHORT.sampler, steps=4)
         shown = [refill(paste_extent(v, w), w, v.shape[1:]) for v, w in zip(made.numpy(), windows, strict=True)]
         found += [near.similarity for near in detector.judge(torch.from_numpy(np.stack(shown)))]
-    detector.threshold = float(np.quantile(found, 1 - share))
+    detector.calibrate(replace(detector.calibration, threshold=float(np.quantile(found, 1 - share))))
     detector.save(file)
     return detector.threshold
 
