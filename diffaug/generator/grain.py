@@ -17,7 +17,7 @@ LEVELS = 16  # of intensity
 CONTRASTS = 4  # of local contrast
 KERNEL = 15  # voxels per axis of the filter that colours white noise, or the window where that is less
 # Of the residual's strength: part of what is lost is structure, and that much of it as noise would be too much. Measured
-# (benchmarks/README.md): with 0.8 reconstructions of hippocampi are at the floor of KID and coverage, with 0.6 and 1 not.
+# on 2026-11-22: with 0.8 reconstructions of hippocampi are at the floor of KID and coverage, with 0.6 and 1 not.
 STRENGTH = 0.8
 DAMPING = 50  # voxels that a bin without any counts as having, of small strength
 

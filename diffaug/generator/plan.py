@@ -20,8 +20,8 @@ from diffaug.volumes.grid import Grid, Reading, median_spacing, plan_grid
 from diffaug.workspace import read_json, write_json
 
 HELD_OUT = 0.1  # share of the scans that the generator never trains on
-# Principal components of the denoiser's prior: with more than a quarter of the scans' number they tell training scans from
-# others. Measured on the hippocampus (benchmarks/README.md), 32 are as good as more.
+# Principal components of the denoiser's prior (benchmarks/results/prior_hippocampus.md): with more than a quarter of the
+# scans' number they would fit training scans far better than others
 COMPONENTS, SCANS_PER_COMPONENT = 32, 4
 MOST_VALUES = 2**24  # of all components together: 64 MB of the generator file
 
