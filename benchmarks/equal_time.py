@@ -72,7 +72,7 @@ def compare_quality(
     spent = {"diffaug": seconds, "medicaldiffusion": theirs_seconds}
     text = (
         f"{CASES} phantoms of {' x '.join(map(str, SHAPE))} voxels, {minutes:g} minutes for each, {volumes} volumes sampled; "
-        f"seconds really spent: {json.dumps(spent)} (`copies` is the detector that screens samples). "
+        f"seconds really spent: {json.dumps(spent)}. "
         "medicaldiffusion has its published settings but for the batch of the "
         f"DDPM ({BATCH}), LPIPS (the error of pixel differences on the slice) and intensities and geometry of its volumes, "
         "which it has none of: they are given those of the first scan."
