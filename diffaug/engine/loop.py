@@ -24,7 +24,8 @@ from diffaug.engine.turning import Turn, Watch, find_turn
 from diffaug.errors import DiffaugError
 from diffaug.workspace import atomic_path, fingerprint
 
-LOGS = 100  # lines in the log and checkpoints per run, at least; a step costs far more than either
+LOGS = 100  # lines in the log per run, and checkpoints at most
+SAVING = 0.02  # share of the time that checkpoints may take
 VALIDATIONS = 10  # per run; each costs about as much as ten steps
 
 
@@ -182,7 +183,7 @@ def train(
                     if fabric.is_global_zero:
                         objective.preview(folder / f"{name}.png", average)
                 bar.set_postfix_str(log.write(done), refresh=False)
-                if fabric.is_global_zero:
+                if fabric.is_global_zero and (state.due() or turn.stop or done == training.steps):
                     state.save(done, objective, optimizers, average)
     if objective.watch and average is not None:
         average.load_state_dict(state.best)
@@ -241,6 +242,11 @@ class _State:
         self.identity = identity
         self.history: list[dict[str, float]] = []  # figures of every validation
         self.best: dict[str, Tensor] = {}  # averaged weights of the best of them
+        self.saved, self.cost = 0.0, 0.0  # when the last checkpoint was written, and how many seconds it took
+
+    def due(self) -> bool:
+        """Tell whether enough time has gone by for another checkpoint to be cheap."""
+        return self.cost <= SAVING * (time.monotonic() - self.saved)
 
     def remember(self, figures: dict[str, float], watch: Watch, average: nn.Module | None) -> Turn:
         """Add a validation, and keep the averaged weights if it is the best so far."""
@@ -262,8 +268,11 @@ class _State:
             "history": self.history,
             "best": self.best,
         }
+        begun = time.monotonic()
         with atomic_path(self.file) as temporary:
             torch.save(content, temporary)
+        self.saved = time.monotonic()
+        self.cost = self.saved - begun
 
     def load(self, objective: Objective, optimizers: dict[str, Optimizer], average: nn.Module | None) -> int:
         if not self.file.is_file():

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+from diffaug.engine import loop
 from diffaug.engine.batches import StepBatches, loader
 from diffaug.engine.devices import start_fabric
 from diffaug.engine.loop import Training, learning_rate_scale, read_log, train
@@ -21,6 +22,13 @@ from diffaug.engine.turning import Watch
 
 TRAINING = Training(steps=30, batch_size=4, learning_rate=1e-2, warmup_steps=3, ema_decay=0.9, seed=1)
 LAST = TRAINING.steps - 1
+
+
+@pytest.fixture(scope="module", autouse=True)
+def a_checkpoint_at_every_line_of_the_log():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "SAVING", 1e9)
+        yield
 
 
 class Wobbly(nn.Module):
@@ -193,6 +201,22 @@ def test_log_has_no_line_beyond_the_checkpoint_after_a_resume(tmp_path):
     assert max(line["step"] for line in lines if line["fit"] == "fit") == 10
     assert [line["step"] for line in lines if line["fit"] == "another"] == [99], "another fit's lines are kept"
     assert len(log.read_text().splitlines()) == len(lines), "the half line is gone"
+
+
+def test_checkpoints_that_take_long_are_few_and_change_nothing(tmp_path, unbroken, monkeypatch):
+    written = []
+    save = loop.torch.save
+
+    def slow(content, file):
+        time.sleep(0.05)
+        written.append(content["step"])
+        save(content, file)
+
+    monkeypatch.setattr(loop, "SAVING", 0.02)
+    monkeypatch.setattr(loop.torch, "save", slow)
+    run(tmp_path)
+    assert written == [1, TRAINING.steps], "the first tells what one costs; the last holds the result"
+    assert_equal(state(tmp_path), state(unbroken))
 
 
 def test_long_run_logs_a_hundred_times_and_validates_ten_times(tmp_path):
