@@ -25,7 +25,10 @@ from diffaug.errors import DiffaugError
 from diffaug.workspace import atomic_path, fingerprint
 
 LOGS = 100  # lines in the log per run, and checkpoints at most
-SAVING = 0.02  # share of the time that checkpoints may take
+SAVING = 0.005  # share of the time that checkpoints may take
+AVERAGING = (
+    4  # steps between two blends of the averaged weights: they reach back hundreds, and a blend reads all weights
+)
 VALIDATIONS = 10  # per run; each costs about as much as ten steps
 
 
@@ -39,7 +42,7 @@ class Training:
         learning_rate: At its peak; linear warm-up, then half a cosine down to zero.
         warmup_steps: Length of the warm-up.
         gradient_clip: Largest norm of the gradients of one optimiser.
-        ema_decay: Of the averaged weights; None where the last weights are used.
+        ema_decay: Of the averaged weights, per step; None where the last weights are used.
         seed: Of everything random.
         workers: Data loading processes; 0 loads in the training process.
     """
@@ -165,7 +168,7 @@ def train(
                     # of all processes together; not finite either when the loss is not
                     norm = _update(optimizers[optimizer_name], loss, scale * training.learning_rate, training, fabric)
                     finite &= norm.isfinite()
-            if average is not None:
+            if average is not None and step % AVERAGING == 0:
                 average.update_parameters(objective.networks[objective.averaged or ""])
             bar.update()
             done = step + 1
@@ -225,7 +228,7 @@ def _share_weights(objective: Objective, fabric: Fabric) -> None:
 def _average(objective: Objective, training: Training) -> AveragedModel | None:
     if objective.averaged is None or training.ema_decay is None:
         return None
-    most = training.ema_decay
+    most = training.ema_decay**AVERAGING
 
     def blend(averages: Any, currents: Any, count: Any) -> None:
         decay = min(most, (1 + int(count)) / (10 + int(count)))  # short memory at first, when weights move fast

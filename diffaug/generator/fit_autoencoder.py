@@ -148,9 +148,10 @@ class AutoencoderObjective:
         Returns:
             PSNR in dB and SSIM.
         """
-        pairs = [  # one at a time: a GPU budget's volumes are large
+        self.reconstructed = self.reconstruct(self.held_out)
+        pairs = [
             (torch.from_numpy(made)[None], torch.from_numpy(real)[None])
-            for made, real in zip(self.reconstruct(self.held_out), self.held_out, strict=True)
+            for made, real in zip(self.reconstructed, self.held_out, strict=True)
         ]
         return {
             "held_out_psnr": float(torch.cat([psnr(*pair) for pair in pairs]).mean()),
@@ -158,14 +159,14 @@ class AutoencoderObjective:
         }
 
     def preview(self, file: Path, average: nn.Module | None) -> None:
-        """Draw held-out scans over their reconstructions.
+        """Draw held-out scans over their reconstructions of the last validation.
 
         Args:
             file: The PNG.
             average: Not used.
         """
         real = self.held_out[:4]
-        rows = {"held-out scan": [v[0] for v in real], "reconstruction": [v[0] for v in self.reconstruct(real)]}
+        rows = {"held-out scan": [v[0] for v in real], "reconstruction": [v[0] for v in self.reconstructed[:4]]}
         mosaic(rows, file, spacing=self.plan.grid.spacing, orientation=self.plan.grid.orientation)
 
 

@@ -17,7 +17,7 @@ from torch import nn
 from diffaug.engine import loop
 from diffaug.engine.batches import StepBatches, loader
 from diffaug.engine.devices import start_fabric
-from diffaug.engine.loop import Training, learning_rate_scale, read_log, train
+from diffaug.engine.loop import AVERAGING, Training, learning_rate_scale, read_log, train
 from diffaug.engine.turning import Watch
 
 TRAINING = Training(steps=30, batch_size=4, learning_rate=1e-2, warmup_steps=3, ema_decay=0.9, seed=1)
@@ -356,7 +356,7 @@ class Turning(Regression):
     watch = Watch(loss="held_out", patience=2)
 
     def validate(self, average):
-        return {"held_out": abs(float(average.n_averaged) - 30)}
+        return {"held_out": abs(float(average.n_averaged) - -(-30 // AVERAGING))}
 
 
 HUNDRED = replace(TRAINING, steps=100)
@@ -365,7 +365,7 @@ HUNDRED = replace(TRAINING, steps=100)
 def test_a_fit_that_turns_stops_and_keeps_the_weights_before(tmp_path):
     _, average = run(tmp_path / "turning", Turning(), HUNDRED)
     assert figures(tmp_path / "turning")[-1]["step"] == 50, "two validations after the best one"
-    assert int(average.n_averaged) == 30
+    assert int(average.n_averaged) == -(-30 // AVERAGING)
     objective = Regression(stop_at=30)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "short", objective, HUNDRED)
