@@ -125,8 +125,11 @@ def build_parser() -> argparse.ArgumentParser:
     made = verb("pretrain", _pretrain, "pretrain the nnU-Net plan's network; fits and samples first where needed")
     _add_task(made)
     _add_fit(made)
-    made.add_argument("--images", default="synthetic", help="synthetic, real, both or a FOLDER (%(default)s)")
-    made.add_argument("--pretext", default="denoise", help="denoise or mae (%(default)s)")
+    made.add_argument(
+        "--images", nargs="+", default=["synthetic"], help="any of: synthetic, real, shapes, a FOLDER (synthetic)"
+    )
+    made.add_argument("--pretext", default="denoise", help="denoise, mae, reverse, fusion and more (%(default)s)")
+    made.add_argument("--pretext-steps", type=int, help="length of the pretraining (the budget's own)")
     made.add_argument(
         "-n", "--count", type=int, default=200, help="volumes to sample, if that is missing (%(default)s)"
     )
@@ -255,14 +258,15 @@ def _pretrain(arguments: Arguments) -> None:
     from diffaug.generator.sampling import SampleRequest
     from diffaug.pretraining.fitting import PretrainRequest, pretrain
 
-    images = arguments.images
+    kinds = ("synthetic", "real", "shapes")
     request = PretrainRequest(
-        images=images if images in ("synthetic", "real", "both") else str(Path(images).resolve()),
+        images=tuple(name if name in kinds else str(Path(name).resolve()) for name in arguments.images),
         pretext=arguments.pretext,
         budget=arguments.budget,
         exclude=tuple(arguments.exclude or ("fold:0",)),
         more_images=_fit_request(arguments).images,
         seed=arguments.seed,
+        steps=arguments.pretext_steps,
     )
     upstream = (_fit_request(arguments), SampleRequest(arguments.count))
     made = pretrain(_workspace(arguments), request, upstream=upstream, device=arguments.device, fresh=arguments.fresh)

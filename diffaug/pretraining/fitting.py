@@ -29,8 +29,8 @@ from diffaug.generator.preparing import FitRequest
 from diffaug.generator.sampling import SampleRequest, sample
 from diffaug.pretraining.encoder_file import load_encoder, read_encoder, save_encoder
 from diffaug.pretraining.plan import BUDGETS
-from diffaug.pretraining.pretexts import PRETEXTS, Pretext
-from diffaug.pretraining.sources import Source, folder_source, preprocess, real_source, synthetic_source
+from diffaug.pretraining.pretexts import PRETEXTS, Pretext, Shown
+from diffaug.pretraining.sources import Source, draw, folder_source, preprocess, real_source, synthetic_source
 from diffaug.volumes.cache import VolumeCache
 from diffaug.volumes.dataset import excluded_ids
 from diffaug.volumes.nnunet import read_plans
@@ -40,6 +40,7 @@ from diffaug.workspace import Workspace, discard, file_hash, fingerprint, locked
 
 HELD_OUT = 0.1  # share of the volumes that only measure
 HELD_OUT_VOLUMES = 8
+SHAPES = 300  # volumes of random structures, where they are asked for
 MARGIN = 1.3  # edge of what is read for a rotated or scaled patch, over the patch's own
 
 
@@ -48,20 +49,22 @@ class PretrainRequest:
     """What was asked of `pretrain`.
 
     Attributes:
-        images: `synthetic`, `real`, `both`, or a folder.
+        images: Any of `synthetic`, `real`, `shapes`, or folders.
         pretext: A key of `PRETEXTS`.
         budget: A key of `BUDGETS`.
         exclude: `--exclude` rules.
         more_images: Further folders of real scans.
         seed: Of everything random.
+        steps: How long; None for the budget's own number.
     """
 
-    images: str = "synthetic"
+    images: tuple[str, ...] = ("synthetic",)
     pretext: str = "denoise"
     budget: str = "gpu-24g"
     exclude: tuple[str, ...] = ("fold:0",)
     more_images: tuple[str, ...] = ()
     seed: int = 0
+    steps: int | None = None
 
 
 class PretextObjective:
@@ -73,14 +76,14 @@ class PretextObjective:
     def __init__(
         self,
         network: nn.Module,
-        pretext: str,
+        pretext: Pretext,
         volumes: Sequence[tuple[VolumeCache, str]],
         patch_size: Sequence[int],
         spacing: Sequence[float],
         seed: int,
     ) -> None:
         self.networks = {"network": network}
-        self.pretext = PRETEXTS[pretext]
+        self.pretext = pretext
         self.patch_size = tuple(patch_size)
         self.spacing = spacing
         order = np.random.default_rng(seed).permutation(len(volumes))
@@ -151,16 +154,16 @@ class PretextObjective:
         Yields:
             Optimiser, loss, figures.
         """
-        yield "network", self.pretext(self.networks["network"], batch).loss, {}
+        yield "network", self.pretext.solve(self.networks["network"], batch).loss, {}
 
     @torch.no_grad()
-    def _on_held_out(self) -> Pretext:
+    def _on_held_out(self) -> Shown:
         network = self.networks["network"]
         device = next(network.parameters()).device
         network.eval()
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            result = self.pretext(network, self.held_out.to(device))
+            result = self.pretext.solve(network, self.held_out.to(device))
         network.train()
         return result
 
@@ -183,7 +186,7 @@ class PretextObjective:
             average: Not used.
         """
         result = self._on_held_out()
-        rows = {"seen": result.seen, "predicted": result.predicted, "truth": self.held_out}
+        rows = {"seen": result.seen, "predicted": result.predicted, "truth": result.truth}
         drawn = {title: [v[0] for v in volumes[:4].float().cpu().numpy()] for title, volumes in rows.items()}
         low, high = np.percentile(drawn["truth"], (0.5, 99.5))
         mosaic(drawn, file, spacing=self.spacing, limits=(float(low), float(high)))
@@ -227,7 +230,7 @@ def pretrain(
             return target
         extra = [Path(folder) for folder in request.more_images]
         excluded = excluded_ids(workspace, request.exclude, extra)
-        if request.images in ("synthetic", "both"):
+        if "synthetic" in request.images:
             _run_upstream(workspace, upstream, device)
         sources = _sources(workspace, request, extra, excluded)
         inputs = {source.name: _hashes(source) for source in sources}
@@ -239,9 +242,18 @@ def pretrain(
                 cache, cases = preprocess(source, plans, configuration, dataset_json, folder / "cache" / key)
                 volumes += [(cache, case) for case in cases]
         channels = len(dataset_json["channel_names"])
+        if "shapes" in request.images:
+            with fabric.rank_zero_first():
+                cache, cases = draw(
+                    SHAPES, channels, configuration.patch_size, folder / "cache" / "shapes", request.seed
+                )
+            volumes += [(cache, case) for case in cases]
         torch.manual_seed(request.seed)
-        network = build_network(configuration, channels)
+        pretext = PRETEXTS[request.pretext]
+        network = build_network(configuration, channels, pretext.outputs(channels))
         training = replace(BUDGETS[request.budget], seed=request.seed)
+        if request.steps is not None:
+            training = replace(training, steps=request.steps)
         provenance = {
             "case_ids": sorted({case for source in sources for case in source.seen}),
             "excluded": sorted(excluded),
@@ -252,7 +264,7 @@ def pretrain(
         }
         _require_loadable(network, workspace, configuration, channels, plans, dataset_json, provenance)
         objective = PretextObjective(
-            network, request.pretext, volumes, configuration.patch_size, configuration.spacing, request.seed
+            network, pretext, volumes, configuration.patch_size, configuration.spacing, request.seed
         )
         identity = [asdict(request), inputs, configuration.configuration]
         train(objective, objective.example, training, fabric=fabric, folder=folder, name="pretext", identity=identity)
@@ -262,12 +274,13 @@ def pretrain(
     return target
 
 
-def build_network(configuration: ConfigurationManager, channels: int) -> nn.Module:
-    """Build the very network of an nnU-Net configuration, with as many outputs as inputs.
+def build_network(configuration: ConfigurationManager, channels: int, outputs: int) -> nn.Module:
+    """Build the very network of an nnU-Net configuration, with a pretext's outputs.
 
     Args:
         configuration: nnU-Net's configuration.
         channels: C of the volumes.
+        outputs: Of the last layer, which is not kept.
 
     Returns:
         The network.
@@ -277,7 +290,7 @@ def build_network(configuration: ConfigurationManager, channels: int) -> nn.Modu
         configuration.network_arch_init_kwargs,
         configuration.network_arch_init_kwargs_req_import,
         channels,
-        channels,
+        outputs,
         deep_supervision=False,
     )
 
@@ -336,14 +349,14 @@ def _run_upstream(workspace: Workspace, upstream: tuple[FitRequest, SampleReques
 
 
 def _sources(workspace: Workspace, request: PretrainRequest, extra: Sequence[Path], excluded: set[str]) -> list[Source]:
-    if request.images == "synthetic":
-        sources = [synthetic_source(workspace.synthetic, excluded)]
-    elif request.images == "real":
-        sources = [real_source(workspace, extra, excluded)]
-    elif request.images == "both":
-        sources = [synthetic_source(workspace.synthetic, excluded), real_source(workspace, extra, excluded)]
-    else:
-        sources = [folder_source(workspace, Path(request.images), excluded)]
+    sources = []
+    for images in request.images:
+        if images == "synthetic":
+            sources.append(synthetic_source(workspace.synthetic, excluded))
+        elif images == "real":
+            sources.append(real_source(workspace, extra, excluded))
+        elif images != "shapes":
+            sources.append(folder_source(workspace, Path(images), excluded))
     seen = sorted(excluded & {case for source in sources for case in source.seen})
     if seen:
         raise DiffaugError(

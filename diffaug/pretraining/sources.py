@@ -16,6 +16,7 @@ from diffaug.errors import DiffaugError
 from diffaug.volumes.cache import VolumeCache
 from diffaug.volumes.dataset import RawDataset, open_dataset, open_folder
 from diffaug.volumes.scan import Scan
+from diffaug.volumes.shapes import draw_shapes
 from diffaug.workspace import Workspace, read_json
 
 
@@ -126,6 +127,34 @@ def preprocess(
 
     cache.fill(tqdm(cases, f"preprocessing {Path(source.name).name}", unit="scan", ascii=True), make)
     return cache, sorted(cases)
+
+
+def draw(
+    count: int, channels: int, patch_size: Sequence[int], folder: Path, seed: int
+) -> tuple[VolumeCache, list[str]]:
+    """Draw volumes of random structures, straight in the network's space.
+
+    Args:
+        count: How many.
+        channels: C; all show the same structures, each in its own brightness.
+        patch_size: Voxels of the network's patch; volumes are larger by half.
+        folder: Where the cache goes.
+        seed: Of the draw.
+
+    Returns:
+        The cache and the ids in it.
+    """
+    cache = VolumeCache(folder)
+    size = [round(1.5 * n) for n in patch_size]
+
+    def make(name: str) -> np.ndarray:
+        rng = np.random.default_rng([seed, int(name.rpartition("_")[2])])
+        volume = draw_shapes(rng, size)
+        return np.stack([volume * rng.choice([-1, 1]) if channel else volume for channel in range(channels)])
+
+    names = [f"shapes_{number:05d}" for number in range(count)]
+    cache.fill(tqdm(names, "drawing shapes", unit="volume", ascii=True), make)
+    return cache, names
 
 
 def _as_part_of_a_scan(data: np.ndarray, scan: Scan, source: Source, schemes: Sequence[str]) -> np.ndarray:

@@ -4,7 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from diffaug.pretraining.pretexts import MASKED, PRETEXTS, denoise, mae
+from diffaug.pretraining.pretexts import PRETEXTS
+from diffaug.pretraining.pretexts.appearance import Varied, vary
+from diffaug.pretraining.pretexts.denoise import Denoise
+from diffaug.pretraining.pretexts.fusion import Fusion
+from diffaug.pretraining.pretexts.mae import Mae
+from diffaug.pretraining.pretexts.reverse import Reverse
 
 
 class Answer(nn.Module):
@@ -20,6 +25,7 @@ class Answer(nn.Module):
 
 
 SILENT = Answer(torch.zeros_like)
+RESTORING = {name: pretext for name, pretext in PRETEXTS.items() if pretext.outputs(2) == 2}
 
 
 @pytest.fixture
@@ -28,26 +34,31 @@ def clean():
     return torch.randn(8, 2, 24, 32, 40)
 
 
-@pytest.mark.parametrize("pretext", PRETEXTS.values(), ids=PRETEXTS)
+def silent(pretext, channels):
+    """A network that always answers zero, with as many outputs as the pretext asks for."""
+    return Answer(lambda x: x.new_zeros(len(x), pretext.outputs(channels), *x.shape[2:]))
+
+
+@pytest.mark.parametrize("pretext", RESTORING.values(), ids=RESTORING)
 def test_a_useless_network_scores_about_one(clean, pretext):
-    result = pretext(SILENT, clean)
-    assert float(result.loss) == pytest.approx(1, abs=0.05)
-    assert result.seen.shape == result.predicted.shape == clean.shape
+    shown = pretext.solve(SILENT, clean)
+    assert float(shown.loss) == pytest.approx(1, abs=0.05)
+    assert shown.seen.shape == shown.predicted.shape == shown.truth.shape == clean.shape
 
 
 @pytest.mark.parametrize("pretext", PRETEXTS.values(), ids=PRETEXTS)
 def test_same_seed_same_task(clean, pretext):
     def drawn():
         torch.manual_seed(3)
-        return pretext(SILENT, clean).seen
+        return pretext.solve(silent(pretext, 2), clean).seen
 
     assert torch.equal(drawn(), drawn())
 
 
 def test_masks_hide_seven_tenths_in_whole_blocks(clean):
-    seen = mae(SILENT, clean).seen
+    seen = Mae().solve(SILENT, clean).seen
     hidden = seen == 0
-    assert float(hidden.float().mean()) == pytest.approx(MASKED, abs=0.03)
+    assert float(hidden.float().mean()) == pytest.approx(Mae().masked, abs=0.03)
     assert torch.equal(hidden[:, 0], hidden[:, 1]), "all channels of a place are hidden together"
     blocks = hidden[:, :1].float().unfold(2, 6, 6).unfold(3, 6, 6).unfold(4, 6, 6).flatten(5).mean(-1)
     assert ((blocks == 0) | (blocks == 1)).all()
@@ -56,11 +67,11 @@ def test_masks_hide_seven_tenths_in_whole_blocks(clean):
 
 def test_mae_asks_for_the_hidden_voxels_alone(clean):
     torch.manual_seed(1)
-    hidden = mae(SILENT, clean).seen == 0
+    hidden = Mae().solve(SILENT, clean).seen == 0
 
     def loss(answer):
         torch.manual_seed(1)
-        return float(mae(Answer(lambda x: answer), clean).loss)
+        return float(Mae().solve(Answer(lambda x: answer), clean).loss)
 
     noise = torch.randn_like(clean) * 50
     assert loss(torch.where(hidden, clean, noise)) == 0, "what is visible does not matter"
@@ -70,10 +81,10 @@ def test_mae_asks_for_the_hidden_voxels_alone(clean):
 def test_mae_network_sees_nothing_of_what_is_hidden(clean):
     network = Answer(torch.zeros_like)
     torch.manual_seed(1)
-    seen = mae(network, clean).seen
+    seen = Mae().solve(network, clean).seen
     changed = torch.where(seen == 0, torch.randn_like(clean), clean)
     torch.manual_seed(1)
-    mae(network, changed)
+    Mae().solve(network, changed)
     assert torch.equal(network.seen, seen)
 
 
@@ -81,19 +92,24 @@ def test_mae_network_sees_nothing_of_what_is_hidden(clean):
 @pytest.mark.parametrize("pretext", PRETEXTS.values(), ids=PRETEXTS)
 def test_any_patch_is_taken(pretext, size):
     clean = torch.randn(1, 1, *size)
-    assert pretext(SILENT, clean).loss.isfinite()
+    assert pretext.solve(silent(pretext, 1), clean).loss.isfinite()
 
 
-def test_mae_with_nothing_hidden_is_zero_and_not_nan(monkeypatch):
-    from diffaug.pretraining import pretexts
+def test_mae_with_nothing_hidden_is_zero_and_not_nan():
+    assert Mae(masked=0.0).solve(SILENT, torch.randn(1, 1, 8, 8, 8)).loss == 0
 
-    monkeypatch.setattr(pretexts, "MASKED", 0.0)
-    assert mae(SILENT, torch.randn(1, 1, 8, 8, 8)).loss == 0
+
+def test_finer_mae_hides_smaller_blocks(clean):
+    def changes(pretext):
+        hidden = (pretext.solve(SILENT, clean).seen == 0).float()
+        return float((hidden.diff(dim=4) != 0).float().mean())
+
+    assert changes(Mae(blocks=8)) > 1.5 * changes(Mae())
 
 
 def test_denoise_network_sees_unit_variance_at_every_level(clean):
     network = Answer(torch.zeros_like)
-    denoise(network, clean)
+    Denoise().solve(network, clean)
     spread = network.seen.flatten(1).std(1)
     assert (spread - 1).abs().max() < 0.02
 
@@ -108,7 +124,7 @@ def test_the_truth_scores_zero_and_comes_out_as_prediction(clean):
         return (clean - x / total) * total / level
 
     torch.manual_seed(5)
-    result = denoise(Answer(knows), clean)
+    result = Denoise().solve(Answer(knows), clean)
     assert float(result.loss) < 1e-6
     torch.testing.assert_close(result.predicted, clean, atol=1e-3, rtol=1e-3)
 
@@ -126,11 +142,54 @@ def test_on_smooth_scans_an_ideal_denoiser_beats_silence():
         estimate = x.mean((1, 2, 3, 4), keepdim=True) * total
         return (estimate - x / total) * total / level
 
-    assert float(denoise(Answer(ideal), clean).loss) < 0.2 < 0.8 < float(denoise(SILENT, clean).loss)
+    assert float(Denoise().solve(Answer(ideal), clean).loss) < 0.2 < 0.8 < float(Denoise().solve(SILENT, clean).loss)
 
 
-def test_gradients_reach_the_network(clean):
-    for pretext in PRETEXTS.values():
-        network = nn.Conv3d(2, 2, 3, padding=1)
-        pretext(network, clean).loss.backward()
-        assert network.weight.grad.abs().max() > 0
+@pytest.mark.parametrize("pretext", PRETEXTS.values(), ids=PRETEXTS)
+def test_gradients_reach_the_network(clean, pretext):
+    network = nn.Conv3d(2, pretext.outputs(2), 3, padding=1)
+    pretext.solve(network, clean).loss.backward()
+    assert network.weight.grad.abs().max() > 0
+
+
+def test_fusion_mixes_just_as_much_as_it_asks_for(clean):
+    pretext = Fusion()
+    torch.manual_seed(2)
+    shown = pretext.solve(silent(pretext, 2), clean)
+    mixed = clean * (1 - shown.truth) + clean.roll(1, 0) * shown.truth
+    assert torch.equal(shown.seen, mixed)
+    assert set(shown.truth.unique().tolist()) == {0, 0.25, 0.5, 0.75, 1}
+    assert 0.2 < float((shown.truth > 0).float().mean()) < 0.95
+
+
+def test_fusion_network_that_knows_the_shares_has_no_loss(clean):
+    pretext = Fusion()
+    torch.manual_seed(2)
+    level = (pretext.solve(silent(pretext, 2), clean).truth[:, 0] * pretext.levels).long()
+    torch.manual_seed(2)
+    knows = Answer(lambda x: nn.functional.one_hot(level, 5).movedim(-1, 1) * 100.0)
+    assert float(pretext.solve(knows, clean).loss) < 1e-3
+
+
+def test_varied_volumes_are_normalised_and_keep_their_edges():
+    torch.manual_seed(0)
+    volume = torch.zeros(64, 1, 16, 16, 16)
+    volume[..., 8:] = 1
+    varied = vary(volume - 0.5)
+    assert varied.mean((1, 2, 3, 4)).abs().max() < 1e-4
+    told = [float((v[..., 8:].mean() - v[..., :8].mean()).abs()) for v in varied]
+    assert sum(t > 0.5 for t in told) > 48, "one half still differs from the other"
+    assert any(v[..., 8:].mean() < v[..., :8].mean() for v in varied), "contrast is inverted at times"
+
+
+def test_reversal_asks_for_the_scan_itself(clean):
+    shown = Reverse().solve(SILENT, clean)
+    assert torch.equal(shown.truth, clean)
+    assert not torch.equal(shown.seen, clean)
+
+
+def test_varied_pretext_asks_for_the_varied_volume(clean):
+    torch.manual_seed(4)
+    varied = vary(clean)
+    torch.manual_seed(4)
+    assert torch.equal(Varied(Mae()).solve(SILENT, clean).truth, varied)

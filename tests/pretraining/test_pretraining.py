@@ -18,11 +18,12 @@ from diffaug.generator.sampling import SampleRequest, sample
 from diffaug.pretraining import fitting
 from diffaug.pretraining.encoder_file import load_encoder, read_encoder
 from diffaug.pretraining.fitting import PretrainRequest, build_network, pretrain
+from diffaug.pretraining.pretexts import PRETEXTS
 from diffaug.volumes.cache import VolumeCache
 from diffaug.volumes.dataset import excluded_ids
 
 PATCH = [16, 16, 16]
-REAL = PretrainRequest(images="real", budget="cpu-small")
+REAL = PretrainRequest(images=("real",), budget="cpu-small")
 STEPS = 20
 
 
@@ -177,14 +178,14 @@ def test_scans_are_preprocessed_exactly_as_nnunet_does(planned, scheme):
 def test_a_plain_folder_serves_as_well(planned, tmp_path):
     for i in range(3):
         write_image(tmp_path / "mine" / f"mine_{i}.nii.gz", blob(40 + i))
-    file = run(planned, replace(REAL, images=str(tmp_path / "mine")))
+    file = run(planned, replace(REAL, images=(str(tmp_path / "mine"),)))
     assert read_encoder(file).provenance["case_ids"] == ["mine_0", "mine_1", "mine_2"]
 
 
 def test_excluded_ids_are_left_out_of_a_folder_too(planned, tmp_path):
     excluded = min(excluded_ids(planned.workspace, ["fold:0"]))
     shutil.copytree(planned.raw / "imagesTr", tmp_path / "copy")
-    file = run(planned, replace(REAL, images=str(tmp_path / "copy")))
+    file = run(planned, replace(REAL, images=(str(tmp_path / "copy"),)))
     assert excluded not in read_encoder(file).provenance["case_ids"]
 
 
@@ -202,7 +203,7 @@ def sampled(planned) -> Task:
 
 
 def test_synthetic_volumes_carry_the_ids_their_generator_has_seen(sampled):
-    file = run(sampled, replace(REAL, images="synthetic"))
+    file = run(sampled, replace(REAL, images=("synthetic",)))
     provenance = read_encoder(file).provenance
     assert set(provenance["case_ids"]) == {*LABELLED, *UNLABELLED} - excluded_ids(sampled.workspace, ["fold:0"])
     assert provenance["volumes"] == 3
@@ -210,31 +211,38 @@ def test_synthetic_volumes_carry_the_ids_their_generator_has_seen(sampled):
 
 def test_synthetic_folder_given_by_its_path_carries_them_too(sampled, tmp_path):
     shutil.copytree(sampled.workspace.synthetic, tmp_path / "copy")
-    file = run(sampled, replace(REAL, images=str(tmp_path / "copy")))
+    file = run(sampled, replace(REAL, images=(str(tmp_path / "copy"),)))
     assert set(UNLABELLED) <= set(read_encoder(file).provenance["case_ids"])
 
 
 def test_both_read_both(sampled):
-    file = run(sampled, replace(REAL, images="both"))
+    file = run(sampled, replace(REAL, images=("synthetic", "real")))
     assert read_encoder(file).provenance["volumes"] == 3 + 6
+
+
+def test_random_structures_need_no_scan_and_leak_none(planned):
+    file = run(planned, replace(REAL, images=("shapes",), pretext="fusion", steps=3))
+    provenance = read_encoder(file).provenance
+    assert provenance["case_ids"] == []
+    assert (provenance["volumes"], provenance["steps"]) == (fitting.SHAPES, 3)
 
 
 def test_generator_that_has_seen_a_forbidden_case_is_refused(sampled, refusal):
     seen = UNLABELLED[0]
     ids = sampled.root / "ids.txt"
     ids.write_text(seen)
-    assert seen in refusal(run, sampled, replace(REAL, images="synthetic", exclude=(str(ids),)))
+    assert seen in refusal(run, sampled, replace(REAL, images=("synthetic",), exclude=(str(ids),)))
 
 
 def test_missing_upstream_is_built_first(planned):
     planned.tiny_plan(2)
-    run(planned, replace(REAL, images="synthetic"), upstream=(None, SampleRequest(2, steps=2)))
+    run(planned, replace(REAL, images=("synthetic",)), upstream=(None, SampleRequest(2, steps=2)))
     assert len(list((planned.workspace.synthetic / "imagesTr").iterdir())) == 2
 
 
 def test_resampled_synthetic_volumes_are_not_taken_for_the_old_ones(sampled, refusal):
     """Stopped, sampled anew with another seed: the old volumes' cache and state do not go on."""
-    request = replace(REAL, images="synthetic")
+    request = replace(REAL, images=("synthetic",))
     stop_at(sampled, 3, request)
     old = {case: voxels.copy() for case, voxels in cached(sampled).items()}
     sample(sampled.workspace, SampleRequest(3, seed=1, steps=8), device="cpu", fresh=True)
@@ -348,7 +356,7 @@ def test_folder_of_other_channels_is_refused(planned, tmp_path, refusal):
         write_image(tmp_path / "two" / "imagesTr" / f"a_000{channel}.nii.gz", blob(channel))
     info = json.loads((planned.raw / "dataset.json").read_text()) | {"channel_names": {"0": "a", "1": "b"}}
     (tmp_path / "two" / "dataset.json").write_text(json.dumps(info))
-    message = refusal(run, planned, replace(REAL, images=str(tmp_path / "two")))
+    message = refusal(run, planned, replace(REAL, images=(str(tmp_path / "two"),)))
     assert "2 channels" in message
     assert str(tmp_path / "two") in message
 
@@ -357,9 +365,9 @@ def test_example_is_a_pure_function_of_its_generator_and_stays_in_range(planned)
     run(planned)
     (folder,) = (planned.workspace.encoder / "cache").iterdir()
     cases = sorted(file.stem for file in folder.glob("*.npy"))
-    network = build_network(PlansManager(plans()).get_configuration("3d_fullres"), 1)
+    network = build_network(PlansManager(plans()).get_configuration("3d_fullres"), 1, 1)
     volumes = [(VolumeCache(folder), case) for case in cases]
-    objective = fitting.PretextObjective(network, "mae", volumes, PATCH, [1.5, 1.5, 1.7], 0)
+    objective = fitting.PretextObjective(network, PRETEXTS["mae"], volumes, PATCH, [1.5, 1.5, 1.7], 0)
     one, same, other = (objective.example(np.random.default_rng(seed)) for seed in (0, 0, 1))
     assert one.shape == (1, *PATCH)
     assert one.dtype == torch.float32

@@ -1,0 +1,1 @@
+"""The scarce-label benchmark: what pretraining is worth to nnU-Net when few cases are labelled."""

@@ -1,0 +1,104 @@
+"""The benchmark's arms: what nnU-Net starts from. An arm is a configuration in nnU-Net's plans, so stock commands run it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from diffaug.pretraining.fitting import PretrainRequest, pretrain
+from diffaug.pretraining.pretexts import PRETEXTS
+from diffaug.workspace import Workspace, read_json, write_json
+from scarce.data import DataSet, forbidden
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What nnU-Net starts from, and how it goes on.
+
+    Attributes:
+        name: What tables call it, and the end of the configuration's name.
+        trainer: Name of nnU-Net's trainer class.
+        images: What the encoder is pretrained on: `pool`, `synthetic` (of the pool's generator), `shapes`; empty for none.
+        pretext: A key of diffaug's pretexts.
+        steps: Of the pretraining; None for the budget's own.
+        encoder: Name of the arm whose encoder is used, where it is not this one's own.
+        settings: What the plan's `diffaug` block has beyond the budget's.
+    """
+
+    name: str
+    trainer: str = "nnUNetTrainerDiffAug"
+    images: tuple[str, ...] = ()
+    pretext: str = "denoise"
+    steps: int | None = None
+    encoder: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def workspace(self, data: DataSet) -> Workspace:
+        """Tell the workspace of this arm's configuration."""
+        name = data.configuration if self.is_plain else f"{data.configuration}__{self.name}"
+        return Workspace(data.task, configuration=name)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the arm needs no configuration of its own."""
+        return not self.images and not self.settings and self.encoder is None
+
+
+_ALL = (
+    Arm("scratch", "nnUNetTrainerDiffAugScratch"),
+    Arm("stock", "nnUNetTrainer"),
+    Arm("real", images=("pool",)),
+    Arm("synthetic", images=("synthetic",)),
+    Arm("both", images=("pool", "synthetic")),
+    Arm("shapes", images=("shapes",)),
+    *(Arm(f"real-{pretext}", images=("pool",), pretext=pretext) for pretext in PRETEXTS),
+)
+ARMS = {arm.name: arm for arm in _ALL}
+
+
+def add_configuration(data: DataSet, arm: Arm) -> None:
+    """Add the arm's configuration to nnU-Net's plans.
+
+    Args:
+        data: The data set.
+        arm: The arm.
+    """
+    if arm.is_plain:
+        return
+    workspace = arm.workspace(data)
+    plans = read_json(workspace.plans_file, "run: scarce_labels.py prepare")
+    block = {**plans["configurations"][data.configuration]["diffaug"], **arm.settings}
+    if arm.encoder is not None:
+        file = Arm(arm.encoder, images=("pool",)).workspace(data).encoder / "encoder.pt"
+        block["encoder_file"] = str(file)
+    wanted = {"inherits_from": data.configuration, "diffaug": block}
+    if plans["configurations"].get(workspace.configuration) != wanted:
+        plans["configurations"][workspace.configuration] = wanted
+        write_json(workspace.plans_file, plans)
+
+
+def pretrain_arm(data: DataSet, arm: Arm, device: str = "auto") -> Path | None:
+    """Pretrain the arm's encoder, or go on; what is finished stays.
+
+    Args:
+        data: The data set.
+        arm: The arm.
+        device: `auto`, `cpu` or `cuda`.
+
+    Returns:
+        The encoder file, if the arm has one of its own.
+    """
+    add_configuration(data, arm)
+    if not arm.images:
+        return None
+    pool = Workspace(data.pool, configuration="3d_fullres" if data.pool != data.task else data.configuration)
+    places = {"pool": str(pool.raw), "synthetic": str(pool.synthetic), "shapes": "shapes"}
+    request = PretrainRequest(
+        images=tuple(places[kind] for kind in arm.images),
+        pretext=arm.pretext,
+        budget=data.budget,
+        exclude=forbidden(data),
+        steps=arm.steps,
+    )
+    return pretrain(arm.workspace(data), request, device=device)

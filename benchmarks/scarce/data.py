@@ -1,0 +1,192 @@
+"""The benchmark's data sets: which cases are labelled for which seed, which judge, and which are the unlabelled pool."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess_dataset
+
+from diffaug.pretraining.nnunet_plans import add_budget_configuration, ensure_plans
+from diffaug.volumes.dataset import Case, list_cases, open_dataset
+from diffaug.volumes.phantom import write_dataset
+from diffaug.workspace import Workspace, dataset_name, nnunet_folder, read_json, write_json
+
+PHANTOM_SHAPE = (
+    24,
+    32,
+    48,
+)  # voxels of 6 to 7 mm: the whole scan in one patch of a network that a CPU trains in a minute
+PHANTOM_POOL = 300  # unlabelled phantoms of the other site
+SEEDS = 20  # draws of labelled cases written for nnU-Net, as folds
+VALIDATION = 8  # cases held back for nnU-Net's own validation, which nothing here looks at
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One data set of the benchmark.
+
+    Attributes:
+        name: What tables call it.
+        task: Folder name of nnU-Net's dataset.
+        counts: Numbers of labelled cases.
+        tolerance: Of the surface Dice, in mm.
+        pool: Folder name of the dataset whose scans are the unlabelled pool, and whose generator is sampled.
+        lists: JSON with the ids of `pool` and `test` cases of `imagesTr`; None where tests are in `imagesTs`.
+        paired: Whether ids 2k-1 and 2k are of one person and stay together.
+        budget: Of nnU-Net's configuration and of the pretraining.
+    """
+
+    name: str
+    task: str
+    counts: tuple[int, ...]
+    tolerance: float
+    pool: str
+    lists: Path | None = None
+    paired: bool = False
+    budget: str = "cpu-small"
+
+    @property
+    def configuration(self) -> str:
+        """nnU-Net's configuration that all arms inherit from."""
+        return f"3d_{self.budget.replace('-', '_')}"
+
+    @property
+    def workspace(self) -> Workspace:
+        """The task's workspace, of the configuration that all arms inherit from."""
+        return Workspace(self.task, configuration=self.configuration)
+
+    def fold(self, labelled: int, seed: int) -> int:
+        """Tell which of nnU-Net's folds has so many labelled cases of that draw."""
+        return seed * len(self.counts) + self.counts.index(labelled)
+
+
+PHANTOM = DataSet(
+    "phantom", "Dataset951_BreastPhantomB", (10, 20, 40, 80, 160, 200), tolerance=5.0, pool="Dataset950_BreastPhantomA"
+)
+HIPPOCAMPUS = DataSet(
+    "hippocampus",
+    "Dataset004_Hippocampus",
+    (4, 8, 16, 32),
+    tolerance=1.0,
+    pool="Dataset004_Hippocampus",
+    lists=Path("scarce_split.json"),
+    paired=True,
+)
+DATA_SETS = {"phantom": PHANTOM, "hippocampus": HIPPOCAMPUS}
+
+
+def prepare(data: DataSet) -> None:
+    """Make what is missing: phantoms, nnU-Net's plans without the test cases, preprocessed cases, the draws as folds.
+
+    Args:
+        data: The data set.
+    """
+    raw = nnunet_folder("nnUNet_raw")
+    if data.name == "phantom":
+        pool = max(data.counts)
+        write_dataset(raw, task=951, cases=pool + VALIDATION, test=60, site="B", shape=PHANTOM_SHAPE)
+        write_dataset(raw, task=950, cases=PHANTOM_POOL, labelled=0, site="A", shape=PHANTOM_SHAPE)
+    workspace = data.workspace
+    test = {case.id for case, _ in test_cases(data)}
+    plans_file = ensure_plans(dataset_name(data.task), exclude=test if data.lists else ())
+    if data.configuration not in read_json(plans_file, "run prepare again")["configurations"]:
+        add_budget_configuration(plans_file, budget=data.budget)
+    if not any(workspace.preprocessed.glob("*/*.b2nd")):
+        number = int(data.task[7:10])
+        preprocess_dataset(number, "nnUNetPlans", configurations=(data.configuration,), num_processes=(1,))
+    write_json(workspace.preprocessed / "splits_final.json", draws(data))
+    write_json(workspace.preprocessed / "scarce_lists.json", {"test": sorted(test), "validation": validation(data)})
+
+
+def forbidden(data: DataSet) -> tuple[str, ...]:
+    """Give the `--exclude` rules that keep generator, encoder and plans from test and validation cases."""
+    file = data.workspace.preprocessed / "scarce_lists.json"
+    return (f"{file}:test", f"{file}:validation")
+
+
+def draws(data: DataSet) -> list[dict[str, list[str]]]:
+    """Draw the labelled cases: nested in number, independent between seeds, people kept together.
+
+    Args:
+        data: The data set.
+
+    Returns:
+        nnU-Net's splits; `DataSet.fold` tells which is which.
+    """
+    held, splits = validation(data), []
+    drawn = sorted(set(_pool(data)) - set(held))
+    for seed in range(SEEDS):
+        people = _people(drawn, data.paired)
+        order = np.random.default_rng(seed).permutation(len(people))
+        cases = [case for person in order for case in people[person]]
+        splits += [{"train": sorted(cases[:count]), "val": held} for count in data.counts]
+    return splits
+
+
+def validation(data: DataSet) -> list[str]:
+    """Give the cases that are held back for nnU-Net's own validation: the last ones of the pool."""
+    people, held = _people(sorted(_pool(data)), data.paired), []
+    while len(held) < VALIDATION:
+        held += people.pop()
+    return sorted(held)
+
+
+def test_cases(data: DataSet) -> list[tuple[Case, Path]]:
+    """List the test cases and their label files; nothing but the final scores may look at them.
+
+    Args:
+        data: The data set.
+
+    Returns:
+        Case and label file, sorted by id.
+    """
+    raw = data.workspace.raw
+    info = read_json(raw / "dataset.json", "restore it")
+    ending, channels = info["file_ending"], len(info["channel_names"])
+    part, wanted = ("Ts", None) if data.lists is None else ("Tr", set(_lists(data)["test"]))
+    cases = list_cases([raw / f"images{part}", raw / "none"], ending, channels)
+    return [(c, raw / f"labels{part}" / f"{c.id}{ending}") for c in cases if wanted is None or c.id in wanted]
+
+
+def _pool(data: DataSet) -> list[str]:
+    if data.lists is not None:
+        return list(_lists(data)["pool"])
+    raw = data.workspace.raw
+    return [case.id for case in open_dataset(raw).cases if any((raw / "labelsTr").glob(f"{case.id}.*"))]
+
+
+def _lists(data: DataSet) -> dict[str, Any]:
+    assert data.lists is not None
+    return read_json(data.workspace.raw / data.lists, "expected a JSON with the lists pool and test; write one")
+
+
+def _people(cases: Sequence[str], paired: bool) -> list[list[str]]:
+    if not paired:
+        return [[case] for case in cases]
+    people: dict[int, list[str]] = {}
+    for case in cases:
+        people.setdefault((int(case.rpartition("_")[2]) + 1) // 2, []).append(case)
+    return [people[key] for key in sorted(people)]
+
+
+def custom(task: str, lists: Path, counts: Sequence[int], tolerance: float, pool: str | None, budget: str) -> DataSet:
+    """Describe any nnU-Net dataset.
+
+    Args:
+        task: As nnU-Net's `-d`.
+        lists: JSON with the ids of `pool` and `test`.
+        counts: Numbers of labelled cases.
+        tolerance: Of the surface Dice, in mm.
+        pool: The dataset whose scans are the unlabelled pool; None for the task's own.
+        budget: Of nnU-Net's configuration and of the pretraining.
+
+    Returns:
+        The data set.
+    """
+    name = dataset_name(task)
+    made = DataSet(name, name, tuple(sorted(counts)), tolerance, dataset_name(pool) if pool else name, lists.resolve())
+    return replace(made, budget=budget)

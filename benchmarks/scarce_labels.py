@@ -1,0 +1,119 @@
+"""Scarce labels: what pretraining is worth to stock nnU-Net, with the controls that the paper left out.
+
+    python benchmarks/scarce_labels.py run --data phantom --arms scratch real synthetic --labelled 10 20 --seeds 5
+    python benchmarks/scarce_labels.py report --data phantom
+
+`run` prepares the data, pretrains each arm once and trains every cell (data set x arm x number of labels x seed) that
+has no result yet; killed, it goes on when run again. Several processes may share a folder of cells, and folders of
+several machines may be copied into one. nnU-Net's three variables must be set; phantoms are made there, other data must
+lie in `nnUNet_raw`. For any nnU-Net dataset: `--data 101 --lists FILE --labelled 4 8 16 --tolerance 1`, FILE a JSON with
+the ids of `pool` and `test`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import torch
+from measuring import PACKAGES, machine
+from scarce.arms import ARMS, pretrain_arm
+from scarce.cells import RESULTS, Cell, save, unfinished
+from scarce.data import DATA_SETS, DataSet, custom, prepare
+from scarce.report import write_report
+from scarce.training import train_cell
+
+from diffaug.engine.devices import start_fabric
+from diffaug.errors import DiffaugError
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Train what is missing.
+
+    Args:
+        arguments: The command line.
+    """
+    data = _data(arguments)
+    prepare(data)
+    for name in arguments.arms:
+        pretrain_arm(data, ARMS[name], arguments.device)
+    counts = arguments.labelled or data.counts
+    # seed by seed, so that whatever time allows is balanced over arms and numbers of labels
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+    cells = [Cell(data.name, arm, n, seed) for seed in seeds for n in counts for arm in arguments.arms]
+    about = machine()
+    device = start_fabric(arguments.device).device
+    for cell in unfinished(cells, arguments.cells):
+        started = time.monotonic()
+        result = train_cell(data, ARMS[cell.arm], cell.labelled, cell.seed, device)
+        result["versions"] = {name: about[name] for name in PACKAGES}
+        result["machine"] = {key: about[key] for key in ("processor", "cores", "threads", "date")}
+        save(cell, result, arguments.cells)
+        values = [label["dice"] for labels in result["scores"].values() for label in labels.values()]
+        mean = sum(values) / len(values)
+        print(f"{cell}: Dice {mean:.4f}, {time.monotonic() - started:.0f} s", flush=True)
+
+
+def report(arguments: argparse.Namespace) -> None:
+    """Write the report.
+
+    Args:
+        arguments: The command line.
+    """
+    data = _data(arguments)
+    arms = arguments.arms if arguments.arms != ["scratch"] else list(ARMS)
+    out = arguments.out or RESULTS.parent / f"scarce_labels_{data.name}"
+    command = f"python benchmarks/scarce_labels.py run --data {data.name} --arms {' '.join(arms)} --seeds 5"
+    write_report(arguments.cells, data.name, arms, out, [command])
+    print(out.with_suffix(".md").read_text())
+
+
+def _data(arguments: argparse.Namespace) -> DataSet:
+    if arguments.data in DATA_SETS:
+        return DATA_SETS[arguments.data]
+    if not arguments.lists or not arguments.labelled:
+        raise DiffaugError(
+            f"--data {arguments.data}: expected one of {', '.join(DATA_SETS)}, or --lists and --labelled"
+        )
+    return custom(
+        arguments.data, arguments.lists, arguments.labelled, arguments.tolerance, arguments.pool, arguments.budget
+    )
+
+
+def main() -> int:
+    """Do what the command line asks for.
+
+    Returns:
+        The exit code.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("verb", choices=("run", "report"))
+    parser.add_argument("--data", default="phantom", help="phantom, hippocampus, or any task of nnU-Net (%(default)s)")
+    parser.add_argument("--arms", nargs="+", default=["scratch"], choices=list(ARMS), metavar="ARM")
+    parser.add_argument(
+        "--labelled", type=int, nargs="+", metavar="N", help="numbers of labelled cases (the data set's)"
+    )
+    parser.add_argument("--seeds", type=int, default=5, help="(%(default)s)")
+    parser.add_argument("--first-seed", type=int, default=0, help="(%(default)s)")
+    parser.add_argument("--cells", type=Path, default=RESULTS, help="folder of results (%(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (%(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="(%(default)s)")
+    parser.add_argument("--out", type=Path, help="the report, without ending")
+    parser.add_argument("--lists", type=Path, help="of another task: JSON with the ids of pool and test")
+    parser.add_argument("--pool", help="of another task: dataset of unlabelled scans (the task's own)")
+    parser.add_argument("--tolerance", type=float, default=1.0, help="of another task: surface Dice, mm (%(default)s)")
+    parser.add_argument("--budget", default="cpu-small", help="of another task (%(default)s)")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    try:
+        (run if arguments.verb == "run" else report)(arguments)
+    except DiffaugError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""Appearance: the same anatomy as another scanner might have shown it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffaug.pretraining.pretexts.pretext import Pretext, Shown
+
+KNOTS = 6  # of a contrast curve
+BIAS_CELLS = 3  # of a bias field, along each axis
+BIAS = 0.3  # standard deviation of its logarithm
+COARSEST = 0.5  # share of the voxels per axis that survive a loss of resolution
+NOISE = 0.3  # largest standard deviation
+CHANCE = 0.5  # of each change
+
+
+def vary(volumes: Tensor) -> Tensor:
+    """Change contrast, shading, resolution and noise at random; the anatomy stays where it is.
+
+    Args:
+        volumes: Normalised, `(B, C, Z, Y, X)`.
+
+    Returns:
+        As many, each again with mean 0 and variance 1.
+    """
+    return torch.stack([_normalised(_noise(_coarsen(_shade(_recolour(volume))))) for volume in volumes])
+
+
+def _happens(like: Tensor) -> bool:
+    return bool(torch.rand((), device=like.device) < CHANCE)
+
+
+def _recolour(volume: Tensor) -> Tensor:
+    """Map intensities through a random, not always rising, piecewise linear curve."""
+    if not _happens(volume):
+        return volume
+    low, high = volume.amin(), volume.amax()
+    place = (volume - low) / (high - low).clamp_min(1e-6) * (KNOTS - 1)
+    values = torch.rand(KNOTS, device=volume.device)
+    if _happens(volume):  # as often a curve that keeps the order of intensities, or turns it round
+        values = values.sort(descending=_happens(volume)).values
+    left = place.floor().clamp(0, KNOTS - 2).long()
+    return torch.lerp(values[left], values[left + 1], place - left)
+
+
+def _shade(volume: Tensor) -> Tensor:
+    if not _happens(volume):
+        return volume
+    coarse = torch.randn(1, 1, *[BIAS_CELLS] * 3, device=volume.device) * BIAS
+    field = F.interpolate(coarse, volume.shape[1:], mode="trilinear", align_corners=True)[0]
+    return (volume - volume.amin()) * field.exp()
+
+
+def _coarsen(volume: Tensor) -> Tensor:
+    if not _happens(volume):
+        return volume
+    shares = COARSEST + (1 - COARSEST) * torch.rand(3, device=volume.device)
+    size = [max(2, round(n * float(share))) for n, share in zip(volume.shape[1:], shares, strict=True)]
+    small = F.interpolate(volume[None], size, mode="trilinear")
+    return F.interpolate(small, volume.shape[1:], mode="trilinear")[0]
+
+
+def _noise(volume: Tensor) -> Tensor:
+    if not _happens(volume):
+        return volume
+    strength = NOISE * torch.rand((), device=volume.device) * volume.std()
+    return volume + strength * torch.randn_like(volume)
+
+
+def _normalised(volume: Tensor) -> Tensor:
+    mean = volume.mean((1, 2, 3), keepdim=True)
+    return (volume - mean) / volume.std((1, 2, 3), keepdim=True).clamp_min(1e-6)
+
+
+@dataclass(frozen=True)
+class Varied:
+    """Another pretext on volumes of varied appearance.
+
+    Attributes:
+        pretext: The other one.
+    """
+
+    pretext: Pretext
+
+    def outputs(self, channels: int) -> int:
+        """See `Pretext.outputs`."""
+        return self.pretext.outputs(channels)
+
+    def solve(self, network: nn.Module, clean: Tensor) -> Shown:
+        """See `Pretext.solve`."""
+        return self.pretext.solve(network, vary(clean))
