@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 from measuring import PACKAGES, machine
-from scarce.arms import ARMS, pretrain_arm
+from scarce.arms import ARMS, label_volumes, pretrain_arm
 from scarce.cells import RESULTS, Cell, save, unfinished
 from scarce.data import DATA_SETS, DataSet, custom, prepare
 from scarce.report import write_report
@@ -47,6 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
     device = start_fabric(arguments.device).device
     for cell in unfinished(cells, arguments.cells):
         started = time.monotonic()
+        label_volumes(data, ARMS[cell.arm], data.fold(cell.labelled, cell.seed), arguments.device)
         result = train_cell(data, ARMS[cell.arm], cell.labelled, cell.seed, device)
         result["versions"] = {name: about[name] for name in PACKAGES}
         result["machine"] = {key: about[key] for key in ("processor", "cores", "threads", "date")}

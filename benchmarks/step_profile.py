@@ -27,6 +27,7 @@ from diffaug.engine.loop import Objective, Training
 NETWORK = ("forward and loss", "backward", "optimiser")
 PARTS = (*NETWORK, "data", "EMA", "clipping", "validation", "preview", "checkpoint")
 PEAK_SHAPES = ((2, 32, 32), (2, 64, 24), (2, 128, 16), (2, 256, 12))  # batch, channels, edge
+NATIVE_BFLOAT16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # emulated, a step takes minutes
 LEARNING_RATE = 1e-4  # of steps whose result nobody uses
 Step = Callable[[Any, float], object]
 
@@ -193,10 +194,10 @@ def peaks(rounds: int) -> dict[str, float]:
         rounds: How often; the best counts.
 
     Returns:
-        GFLOP/s of 3D convolutions and of matrix products, in float32 and bfloat16.
+        GFLOP/s of 3D convolutions and of matrix products, in float32, and in bfloat16 where the processor has it.
     """
     found = {}
-    for kind in (torch.float32, torch.bfloat16):
+    for kind in (torch.float32, torch.bfloat16) if NATIVE_BFLOAT16 else (torch.float32,):
         matrix = torch.randn(1536, 1536, dtype=kind)
         runs: dict[str, Callable[[], object]] = {"matrix": partial(torch.matmul, matrix, matrix)}
         for batch, channels, edge in PEAK_SHAPES:
@@ -255,10 +256,12 @@ def variants(objective: Objective, batch: Any, *, compiled: bool) -> dict[str, C
     made = {
         "float32": make(nullcontext, layout=plain),
         "channels_last_3d": make(nullcontext, layout=last),
-        "bfloat16 autocast": make(half, layout=plain),
-        "bfloat16 autocast, channels_last_3d": make(half, layout=last),
     }
+    if NATIVE_BFLOAT16:
+        made["bfloat16 autocast"] = make(half, layout=plain)
+        made["bfloat16 autocast, channels_last_3d"] = make(half, layout=last)
     if compiled:
         made["torch.compile"] = make(nullcontext, layout=plain, compiled=True)
-        made["torch.compile, bfloat16 autocast"] = make(half, layout=plain, compiled=True)
+        if NATIVE_BFLOAT16:
+            made["torch.compile, bfloat16 autocast"] = make(half, layout=plain, compiled=True)
     return made

@@ -125,14 +125,22 @@ def build_parser() -> argparse.ArgumentParser:
     made = verb("pretrain", _pretrain, "pretrain the nnU-Net plan's network; fits and samples first where needed")
     _add_task(made)
     _add_fit(made)
-    made.add_argument(
-        "--images", nargs="+", default=["synthetic"], help="any of: synthetic, real, shapes, a FOLDER (synthetic)"
-    )
+    _add_images(made)
     made.add_argument("--pretext", default="denoise", help="denoise, mae, reverse, fusion and more (%(default)s)")
     made.add_argument("--pretext-steps", type=int, help="length of the pretraining (the budget's own)")
     made.add_argument(
         "-n", "--count", type=int, default=200, help="volumes to sample, if that is missing (%(default)s)"
     )
+    _add_run(made)
+
+    made = verb("label", _label, "label synthetic volumes with a trained model, for self-training (synthetic_share)")
+    _add_task(made)
+    made.add_argument("--fold", default="0", help="whose model is the teacher (%(default)s)")
+    made.add_argument("--tr", default="nnUNetTrainerDiffAug", help="the teacher's trainer (%(default)s)")
+    made.add_argument("--teacher", metavar="CONFIGURATION", help="the teacher's configuration (the task's own)")
+    _add_images(made)
+    made.add_argument("--exclude", action="append", metavar="RULE", help="cases that must not be seen (fold:FOLD)")
+    made.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     _add_run(made)
 
     made = verb("plan", _plan, "add a budget's configuration to nnU-Net's plans, which are made where missing")
@@ -184,6 +192,17 @@ def _add_fit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sites", metavar="FILE", help="table with the columns case and site (the dataset's sites.csv, if it is there)"
     )
+
+
+def _add_images(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--images", nargs="+", default=["synthetic"], help="any of: synthetic, real, shapes, a FOLDER (synthetic)"
+    )
+
+
+def _images(arguments: Arguments) -> tuple[str, ...]:
+    kinds = ("synthetic", "real", "shapes")
+    return tuple(name if name in kinds else str(Path(name).resolve()) for name in arguments.images)
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
@@ -258,9 +277,8 @@ def _pretrain(arguments: Arguments) -> None:
     from diffaug.generator.sampling import SampleRequest
     from diffaug.pretraining.fitting import PretrainRequest, pretrain
 
-    kinds = ("synthetic", "real", "shapes")
     request = PretrainRequest(
-        images=tuple(name if name in kinds else str(Path(name).resolve()) for name in arguments.images),
+        images=_images(arguments),
         pretext=arguments.pretext,
         budget=arguments.budget,
         exclude=tuple(arguments.exclude or ("fold:0",)),
@@ -271,6 +289,20 @@ def _pretrain(arguments: Arguments) -> None:
     upstream = (_fit_request(arguments), SampleRequest(arguments.count))
     made = pretrain(_workspace(arguments), request, upstream=upstream, device=arguments.device, fresh=arguments.fresh)
     print(f"pretrain: {made}")
+
+
+def _label(arguments: Arguments) -> None:
+    from diffaug.pretraining.labelling import LabelRequest, label
+
+    request = LabelRequest(
+        fold=arguments.fold,
+        trainer=arguments.tr,
+        teacher=arguments.teacher,
+        images=_images(arguments),
+        exclude=tuple(arguments.exclude or (f"fold:{arguments.fold}",)),
+        seed=arguments.seed,
+    )
+    print(f"label: {label(_workspace(arguments), request, device=arguments.device, fresh=arguments.fresh)}")
 
 
 def _plan(arguments: Arguments) -> None:

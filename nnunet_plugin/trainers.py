@@ -7,7 +7,7 @@ that comparing the two tells what pretraining is worth and nothing else.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,12 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from diffaug.pretraining.encoder_file import (
     PARTS,
     DiffaugError,
-    EncoderFile,
     encoder_path,
     load_encoder,
     overlap,
     read_encoder,
 )
+from diffaug.pretraining.pseudo_labels import MixedCases, pseudo_labels_path
 
 CUDA = torch.device("cuda")
 
@@ -42,6 +42,7 @@ class Settings:
         load: `encoder+decoder` (all but the output layers) or `encoder`.
         encoder_file: The encoder file, relative to `nnUNet_results` or absolute; None for diffaug's own run folder.
         allow_leakage: Whether to go on when the encoder has seen validation cases of the fold.
+        synthetic_share: Share of the training batches' cases that are volumes labelled by a teacher (`diffaug label`).
     """
 
     epochs: int = 1000
@@ -52,6 +53,7 @@ class Settings:
     load: str = "encoder+decoder"
     encoder_file: str | None = None
     allow_leakage: bool = False
+    synthetic_share: float = 0.0
 
 
 def _is_count(value: Any, least: int = 1) -> bool:
@@ -67,6 +69,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "load": (lambda value: value in PARTS, " or ".join(PARTS)),
     "encoder_file": (lambda value: value is None or isinstance(value, str), "a path or null"),
     "allow_leakage": (lambda value: isinstance(value, bool), "true or false"),
+    "synthetic_share": (lambda value: type(value) in (int, float) and 0 <= value < 1, "a number from 0 to below 1"),
 }
 
 
@@ -179,7 +182,7 @@ class nnUNetTrainerDiffAug(nnUNetTrainerDiffAugScratch):
             # Every rank reads the file: DDP broadcasts weights only when it is built.
             path, mend = self._encoder_file()
             encoder = read_encoder(path, mend)
-            self._refuse_leakage(encoder)
+            self._refuse_leakage(encoder.path, encoder.provenance)
             self.initialize()
             report = load_encoder(
                 self.network,
@@ -191,6 +194,28 @@ class nnUNetTrainerDiffAug(nnUNetTrainerDiffAugScratch):
             self.print_to_log_file(f"diffaug: provenance of the encoder: {encoder.summary()}")
         super().on_train_start()
 
+    def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
+        """Mix volumes that a teacher has labelled into the training cases, where the settings ask for it."""
+        training, validation = super().get_tr_and_val_datasets()
+        if not self.settings.synthetic_share:
+            return training, validation
+        dataset, plans = self.plans_manager.dataset_name, self.plans_manager.plans_name
+        folder = pseudo_labels_path(nnUNet_results, dataset, plans, self.configuration_name, self.fold)
+        mixed = MixedCases(training, folder, self.settings.synthetic_share)
+        self._refuse_leakage(folder, mixed.manifest)
+        self.print_to_log_file(
+            f"diffaug: {len(mixed.volumes)} labelled volumes of {folder}, {self.settings.synthetic_share:.0%} of all draws"
+        )
+        return mixed, validation
+
+    def _build_loss(self) -> torch.nn.Module:
+        """Keep nnU-Net's loss; leave out voxels of which a teacher was not sure."""
+        loss = super()._build_loss()
+        if self.settings.synthetic_share:
+            inner = loss.loss if self.enable_deep_supervision else loss
+            inner.ignore_label = inner.ce.ignore_index = self.label_manager.num_segmentation_heads
+        return loss
+
     def _encoder_file(self) -> tuple[Path, str]:
         """Tell where the encoder file should be, and how to make it."""
         dataset, plans = self.plans_manager.dataset_name, self.plans_manager.plans_name
@@ -200,20 +225,20 @@ class nnUNetTrainerDiffAug(nnUNetTrainerDiffAugScratch):
         command = f"diffaug pretrain --task {dataset} --plans {plans} --configuration {self.configuration_name}"
         return encoder_path(nnUNet_results, dataset, plans, self.configuration_name), f"run: {command}"
 
-    def _refuse_leakage(self, encoder: EncoderFile) -> None:
-        """Stop when the encoder has seen cases that will judge the model."""
+    def _refuse_leakage(self, path: Path, provenance: Mapping[str, Any]) -> None:
+        """Stop when an encoder or a labelled volume comes from cases that will judge the model."""
         if self.fold == "all":
             self.print_to_log_file("diffaug: fold all holds no case back, so there is no leakage to check")
             return
-        if "case_ids" not in encoder.provenance:
-            self.print_to_log_file("diffaug: WARNING: the encoder file does not say which cases it has seen")
+        if "case_ids" not in provenance:
+            self.print_to_log_file(f"diffaug: WARNING: {path} does not say which cases it has seen")
             return
         _, validation = self.do_split()
-        seen = overlap(encoder.provenance, validation)
+        seen = overlap(provenance, validation)
         if not seen:
             return
         found = (
-            f"{encoder.path}: has seen {len(seen)} of the {len(validation)} validation cases of fold {self.fold} "
+            f"{path}: has seen {len(seen)} of the {len(validation)} validation cases of fold {self.fold} "
             f"({', '.join(seen[:3])}{' ...' if len(seen) > 3 else ''})"
         )
         if not self.settings.allow_leakage:

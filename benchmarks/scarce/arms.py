@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from diffaug.pretraining.fitting import PretrainRequest, pretrain
+from diffaug.pretraining.labelling import LabelRequest, label
 from diffaug.pretraining.pretexts import PRETEXTS
 from diffaug.workspace import Workspace, read_json, write_json
 from scarce.data import DataSet, forbidden
@@ -23,6 +24,7 @@ class Arm:
         pretext: A key of diffaug's pretexts.
         steps: Of the pretraining; None for the budget's own.
         encoder: Name of the arm whose encoder is used, where it is not this one's own.
+        teacher: Name of the arm whose model labels `images` for this one (self-training); nothing is pretrained then.
         settings: What the plan's `diffaug` block has beyond the budget's.
     """
 
@@ -32,6 +34,7 @@ class Arm:
     pretext: str = "denoise"
     steps: int | None = None
     encoder: str | None = None
+    teacher: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
 
     def workspace(self, data: DataSet) -> Workspace:
@@ -45,6 +48,7 @@ class Arm:
         return not self.images and not self.settings and self.encoder is None
 
 
+SELF_TRAINING = {"synthetic_share": 0.5}
 _ALL = (
     Arm("scratch", "nnUNetTrainerDiffAugScratch"),
     Arm("stock", "nnUNetTrainer"),
@@ -52,6 +56,8 @@ _ALL = (
     Arm("synthetic", images=("synthetic",)),
     Arm("both", images=("pool", "synthetic")),
     Arm("shapes", images=("shapes",)),
+    Arm("synthetic+self", images=("synthetic",), encoder="synthetic", teacher="synthetic", settings=SELF_TRAINING),
+    Arm("real+self", images=("pool",), encoder="real", teacher="real", settings=SELF_TRAINING),
     *(Arm(f"real-{pretext}", images=("pool",), pretext=pretext) for pretext in PRETEXTS),
 )
 ARMS = {arm.name: arm for arm in _ALL}
@@ -90,15 +96,41 @@ def pretrain_arm(data: DataSet, arm: Arm, device: str = "auto") -> Path | None:
         The encoder file, if the arm has one of its own.
     """
     add_configuration(data, arm)
-    if not arm.images:
+    if not arm.images or arm.teacher:
         return None
-    pool = Workspace(data.pool, configuration="3d_fullres" if data.pool != data.task else data.configuration)
-    places = {"pool": str(pool.raw), "synthetic": str(pool.synthetic), "shapes": "shapes"}
     request = PretrainRequest(
-        images=tuple(places[kind] for kind in arm.images),
+        images=_folders(data, arm),
         pretext=arm.pretext,
         budget=data.budget,
         exclude=forbidden(data),
         steps=arm.steps,
     )
     return pretrain(arm.workspace(data), request, device=device)
+
+
+def label_volumes(data: DataSet, arm: Arm, fold: int, device: str = "auto") -> None:
+    """Have the teacher's model of a fold label the arm's volumes.
+
+    Args:
+        data: The data set.
+        arm: The student's arm.
+        fold: nnU-Net's fold.
+        device: `auto`, `cpu` or `cuda`.
+    """
+    if arm.teacher is None:
+        return
+    teacher = ARMS[arm.teacher]
+    request = LabelRequest(
+        fold=str(fold),
+        trainer=teacher.trainer,
+        teacher=teacher.workspace(data).configuration,
+        images=_folders(data, arm),
+        exclude=forbidden(data),
+    )
+    label(arm.workspace(data), request, device=device)
+
+
+def _folders(data: DataSet, arm: Arm) -> tuple[str, ...]:
+    pool = Workspace(data.pool, configuration="3d_fullres" if data.pool != data.task else data.configuration)
+    places = {"pool": str(pool.raw), "synthetic": str(pool.synthetic), "shapes": "shapes"}
+    return tuple(places[kind] for kind in arm.images)

@@ -15,11 +15,7 @@ from diffaug.volumes.dataset import Case, list_cases, open_dataset
 from diffaug.volumes.phantom import write_dataset
 from diffaug.workspace import Workspace, dataset_name, nnunet_folder, read_json, write_json
 
-PHANTOM_SHAPE = (
-    24,
-    32,
-    48,
-)  # voxels of 6 to 7 mm: the whole scan in one patch of a network that a CPU trains in a minute
+PHANTOM_SHAPE = (16, 24, 32)  # voxels of 9 to 10 mm: the whole scan is one patch, and a CPU trains a cell in minutes
 PHANTOM_POOL = 300  # unlabelled phantoms of the other site
 SEEDS = 20  # draws of labelled cases written for nnU-Net, as folds
 VALIDATION = 8  # cases held back for nnU-Net's own validation, which nothing here looks at
@@ -91,7 +87,7 @@ def prepare(data: DataSet) -> None:
         write_dataset(raw, task=951, cases=pool + VALIDATION, test=60, site="B", shape=PHANTOM_SHAPE)
         write_dataset(raw, task=950, cases=PHANTOM_POOL, labelled=0, site="A", shape=PHANTOM_SHAPE)
     workspace = data.workspace
-    test = {case.id for case, _ in test_cases(data)}
+    test = {case.id for case, _ in judging_cases(data)}
     plans_file = ensure_plans(dataset_name(data.task), exclude=test if data.lists else ())
     if data.configuration not in read_json(plans_file, "run prepare again")["configurations"]:
         add_budget_configuration(plans_file, budget=data.budget)
@@ -103,9 +99,12 @@ def prepare(data: DataSet) -> None:
 
 
 def forbidden(data: DataSet) -> tuple[str, ...]:
-    """Give the `--exclude` rules that keep generator, encoder and plans from test and validation cases."""
+    """Give the `--exclude` rules that keep generator and encoder from test and validation cases.
+
+    Test cases in `imagesTs` need none: diffaug never reads that folder.
+    """
     file = data.workspace.preprocessed / "scarce_lists.json"
-    return (f"{file}:test", f"{file}:validation")
+    return (f"{file}:validation", *([f"{file}:test"] if data.lists else []))
 
 
 def draws(data: DataSet) -> list[dict[str, list[str]]]:
@@ -135,7 +134,7 @@ def validation(data: DataSet) -> list[str]:
     return sorted(held)
 
 
-def test_cases(data: DataSet) -> list[tuple[Case, Path]]:
+def judging_cases(data: DataSet) -> list[tuple[Case, Path]]:
     """List the test cases and their label files; nothing but the final scores may look at them.
 
     Args:

@@ -37,9 +37,9 @@ def write_report(folder: Path, data: str, arms: Sequence[str], out: Path, comman
         parts += [f"## {unit[0].upper()}{unit[1:]}", table([_means(others, arm, counts) for arm in arms])]
     parts += [
         f"## Dice, arm minus {BASELINE}",
-        "Paired by seed and case. p over cases: Wilcoxon, cases averaged over seeds; p over seeds: t-test, seeds averaged "
-        "over cases; both with Holm's correction over the numbers of labels. Share of the gap: the gain over what all labels add "
-        f"to {BASELINE}.",
+        "Paired by seed and case. p over cases: Wilcoxon, cases averaged over seeds; p over seeds: t-test, averaged "
+        "over cases; both with Holm's correction over the numbers of labels. Share of the gap: the gain over what all "
+        f"labels add to {BASELINE}.",
         table([row for arm in arms if arm != BASELINE for row in _gains(cells, arm, counts)] or [{"arm": "none yet"}]),
     ]
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ from diffaug.volumes.dataset import open_dataset
 from diffaug.workspace import read_json
 from nnunet_plugin import trainers
 from scarce.arms import Arm
-from scarce.data import DataSet, test_cases
+from scarce.data import DataSet, judging_cases
 from scarce.scores import score
 
 
@@ -148,7 +148,7 @@ def score_tests(data: DataSet, trainer: nnUNetTrainer) -> dict[str, dict[str, di
     reader = open_dataset(data.workspace.raw).reader()
     labels = {n: v for n, v in trainer.dataset_json["labels"].items() if v != 0 and n != "ignore"}
     found = {}
-    for case, file in test_cases(data):
+    for case, file in judging_cases(data):
         image, properties = reader.read_images([str(f) for f in case.files])
         truth, _ = reader.read_seg(str(file))
         predictor.list_of_parameters = [trainer.network.state_dict()]

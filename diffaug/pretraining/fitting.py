@@ -30,7 +30,7 @@ from diffaug.generator.sampling import SampleRequest, sample
 from diffaug.pretraining.encoder_file import load_encoder, read_encoder, save_encoder
 from diffaug.pretraining.plan import BUDGETS
 from diffaug.pretraining.pretexts import PRETEXTS, Pretext, Shown
-from diffaug.pretraining.sources import Source, draw, folder_source, preprocess, real_source, synthetic_source
+from diffaug.pretraining.sources import draw, open_sources, preprocess, source_hashes
 from diffaug.volumes.cache import VolumeCache
 from diffaug.volumes.dataset import excluded_ids
 from diffaug.volumes.nnunet import read_plans
@@ -232,8 +232,8 @@ def pretrain(
         excluded = excluded_ids(workspace, request.exclude, extra)
         if "synthetic" in request.images:
             _run_upstream(workspace, upstream, device)
-        sources = _sources(workspace, request, extra, excluded)
-        inputs = {source.name: _hashes(source) for source in sources}
+        sources = open_sources(workspace, request.images, extra, excluded)
+        inputs = {source.name: source_hashes(source) for source in sources}
         dataset_json = read_json(workspace.raw / "dataset.json", "restore it")
         volumes: list[tuple[VolumeCache, str]] = []
         with fabric.rank_zero_first():
@@ -348,24 +348,6 @@ def _run_upstream(workspace: Workspace, upstream: tuple[FitRequest, SampleReques
     sample(workspace, None if begun or upstream is None else upstream[1], device=device)
 
 
-def _sources(workspace: Workspace, request: PretrainRequest, extra: Sequence[Path], excluded: set[str]) -> list[Source]:
-    sources = []
-    for images in request.images:
-        if images == "synthetic":
-            sources.append(synthetic_source(workspace.synthetic, excluded))
-        elif images == "real":
-            sources.append(real_source(workspace, extra, excluded))
-        elif images != "shapes":
-            sources.append(folder_source(workspace, Path(images), excluded))
-    seen = sorted(excluded & {case for source in sources for case in source.seen})
-    if seen:
-        raise DiffaugError(
-            f"{workspace.generator}: the generator has seen {len(seen)} cases that --exclude forbids ({seen[0]} ...); fit "
-            "it anew with the same --exclude and --fresh, or exclude what it excluded"
-        )
-    return sources
-
-
 def _finish(
     workspace: Workspace,
     request: PretrainRequest,
@@ -396,7 +378,3 @@ def _finish(
     }
     write_json(folder / "manifest.json", manifest)
     (folder / "pretext.state.pt").unlink(missing_ok=True)
-
-
-def _hashes(source: Source) -> dict[str, list[str]]:
-    return {case.id: [file_hash(file) for file in case.files] for case in source.dataset.cases}

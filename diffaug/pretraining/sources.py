@@ -17,7 +17,7 @@ from diffaug.volumes.cache import VolumeCache
 from diffaug.volumes.dataset import RawDataset, open_dataset, open_folder
 from diffaug.volumes.scan import Scan
 from diffaug.volumes.shapes import draw_shapes
-from diffaug.workspace import Workspace, read_json
+from diffaug.workspace import Workspace, file_hash, read_json
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,43 @@ def folder_source(workspace: Workspace, folder: Path, exclude: set[str]) -> Sour
         info = read_json(workspace.raw / "dataset.json", "expected nnU-Net's raw layout with a dataset.json; write one")
         dataset = open_folder(folder, info, exclude=exclude)
     return Source(str(folder), dataset, tuple(case.id for case in dataset.cases))
+
+
+def open_sources(workspace: Workspace, images: Sequence[str], extra: Sequence[Path], exclude: set[str]) -> list[Source]:
+    """Open images by what a request calls them.
+
+    Args:
+        workspace: The task's workspace.
+        images: Any of `synthetic`, `real` and folders; `shapes` are no images and left out.
+        extra: Further folders of real images.
+        exclude: Ids of cases that must not be seen.
+
+    Returns:
+        The sources.
+
+    Raises:
+        DiffaugError: If the generator of synthetic images has seen a case that must not be seen.
+    """
+    sources = []
+    for name in images:
+        if name == "synthetic":
+            sources.append(synthetic_source(workspace.synthetic, exclude))
+        elif name == "real":
+            sources.append(real_source(workspace, extra, exclude))
+        elif name != "shapes":
+            sources.append(folder_source(workspace, Path(name), exclude))
+    seen = sorted(exclude & {case for source in sources for case in source.seen})
+    if seen:
+        raise DiffaugError(
+            f"{workspace.generator}: the generator has seen {len(seen)} cases that --exclude forbids ({seen[0]} ...); fit "
+            "it anew with the same --exclude and --fresh, or exclude what it excluded"
+        )
+    return sources
+
+
+def source_hashes(source: Source) -> dict[str, list[str]]:
+    """Hash all files of a source, by case."""
+    return {case.id: [file_hash(file) for file in case.files] for case in source.dataset.cases}
 
 
 def preprocess(

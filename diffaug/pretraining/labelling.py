@@ -1,0 +1,165 @@
+"""The stage `label`: the few-label model labels the synthetic volumes, for a student to train on both (self-training)."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import Tensor
+from tqdm import tqdm
+
+from diffaug.engine.devices import start_fabric
+from diffaug.errors import DiffaugError
+from diffaug.pretraining.pretexts.appearance import vary
+from diffaug.pretraining.pseudo_labels import pseudo_labels_path, save_labelled
+from diffaug.pretraining.sources import open_sources, preprocess, source_hashes
+from diffaug.volumes.dataset import excluded_ids
+from diffaug.volumes.nnunet import read_plans
+from diffaug.workspace import Workspace, discard, file_hash, fingerprint, locked, nnunet_folder, read_json, write_json
+
+# what nnU-Net's checkpoints hold beside tensors and plain values
+NUMPY_SCALARS = [np.dtype, np.float64(0).__reduce__()[0], *{type(np.dtype(kind)) for kind in (np.float32, np.float64)}]
+SURE = 0.8  # probability of the likeliest label below which a voxel is left out of the student's loss
+VARIED = 0.5  # share of the volumes whose appearance is changed after the teacher has seen them
+
+
+@dataclass(frozen=True)
+class LabelRequest:
+    """What was asked of `label`.
+
+    Attributes:
+        fold: nnU-Net's fold, whose model is the teacher.
+        trainer: Name of the teacher's trainer class.
+        teacher: Its configuration; None for the workspace's own.
+        images: Any of `synthetic`, `real`, or folders.
+        exclude: `--exclude` rules.
+        seed: Of the varied appearance.
+    """
+
+    fold: str = "0"
+    trainer: str = "nnUNetTrainerDiffAug"
+    teacher: str | None = None
+    images: tuple[str, ...] = ("synthetic",)
+    exclude: tuple[str, ...] = ("fold:0",)
+    seed: int = 0
+
+
+def label(
+    workspace: Workspace, request: LabelRequest | None = None, *, device: str = "auto", fresh: bool = False
+) -> Path:
+    """Label volumes with a trained model, or go on.
+
+    Args:
+        workspace: The task's workspace.
+        request: What is wanted; None for the defaults.
+        device: `auto`, `cpu` or `cuda`.
+        fresh: Whether to discard what is there.
+
+    Returns:
+        The folder of labelled volumes.
+
+    Raises:
+        DiffaugError: If the teacher is missing or broken, or the task has regions instead of labels.
+    """
+    request = request or LabelRequest()
+    plans, configuration = read_plans(workspace)
+    results = nnunet_folder("nnUNet_results")
+    folder = pseudo_labels_path(results, workspace.dataset, workspace.plans, workspace.configuration, request.fold)
+    model = f"{request.trainer}__{workspace.plans}__{request.teacher or workspace.configuration}"
+    checkpoint = results / workspace.dataset / model / f"fold_{request.fold}" / "checkpoint_final.pth"
+    if not checkpoint.is_file():
+        raise DiffaugError(
+            f"{checkpoint}: no such file, expected the teacher; train it with nnUNetv2_train, or mend --tr"
+        )
+    dataset_json = read_json(workspace.raw / "dataset.json", "restore it")
+    manager = plans.get_label_manager(dataset_json)
+    if manager.has_regions or manager.has_ignore_label:
+        raise DiffaugError(f"{workspace.raw / 'dataset.json'}: has regions or an ignore label, expected plain labels")
+    with locked(folder):
+        if fresh:
+            discard(folder)
+        excluded = excluded_ids(workspace, request.exclude, [])
+        sources = open_sources(workspace, request.images, [], excluded)
+        inputs = {source.name: source_hashes(source) for source in sources}
+        identity = fingerprint([asdict(request), inputs, file_hash(checkpoint), SURE, VARIED])
+        done = folder / "manifest.json"
+        if done.is_file():
+            if read_json(done, "run with --fresh")["identity"] == identity:
+                return folder
+            raise DiffaugError(f"{done}: made by another teacher or of other volumes; repeat that, or run with --fresh")
+        predict = _teacher(checkpoint, plans, configuration, dataset_json, start_fabric(device).device)
+        names: list[str] = []
+        for source in sources:
+            key = fingerprint([source.name, inputs[source.name], configuration.configuration])
+            cache, cases = preprocess(source, plans, configuration, dataset_json, workspace.run / "labelled" / key)
+            for case in tqdm(cases, f"labelling {Path(source.name).name}", unit="volume", ascii=True):
+                name = f"{len(names):05d}_{case}"
+                names.append(name)
+                if (folder / f"{name}.npy").is_file():
+                    continue
+                image = torch.from_numpy(np.array(cache[case], np.float32))
+                labels = _labels(predict(image))
+                torch.manual_seed(int(fingerprint([request.seed, name])[:8], 16))
+                if torch.rand(()) < VARIED:
+                    image = vary(image[None])[0]
+                save_labelled(folder, name, image.numpy(), labels, manager.foreground_labels)
+        manifest = {
+            "stage": "label",
+            "request": asdict(request),
+            "identity": identity,
+            "teacher": {"file": str(checkpoint), "sha256": file_hash(checkpoint)},
+            "case_ids": sorted({case for source in sources for case in source.seen}),
+            "volumes": names,
+        }
+        write_json(done, manifest)
+    return folder
+
+
+def _labels(logits: Tensor) -> np.ndarray:
+    """Take the likeliest label, and one value more than there are labels where that is not sure."""
+    probability, labels = logits.float().softmax(0).max(0)
+    labels[probability < SURE] = len(logits)
+    return labels.cpu().numpy()
+
+
+def _teacher(
+    checkpoint: Path,
+    plans: PlansManager,
+    configuration: ConfigurationManager,
+    dataset_json: dict[str, Any],
+    device: torch.device,
+) -> Callable[[Tensor], Tensor]:
+    """Load the model; gives what turns a volume in the network's space into logits."""
+    network = get_network_from_plans(
+        configuration.network_arch_class_name,
+        configuration.network_arch_init_kwargs,
+        configuration.network_arch_init_kwargs_req_import,
+        len(dataset_json["channel_names"]),
+        plans.get_label_manager(dataset_json).num_segmentation_heads,
+        deep_supervision=False,
+    )
+    try:
+        with torch.serialization.safe_globals(NUMPY_SCALARS):
+            weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["network_weights"]
+        network.load_state_dict(weights)
+    except Exception as error:  # torch raises many kinds for a broken file
+        raise DiffaugError(
+            f"{checkpoint}: cannot be loaded ({type(error).__name__}), expected a model of these plans; train it again"
+        ) from error
+    with contextlib.redirect_stdout(io.StringIO()):
+        predictor = nnUNetPredictor(
+            use_mirroring=True, perform_everything_on_device=device.type == "cuda", device=device, allow_tqdm=False
+        )
+    predictor.manual_initialization(
+        network.to(device), plans, configuration, [weights], dataset_json, "nnUNetTrainer", (0, 1, 2)
+    )
+    return predictor.predict_logits_from_preprocessed_data

@@ -1,0 +1,103 @@
+"""Pseudo-labelled volumes on disk: what a teacher wrote and nnU-Net's loader reads beside the labelled cases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffaug.errors import DiffaugError
+from diffaug.workspace import atomic_path, read_json
+
+PLACES = 2000  # voxels of each label that are remembered, for nnU-Net's oversampling of foreground
+
+
+def pseudo_labels_path(results: str | PathLike[str], dataset: str, plans: str, configuration: str, fold: Any) -> Path:
+    """Tell where `diffaug label` leaves the volumes of a fold and the trainer looks for them.
+
+    Args:
+        results: The folder `nnUNet_results`.
+        dataset: Folder name of the dataset, `DatasetXXX_Name`.
+        plans: Name of nnU-Net's plans.
+        configuration: Name of nnU-Net's configuration.
+        fold: nnU-Net's fold.
+
+    Returns:
+        The folder, which may not exist yet.
+    """
+    return Path(results) / dataset / f"diffaug__{plans}__{configuration}" / "labelled" / f"fold_{fold}"
+
+
+def save_labelled(folder: Path, name: str, image: np.ndarray, labels: np.ndarray, foreground: Sequence[int]) -> None:
+    """Write one volume and its labels, atomically.
+
+    Args:
+        folder: Where to.
+        name: Of the volume.
+        image: In the network's space, `(C, Z, Y, X)`.
+        labels: `(Z, Y, X)`, with one value more than the labels have where the teacher was unsure.
+        foreground: Values whose places are remembered.
+    """
+    rng = np.random.default_rng(0)
+    places: dict[str, np.ndarray] = {}
+    for value in foreground:
+        found = np.argwhere(labels == value)
+        chosen = rng.choice(len(found), min(PLACES, len(found)), replace=False)
+        places[str(value)] = np.pad(found[chosen], ((0, 0), (1, 0)))  # nnU-Net counts a channel axis, too
+    # the image last: a volume counts as written when its image is there
+    for ending, values in (("_places.npz", places), ("_seg.npy", labels[None].astype(np.int8)), (".npy", image)):
+        with atomic_path(folder / f"{name}{ending}") as temporary, temporary.open("wb") as file:
+            if isinstance(values, dict):
+                np.savez(file, **values)  # type: ignore[arg-type]
+            else:
+                np.save(file, values.astype(np.float16) if ending == ".npy" else values)
+
+
+class MixedCases:
+    """nnU-Net's labelled cases and a teacher's volumes, as one dataset of nnU-Net's loader.
+
+    The loader draws identifiers evenly, so those of one kind are repeated until the share is right.
+    """
+
+    def __init__(self, labelled: Any, folder: Path, share: float) -> None:
+        """Mix.
+
+        Args:
+            labelled: nnU-Net's dataset of the fold's training cases.
+            folder: The teacher's volumes.
+            share: Of all draws that are the teacher's, between 0 and 1.
+
+        Raises:
+            DiffaugError: If the folder is not finished.
+        """
+        number = folder.name.removeprefix("fold_")
+        self.manifest = read_json(folder / "manifest.json", f"run: diffaug label for fold {number}")
+        self.labelled = labelled
+        self.folder = folder
+        names = list(self.manifest["volumes"])
+        if not names:
+            raise DiffaugError(f"{folder}: holds no volume, expected some; run diffaug label --fresh")
+        wanted = share / (1 - share) * len(labelled.identifiers) / len(names)  # draws of one of them per labelled case
+        most = max(1, round(1 / wanted)), max(1, round(wanted))
+        self.volumes = set(names)
+        self.identifiers = list(labelled.identifiers) * most[0] + names * most[1]
+
+    def load_case(self, identifier: str) -> tuple[Any, Any, None, Mapping[str, Any]]:
+        """Give a case as nnU-Net's own datasets do.
+
+        Args:
+            identifier: One of `identifiers`.
+
+        Returns:
+            Image `(C, Z, Y, X)`, labels `(1, Z, Y, X)`, no labels of an earlier stage, properties.
+        """
+        if identifier not in self.volumes:
+            return self.labelled.load_case(identifier)
+        image = np.load(self.folder / f"{identifier}.npy", mmap_mode="r")
+        labels = np.load(self.folder / f"{identifier}_seg.npy", mmap_mode="r")
+        with np.load(self.folder / f"{identifier}_places.npz") as stored:
+            places = {int(value): stored[value] for value in stored.files}
+        return image, labels, None, {"class_locations": places}
