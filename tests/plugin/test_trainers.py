@@ -14,6 +14,7 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 import nnunet_plugin.trainers
 from diffaug.errors import DiffaugError
+from diffaug.pretraining.encoder_file import EncoderFile
 from nnunet_plugin.trainer_path import trainer_path
 from nnunet_plugin.trainers import Settings, WarmupPolyLR, read_settings
 
@@ -190,6 +191,17 @@ def test_the_twin_loads_nothing_and_has_the_same_schedule(nnunet):
     assert type(twin.loss) is type(trainer.loss)
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "kind", "rate"), [("sgd", torch.optim.SGD, 0.01), ("adamw", torch.optim.AdamW, 0.003)]
+)
+def test_each_optimizer_has_its_own_learning_rate(nnunet, optimizer, kind, rate):
+    nnunet.settings(optimizer=optimizer, epochs=20)
+    twin = nnunet.trainer("nnUNetTrainerDiffAugScratch")
+    twin.initialize()
+    assert type(twin.optimizer) is kind
+    assert twin.lr_scheduler.lr(1) == rate, "the warm-up's single epoch is over"
+
+
 def test_trained_model_predicts_without_the_encoder_file_and_without_the_plugin(nnunet, monkeypatch):
     nnunet.write_encoder()
     trainer = trained(nnunet)
@@ -216,7 +228,7 @@ def test_pretrained_weights_are_not_kept_on_the_trainer(nnunet):
     nnunet.write_encoder()
     trainer = nnunet.trainer()
     trainer.on_train_start()
-    kept = [value for value in vars(trainer).values() if isinstance(value, nnunet_plugin.trainers.EncoderFile)]
+    kept = [value for value in vars(trainer).values() if isinstance(value, EncoderFile)]
     assert not kept
     assert (Path(trainer.output_folder) / "debug.json").is_file()
 
