@@ -41,6 +41,7 @@ class Settings:
         initial_lr: Learning rate at the end of the warm-up; where the block does not say, 0.01 for SGD as in nnU-Net,
             0.003 for AdamW.
         warmup_epochs: Epochs of linear warm-up; 5 % of `epochs` if the block does not say.
+        decoder_first: Epochs in which the encoder keeps its weights.
         load: `encoder+decoder` (all but the output layers) or `encoder`.
         encoder_file: The encoder file, relative to `nnUNet_results` or absolute; None for diffaug's own run folder.
         allow_leakage: Whether to go on when the encoder has seen validation cases of the fold.
@@ -53,6 +54,7 @@ class Settings:
     optimizer: str = "sgd"
     initial_lr: float = 1e-2
     warmup_epochs: int = 50
+    decoder_first: int = 0
     load: str = "encoder+decoder"
     encoder_file: str | None = None
     allow_leakage: bool = False
@@ -71,6 +73,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "optimizer": (lambda value: value in LEARNING_RATES, " or ".join(LEARNING_RATES)),
     "initial_lr": (lambda value: type(value) in (int, float) and 0 < value < 1, "a number between 0 and 1"),
     "warmup_epochs": (lambda value: _is_count(value, least=0), "a whole number below epochs"),
+    "decoder_first": (lambda value: _is_count(value, least=0), "a whole number below epochs"),
     "load": (lambda value: value in PARTS, " or ".join(PARTS)),
     "encoder_file": (lambda value: value is None or isinstance(value, str), "a path or null"),
     "allow_leakage": (lambda value: isinstance(value, bool), "true or false"),
@@ -102,11 +105,11 @@ def read_settings(block: Any, place: str) -> Settings:
     epochs = block.get("epochs", Settings.epochs)
     rate = LEARNING_RATES[block.get("optimizer", Settings.optimizer)]
     settings = Settings(**{"warmup_epochs": round(0.05 * epochs), "initial_lr": rate, **block})
-    if settings.warmup_epochs >= epochs:
-        raise DiffaugError(
-            f"{place}: warmup_epochs is {settings.warmup_epochs}, expected fewer than the {epochs} epochs; "
-            "mend it in the plans"
-        )
+    for key in ("warmup_epochs", "decoder_first"):
+        if getattr(settings, key) >= epochs:
+            raise DiffaugError(
+                f"{place}: {key} is {getattr(settings, key)}, expected fewer than the {epochs} epochs; mend it in the plans"
+            )
     return settings
 
 
@@ -119,12 +122,14 @@ class WarmupPolyLR:
         initial_lr: Learning rate at the end of the warm-up.
         warmup_epochs: Epochs of linear warm-up.
         epochs: Epochs in all.
+        decoder_first: Epochs in which the first group of parameters, the encoder, keeps its weights.
     """
 
     optimizer: torch.optim.Optimizer
     initial_lr: float
     warmup_epochs: int
     epochs: int
+    decoder_first: int = 0
 
     def lr(self, epoch: int) -> float:
         """Tell the learning rate of an epoch, counted from 0."""
@@ -134,8 +139,8 @@ class WarmupPolyLR:
 
     def step(self, epoch: int) -> None:
         """Set the learning rate of an epoch; nnU-Net calls this as the epoch starts."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr(epoch)
+        for number, group in enumerate(self.optimizer.param_groups):
+            group["lr"] = 0.0 if number == 0 and epoch < self.decoder_first else self.lr(epoch)
 
 
 class nnUNetTrainerDiffAugScratch(nnUNetTrainer):
@@ -160,9 +165,19 @@ class nnUNetTrainerDiffAugScratch(nnUNetTrainer):
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmupPolyLR]:
         """Keep nnU-Net's optimiser, unless the settings say otherwise; give it the schedule with warm-up."""
         optimizer, _ = super().configure_optimizers()
-        if self.settings.optimizer == "adamw":
+        settings = self.settings
+        if settings.optimizer == "adamw":
             optimizer = torch.optim.AdamW(self.network.parameters(), self.initial_lr, weight_decay=1e-2)
-        return optimizer, WarmupPolyLR(optimizer, self.initial_lr, self.settings.warmup_epochs, self.num_epochs)
+        if settings.decoder_first:
+            group = optimizer.param_groups[0]
+            encoder = {id(parameter) for parameter in self.network.encoder.parameters()}
+            rest = [parameter for parameter in group["params"] if id(parameter) not in encoder]
+            group["params"] = [parameter for parameter in group["params"] if id(parameter) in encoder]
+            optimizer.add_param_group({**group, "params": rest})
+        scheduler = WarmupPolyLR(
+            optimizer, self.initial_lr, settings.warmup_epochs, self.num_epochs, settings.decoder_first
+        )
+        return optimizer, scheduler
 
 
 class nnUNetTrainerDiffAug(nnUNetTrainerDiffAugScratch):

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -47,7 +48,7 @@ def test_student_trains_on_cases_and_labelled_volumes(taught):
     student.on_train_start()
     draws = Counter(name in manifest["volumes"] for name in student.dataloader_train.data_loader.indices)
     assert draws[True] == 3 * draws[False]
-    assert "3 labelled volumes" in (log := open(student.log_file).read()), log
+    assert "3 labelled volumes" in Path(student.log_file).read_text()
     student.train_step(next(student.dataloader_train))
 
 

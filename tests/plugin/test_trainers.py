@@ -202,6 +202,22 @@ def test_each_optimizer_has_its_own_learning_rate(nnunet, optimizer, kind, rate)
     assert twin.lr_scheduler.lr(1) == rate, "the warm-up's single epoch is over"
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_decoder_may_learn_first(nnunet, optimizer):
+    nnunet.settings(optimizer=optimizer, epochs=2, warmup_epochs=0, decoder_first=1)
+    pretrained = nnunet.write_encoder()
+    trainer = nnunet.trainer()
+    trainer.on_train_start()
+    batch = next(trainer.dataloader_train)
+    trainer.lr_scheduler.step(0)
+    trainer.train_step(batch)
+    assert same(trainer.network, pretrained, "encoder.")
+    assert not same(trainer.network, pretrained, BODY)
+    trainer.lr_scheduler.step(1)
+    trainer.train_step(batch)
+    assert not same(trainer.network, pretrained, "encoder.")
+
+
 def test_trained_model_predicts_without_the_encoder_file_and_without_the_plugin(nnunet, monkeypatch):
     nnunet.write_encoder()
     trainer = trained(nnunet)
