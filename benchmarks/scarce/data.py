@@ -15,7 +15,7 @@ from diffaug.volumes.dataset import Case, list_cases, open_dataset
 from diffaug.volumes.phantom import write_dataset
 from diffaug.workspace import Workspace, dataset_name, nnunet_folder, read_json, write_json
 
-PHANTOM_SHAPE = (16, 24, 32)  # voxels of 9 to 10 mm: the whole scan is one patch, and a CPU trains a cell in minutes
+PHANTOM_SHAPE = (24, 32, 48)  # voxels of 6 to 7 mm: the whole scan is one patch, and a CPU trains a cell in minutes
 PHANTOM_POOL = 300  # unlabelled phantoms of the other site
 SEEDS = 20  # draws of labelled cases written for nnU-Net, as folds
 VALIDATION = 8  # cases held back for nnU-Net's own validation, which nothing here looks at

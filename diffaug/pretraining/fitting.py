@@ -30,7 +30,7 @@ from diffaug.generator.sampling import SampleRequest, sample
 from diffaug.pretraining.encoder_file import load_encoder, read_encoder, save_encoder
 from diffaug.pretraining.plan import BUDGETS
 from diffaug.pretraining.pretexts import PRETEXTS, Pretext, Shown
-from diffaug.pretraining.sources import draw, open_sources, preprocess, source_hashes
+from diffaug.pretraining.sources import draw, find_teacher, open_sources, preprocess, source_hashes
 from diffaug.volumes.cache import VolumeCache
 from diffaug.volumes.dataset import excluded_ids
 from diffaug.volumes.nnunet import read_plans
@@ -236,20 +236,21 @@ def pretrain(
         inputs = {source.name: source_hashes(source) for source in sources}
         dataset_json = read_json(workspace.raw / "dataset.json", "restore it")
         volumes: list[tuple[VolumeCache, str]] = []
+        pretext = PRETEXTS[request.pretext]
         with fabric.rank_zero_first():
             for source in sources:
-                key = fingerprint([source.name, inputs[source.name], configuration.configuration])
-                cache, cases = preprocess(source, plans, configuration, dataset_json, folder / "cache" / key)
+                key = fingerprint([source.name, inputs[source.name], configuration.configuration, pretext.taught])
+                teacher = find_teacher(source) if pretext.taught else None
+                cache, cases = preprocess(source, plans, configuration, dataset_json, folder / "cache" / key, teacher)
                 volumes += [(cache, case) for case in cases]
         channels = len(dataset_json["channel_names"])
-        if "shapes" in request.images:
+        if "shapes" in request.images and not pretext.taught:
             with fabric.rank_zero_first():
                 cache, cases = draw(
                     SHAPES, channels, configuration.patch_size, folder / "cache" / "shapes", request.seed
                 )
             volumes += [(cache, case) for case in cases]
         torch.manual_seed(request.seed)
-        pretext = PRETEXTS[request.pretext]
         network = build_network(configuration, channels, pretext.outputs(channels))
         training = replace(BUDGETS[request.budget], seed=request.seed)
         if request.steps is not None:

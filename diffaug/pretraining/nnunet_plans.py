@@ -34,7 +34,7 @@ PLANNERS = {
 # comparison with the twin stays affordable on one 24 GB GPU. 1000 is nnU-Net's own length, for figures that stand
 # beside published ones.
 SCHEDULES: dict[str, dict[str, Any]] = {
-    "cpu-small": {"epochs": 50, "iterations_per_epoch": 20, "val_iterations_per_epoch": 4},
+    "cpu-small": {"epochs": 50, "iterations_per_epoch": 20, "val_iterations_per_epoch": 2, "optimizer": "adamw"},
     "gpu-24g": {"epochs": 300},
     "gpu-80g": {"epochs": 1000},
 }

@@ -13,6 +13,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from tqdm import tqdm
 
 from diffaug.errors import DiffaugError
+from diffaug.pretraining.teacher import FITTED, Teacher
 from diffaug.volumes.cache import VolumeCache
 from diffaug.volumes.dataset import RawDataset, open_dataset, open_folder
 from diffaug.volumes.scan import Scan
@@ -29,12 +30,14 @@ class Source:
         dataset: The images.
         seen: Ids of the real cases in them, or in what made them.
         statistics: For windows of scans the whole scan's mean and standard deviation per channel; None for scans.
+        generator: File of the generator that made them; None for scans.
     """
 
     name: str
     dataset: RawDataset
     seen: tuple[str, ...]
     statistics: tuple[np.ndarray, np.ndarray] | None = None
+    generator: Path | None = None
 
 
 def synthetic_source(folder: Path, exclude: set[str]) -> Source:
@@ -51,7 +54,8 @@ def synthetic_source(folder: Path, exclude: set[str]) -> Source:
     grid = manifest["grid"]
     patch = grid["field_of_view"] == "patch"
     statistics = (np.array(grid["mean"]), np.array(grid["std"])) if patch else None
-    return Source("synthetic", open_dataset(folder, exclude=exclude), tuple(manifest["seen"]), statistics)
+    generator = folder.parent / "generator" / "generator.safetensors"
+    return Source("synthetic", open_dataset(folder, exclude=exclude), tuple(manifest["seen"]), statistics, generator)
 
 
 def real_source(workspace: Workspace, extra: Sequence[Path], exclude: set[str]) -> Source:
@@ -129,7 +133,12 @@ def source_hashes(source: Source) -> dict[str, list[str]]:
 
 
 def preprocess(
-    source: Source, plans: PlansManager, configuration: ConfigurationManager, dataset_json: dict[str, Any], folder: Path
+    source: Source,
+    plans: PlansManager,
+    configuration: ConfigurationManager,
+    dataset_json: dict[str, Any],
+    folder: Path,
+    teacher: Teacher | None = None,
 ) -> tuple[VolumeCache, list[str]]:
     """Bring all images of a source into the network's space, once.
 
@@ -139,6 +148,7 @@ def preprocess(
         configuration: nnU-Net's configuration.
         dataset_json: The task's `dataset.json`.
         folder: Where the cache goes.
+        teacher: Whose features follow the image's own channels.
 
     Returns:
         The cache and the ids in it.
@@ -159,11 +169,47 @@ def preprocess(
     def make(case: str) -> np.ndarray:
         scan = source.dataset.read(cases[case])
         properties = {"spacing": list(scan.geometry.spacing)}
-        data, _, _ = preprocessor.run_case_npy(scan.voxels.copy(), None, properties, plans, configuration, dataset_json)
-        return _as_part_of_a_scan(data, scan, source, configuration.normalization_schemes)
+        data, _, properties = preprocessor.run_case_npy(
+            scan.voxels.copy(), None, properties, plans, configuration, dataset_json
+        )
+        image = _as_part_of_a_scan(data, scan, source, configuration.normalization_schemes)
+        if teacher is None:
+            return image
+        return np.concatenate([image, _in_place(teacher.features(scan), data.shape[1:], properties)])
+
+    def _in_place(features: np.ndarray, shape: Sequence[int], properties: dict[str, Any]) -> np.ndarray:
+        """Bring features to where nnU-Net's preprocessor has brought the image's voxels."""
+        order = plans.transpose_forward
+        turned = features.transpose(0, *(axis + 1 for axis in order))
+        box = tuple(slice(low, high) for low, high in properties["bbox_used_for_cropping"])
+        spacing = [properties["spacing"][axis] for axis in order]
+        return configuration.resampling_fn_data(
+            turned[:, box[0], box[1], box[2]], shape, spacing, configuration.spacing
+        )
 
     cache.fill(tqdm(cases, f"preprocessing {Path(source.name).name}", unit="scan", ascii=True), make)
     return cache, sorted(cases)
+
+
+def find_teacher(source: Source) -> Teacher:
+    """Make a teacher of the generator that made a source's images.
+
+    Args:
+        source: Synthetic images.
+
+    Returns:
+        The teacher.
+
+    Raises:
+        DiffaugError: If the images are no generator's.
+    """
+    if source.generator is None:
+        raise DiffaugError(
+            f"{source.name}: these images are no generator's, expected --images synthetic; the pretext's teacher is the "
+            "generator of its images: take another pretext, or synthetic images"
+        )
+    cases = source.dataset.cases
+    return Teacher.fit(source.generator, [source.dataset.read(case) for case in cases[:FITTED]])
 
 
 def draw(

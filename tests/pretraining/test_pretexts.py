@@ -6,10 +6,13 @@ from torch import nn
 
 from diffaug.pretraining.pretexts import PRETEXTS
 from diffaug.pretraining.pretexts.appearance import Varied, vary
+from diffaug.pretraining.pretexts.contrast import Contrast
 from diffaug.pretraining.pretexts.denoise import Denoise
+from diffaug.pretraining.pretexts.distil import Clusters, Distil
 from diffaug.pretraining.pretexts.fusion import Fusion
 from diffaug.pretraining.pretexts.mae import Mae
 from diffaug.pretraining.pretexts.reverse import Reverse
+from diffaug.pretraining.teacher import CLUSTERS, FEATURES
 
 
 class Answer(nn.Module):
@@ -25,13 +28,18 @@ class Answer(nn.Module):
 
 
 SILENT = Answer(torch.zeros_like)
-RESTORING = {name: pretext for name, pretext in PRETEXTS.items() if pretext.outputs(2) == 2}
+RESTORING = {name: pretext for name, pretext in PRETEXTS.items() if pretext.outputs(2) == 2 and not pretext.taught}
 
 
 @pytest.fixture
 def clean():
     torch.manual_seed(0)
     return torch.randn(8, 2, 24, 32, 40)
+
+
+def with_features(pretext, clean):
+    """The volume, and behind it a teacher's features where the pretext wants them."""
+    return torch.cat([clean, torch.randn(len(clean), pretext.taught, *clean.shape[2:])], 1)
 
 
 def silent(pretext, channels):
@@ -48,9 +56,11 @@ def test_a_useless_network_scores_about_one(clean, pretext):
 
 @pytest.mark.parametrize("pretext", PRETEXTS.values(), ids=PRETEXTS)
 def test_same_seed_same_task(clean, pretext):
+    taught = with_features(pretext, clean)
+
     def drawn():
         torch.manual_seed(3)
-        return pretext.solve(silent(pretext, 2), clean).seen
+        return pretext.solve(silent(pretext, 2), taught).seen
 
     assert torch.equal(drawn(), drawn())
 
@@ -91,7 +101,7 @@ def test_mae_network_sees_nothing_of_what_is_hidden(clean):
 @pytest.mark.parametrize("size", [(3, 3, 3), (8, 40, 40), (16, 16, 16), (5, 7, 100)])
 @pytest.mark.parametrize("pretext", PRETEXTS.values(), ids=PRETEXTS)
 def test_any_patch_is_taken(pretext, size):
-    clean = torch.randn(1, 1, *size)
+    clean = with_features(pretext, torch.randn(1, 1, *size))
     assert pretext.solve(silent(pretext, 1), clean).loss.isfinite()
 
 
@@ -148,7 +158,7 @@ def test_on_smooth_scans_an_ideal_denoiser_beats_silence():
 @pytest.mark.parametrize("pretext", PRETEXTS.values(), ids=PRETEXTS)
 def test_gradients_reach_the_network(clean, pretext):
     network = nn.Conv3d(2, pretext.outputs(2), 3, padding=1)
-    pretext.solve(network, clean).loss.backward()
+    pretext.solve(network, with_features(pretext, clean)).loss.backward()
     assert network.weight.grad.abs().max() > 0
 
 
@@ -193,3 +203,28 @@ def test_varied_pretext_asks_for_the_varied_volume(clean):
     varied = vary(clean)
     torch.manual_seed(4)
     assert torch.equal(Varied(Mae()).solve(SILENT, clean).truth, varied)
+
+
+def test_distillation_network_that_knows_the_features_has_no_loss(clean):
+    pretext = Distil()
+    taught = with_features(pretext, clean)
+    assert float(pretext.solve(Answer(lambda x: taught[:, 2 : 2 + FEATURES]), taught).loss) == 0
+    assert float(pretext.solve(silent(pretext, 2), taught).loss) == pytest.approx(1, abs=0.05)
+
+
+def test_network_that_knows_the_clusters_has_no_loss(clean):
+    pretext = Clusters()
+    taught = with_features(pretext, clean)
+    member = nn.functional.one_hot(taught[:, -CLUSTERS:].argmax(1), CLUSTERS).movedim(-1, 1)
+    taught[:, -CLUSTERS:] = member
+    assert float(pretext.solve(Answer(lambda x: member * 100.0), taught).loss) < 1e-3
+
+
+def test_contrast_wants_each_place_to_be_known_again():
+    clean = torch.randn(2, 1, 8, 8, 8)
+    pretext = Contrast(places=64)
+    torch.manual_seed(0)
+    place = nn.functional.normalize(torch.randn(2, 16, 8, 8, 8), dim=1)
+    knows, blind = Answer(lambda x: place), Answer(lambda x: torch.ones(2, 16, 8, 8, 8))
+    assert float(pretext.solve(knows, clean).loss) < 0.3
+    assert float(pretext.solve(blind, clean).loss) == pytest.approx(1, abs=1e-4)

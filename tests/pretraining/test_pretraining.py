@@ -19,6 +19,7 @@ from diffaug.pretraining import fitting
 from diffaug.pretraining.encoder_file import load_encoder, read_encoder
 from diffaug.pretraining.fitting import PretrainRequest, build_network, pretrain
 from diffaug.pretraining.pretexts import PRETEXTS
+from diffaug.pretraining.teacher import CLUSTERS, FEATURES
 from diffaug.volumes.cache import VolumeCache
 from diffaug.volumes.dataset import excluded_ids
 
@@ -225,6 +226,21 @@ def test_random_structures_need_no_scan_and_leak_none(planned):
     provenance = read_encoder(file).provenance
     assert provenance["case_ids"] == []
     assert (provenance["volumes"], provenance["steps"]) == (fitting.SHAPES, 3)
+
+
+@pytest.mark.parametrize("pretext", ["distil", "clusters"])
+def test_the_generator_teaches_its_own_volumes(sampled, pretext):
+    file = run(sampled, replace(REAL, images=("synthetic",), pretext=pretext, steps=3))
+    assert read_encoder(file).provenance["pretext"] == pretext
+    volume = next(iter(cached(sampled).values())).astype(np.float32)
+    assert len(volume) == 1 + FEATURES + CLUSTERS
+    members = volume[1 + FEATURES :].sum(0)
+    assert np.abs(members - 1).max() < 0.3, "resampled, but of one cluster each"
+    assert volume[1 : 1 + FEATURES].std() == pytest.approx(1, abs=0.5)
+
+
+def test_scans_have_no_teacher(planned, refusal):
+    assert "--images synthetic" in refusal(run, planned, replace(REAL, pretext="distil"))
 
 
 def test_generator_that_has_seen_a_forbidden_case_is_refused(sampled, refusal):

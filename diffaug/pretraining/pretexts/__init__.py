@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from diffaug.pretraining.pretexts.appearance import Varied
+from diffaug.pretraining.pretexts.contrast import Contrast
 from diffaug.pretraining.pretexts.denoise import Denoise
+from diffaug.pretraining.pretexts.distil import Clusters, Distil
 from diffaug.pretraining.pretexts.fusion import Fusion
 from diffaug.pretraining.pretexts.mae import Mae
 from diffaug.pretraining.pretexts.pretext import Pretext, Shown
@@ -20,4 +22,7 @@ PRETEXTS: dict[str, Pretext] = {
     "reverse": Reverse(),
     "fusion": Fusion(),
     "fusion-varied": Varied(Fusion()),
+    "contrast": Contrast(),
+    "distil": Distil(),
+    "clusters": Clusters(),
 }

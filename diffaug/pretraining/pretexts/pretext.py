@@ -19,6 +19,10 @@ class Shown(NamedTuple):
 class Pretext(Protocol):
     """A task for the network of an nnU-Net plan."""
 
+    @property
+    def taught(self) -> int:
+        """Tell how many channels of a teacher's features follow the volume's own."""
+
     def outputs(self, channels: int) -> int:
         """Tell how many outputs the network needs for volumes of so many channels."""
 
@@ -27,7 +31,7 @@ class Pretext(Protocol):
 
         Args:
             network: From `(B, C, Z, Y, X)` to `(B, outputs, Z, Y, X)`.
-            clean: Normalised volumes, about unit variance, `(B, C, Z, Y, X)`.
+            clean: Normalised volumes, about unit variance, `(B, C + taught, Z, Y, X)`.
 
         Returns:
             The loss, what the network saw, what it predicted, and what would have been right.

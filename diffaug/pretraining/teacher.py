@@ -1,0 +1,139 @@
+"""What a generator knows of its own volumes: features of its networks, as targets for the U-Net to learn.
+
+Features of diffusion models are label-efficient (Baranchuk et al., arXiv 2112.03126), and a network may be pretrained
+to predict them (DreamTeacher, arXiv 2307.07487).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.cluster.vq import kmeans2
+from torch import Tensor, nn
+
+from diffaug.errors import DiffaugError
+from diffaug.generator.model import Generator
+from diffaug.volumes.grid import read_off, to_canonical
+from diffaug.volumes.scan import Scan, reorient
+from diffaug.volumes.windows import centred, coordinates, cut, paste_extent
+
+SIGMAS = (0.2, 0.8)  # noise, in standard deviations of the latent, at which the denoiser is asked
+FEATURES = 12  # leading principal components that are kept
+CLUSTERS = 10  # of voxels with like features: pseudo-organs
+FITTED = 24  # volumes that the components are fitted to
+VOXELS = 2000  # of each of them
+
+
+@dataclass
+class Teacher:
+    """Gives features of volumes, voxel by voxel.
+
+    Attributes:
+        generator: The fitted generator, of whole scans.
+        mean: Of the raw features, `(D,)`.
+        axes: From raw features to standardised principal components, `(FEATURES, D)`.
+        spread: Standard deviation of each component before it was standardised, `(FEATURES,)`.
+        centres: Of clusters of voxels, by components as they were, `(CLUSTERS, FEATURES)`.
+    """
+
+    generator: Generator
+    mean: Tensor
+    axes: Tensor
+    spread: Tensor
+    centres: Tensor
+
+    @staticmethod
+    def fit(file: Path, scans: Sequence[Scan]) -> Teacher:
+        """Find components and clusters.
+
+        Args:
+            file: Of the generator.
+            scans: Volumes that it made.
+
+        Returns:
+            The teacher.
+
+        Raises:
+            DiffaugError: If the generator is missing, or makes windows whose place in the scan is not known.
+        """
+        generator = Generator.load(file).to(torch.device("cpu"))
+        if generator.plan.grid.field_of_view != "whole":
+            raise DiffaugError(
+                f"{file}: makes windows of scans, expected whole scans; take another pretext, or fit with "
+                "--field-of-view whole"
+            )
+        rng = np.random.default_rng(0)
+        drawn = []
+        for scan in scans[:FITTED]:
+            raw = _raw_features(generator, scan).flatten(1).T
+            drawn.append(raw[torch.from_numpy(rng.choice(len(raw), min(VOXELS, len(raw)), replace=False))])
+        table = torch.cat(drawn)
+        mean = table.mean(0)
+        scale = table.std(0).clamp_min(1e-6)  # no layer counts more because its numbers are large
+        _, spread, axes = torch.linalg.svd((table - mean) / scale, full_matrices=False)
+        spread = spread[:FEATURES] / len(table) ** 0.5
+        axes = axes[:FEATURES] / scale / spread[:, None].clamp_min(1e-6)
+        # clusters by what varies most: there the components keep the sizes that they have
+        components = (table - mean) @ axes.T * spread
+        centres, _ = kmeans2(components.numpy(), CLUSTERS, minit="++", rng=rng)
+        return Teacher(generator, mean, axes, spread, torch.from_numpy(centres).float())
+
+    def features(self, scan: Scan) -> np.ndarray:
+        """Tell the features of a volume.
+
+        Args:
+            scan: A volume that the generator made.
+
+        Returns:
+            `(FEATURES + CLUSTERS, Z, Y, X)` float32 on the scan's own grid: components, each of about mean 0 and variance
+            1, and for every cluster whether the voxel is in it.
+        """
+        raw = _raw_features(self.generator, scan)
+        known = torch.einsum("fd,dzyx->fzyx", self.axes, raw - self.mean[:, None, None, None])
+        nearest = torch.cdist(known.flatten(1).T * self.spread, self.centres).argmin(1).view(known.shape[1:])
+        clusters = F.one_hot(nearest, CLUSTERS).movedim(-1, 0).float()
+        return _back(torch.cat([known, clusters]), scan, self.generator.plan.grid.orientation)
+
+
+@torch.no_grad()
+def _raw_features(generator: Generator, scan: Scan) -> Tensor:
+    """Encode a volume, and collect what the networks' layers say of each voxel of the canonical grid, `(D, Z, Y, X)`."""
+    plan = generator.plan
+    voxels, _ = to_canonical(scan, read_off("synthetic", scan, plan.channels), plan.grid)
+    window = centred(voxels.shape[1:], plan.grid.shape)
+    shown = torch.from_numpy(cut(voxels, window, plan.grid.shape))[None].to(generator.mean)
+    latent = generator.autoencoder.encode(shown)
+    clean = (latent - generator.mean) / generator.std
+    places = coordinates([window], plan.grid.shape, clean.shape[2:]).to(clean)
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)).to(clean)
+    with _listening(generator.denoiser.network.up) as found:
+        for sigma in SIGMAS:
+            generator.denoiser(clean + sigma * noise, clean.new_full((1,), sigma), places)
+    found.append(generator.autoencoder.decoder(generator.autoencoder.codebook.quantise(latent)))
+    resized = [F.interpolate(each, plan.grid.shape, mode="trilinear") for each in found]
+    return torch.from_numpy(paste_extent(torch.cat(resized, 1)[0].cpu().numpy(), window).copy())
+
+
+@contextmanager
+def _listening(levels: nn.ModuleList) -> Iterator[list[Tensor]]:
+    """Collect what the last block of each level puts out."""
+    found: list[Tensor] = []
+    hooks = [level[-1].register_forward_hook(lambda _, __, output: found.append(output)) for level in levels]  # type: ignore[index]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _back(features: Tensor, scan: Scan, orientation: str) -> np.ndarray:
+    """Bring features from the canonical grid to the scan's own."""
+    turned = reorient(scan, orientation)
+    native = F.interpolate(features[None], turned.size, mode="trilinear")[0].numpy()
+    return reorient(Scan(native, turned.geometry), scan.geometry.orientation).voxels
