@@ -48,6 +48,7 @@ class Arm:
         return not self.images and not self.settings and self.encoder is None
 
 
+TRIAL = 1000  # pretraining steps of the tournament of pretexts
 SELF_TRAINING = {"synthetic_share": 0.5}
 _ALL = (
     Arm("scratch", "nnUNetTrainerDiffAugScratch"),
@@ -58,7 +59,12 @@ _ALL = (
     Arm("shapes", images=("shapes",)),
     Arm("synthetic+self", images=("synthetic",), encoder="synthetic", teacher="synthetic", settings=SELF_TRAINING),
     Arm("real+self", images=("pool",), encoder="real", teacher="real", settings=SELF_TRAINING),
-    *(Arm(f"real-{pretext}", images=("pool",), pretext=pretext) for pretext in PRETEXTS),
+    *(
+        Arm(f"real-{name}", images=("pool",), pretext=name, steps=TRIAL)
+        for name in PRETEXTS
+        if not PRETEXTS[name].taught
+    ),
+    *(Arm(f"synthetic-{name}", images=("synthetic",), pretext=name, steps=TRIAL) for name in PRETEXTS),
 )
 ARMS = {arm.name: arm for arm in _ALL}
 
