@@ -143,6 +143,21 @@ def build_parser() -> argparse.ArgumentParser:
     made.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     _add_run(made)
 
+    made = verb(
+        "export", _export, "copy the encoder file, without case ids, for nnU-Net's and nnssl's fine-tuning tools"
+    )
+    _add_task(made)
+    made.add_argument("--out", type=Path, required=True, metavar="FILE", help="the copy")
+
+    made = verb("import", _import, "take an encoder file of nnssl, or of another diffaug, for a task's network")
+    _add_task(made)
+    made.add_argument("--file", type=Path, required=True, help="the encoder file")
+    made.add_argument("--fresh", action="store_true", help="discard an encoder that is there")
+
+    made = verb("share-model", _share_model, "copy a trained model so that it predicts where diffaug is not installed")
+    made.add_argument("--model", type=Path, required=True, metavar="FOLDER", help="TRAINER__PLANS__CONFIGURATION")
+    made.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where to, as nnUNet_results has it")
+
     made = verb("plan", _plan, "add a budget's configuration to nnU-Net's plans, which are made where missing")
     made.add_argument("--task", required=True, help="as nnU-Net's -d: 101 or Dataset101_Name")
     made.add_argument("--plans", default="nnUNetPlans", help="nnU-Net's plans (%(default)s)")
@@ -303,6 +318,24 @@ def _label(arguments: Arguments) -> None:
         seed=arguments.seed,
     )
     print(f"label: {label(_workspace(arguments), request, device=arguments.device, fresh=arguments.fresh)}")
+
+
+def _export(arguments: Arguments) -> None:
+    from diffaug.pretraining.sharing import export_encoder
+
+    print(f"export: {export_encoder(_workspace(arguments), arguments.out)}")
+
+
+def _import(arguments: Arguments) -> None:
+    from diffaug.pretraining.sharing import import_encoder
+
+    print(f"import: {import_encoder(_workspace(arguments), arguments.file, fresh=arguments.fresh)}")
+
+
+def _share_model(arguments: Arguments) -> None:
+    from diffaug.pretraining.sharing import share_model
+
+    print(f"share-model: {share_model(arguments.model, arguments.out)}")
 
 
 def _plan(arguments: Arguments) -> None:

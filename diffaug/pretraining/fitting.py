@@ -14,7 +14,6 @@ import torch
 from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
-from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
@@ -28,6 +27,7 @@ from diffaug.generator.fitting import fit
 from diffaug.generator.preparing import FitRequest
 from diffaug.generator.sampling import SampleRequest, sample
 from diffaug.pretraining.encoder_file import load_encoder, read_encoder, save_encoder
+from diffaug.pretraining.networks import build_downstream, build_network
 from diffaug.pretraining.plan import BUDGETS
 from diffaug.pretraining.pretexts import PRETEXTS, Pretext, Shown
 from diffaug.pretraining.sources import draw, find_teacher, open_sources, preprocess, source_hashes
@@ -263,7 +263,7 @@ def pretrain(
             **{key: getattr(request, key) for key in ("images", "pretext", "budget", "seed")},
             "version": __version__,
         }
-        _require_loadable(network, workspace, configuration, channels, plans, dataset_json, provenance)
+        _require_loadable(network, workspace, configuration, plans, dataset_json, provenance)
         objective = PretextObjective(
             network, pretext, volumes, configuration.patch_size, configuration.spacing, request.seed
         )
@@ -275,45 +275,16 @@ def pretrain(
     return target
 
 
-def build_network(configuration: ConfigurationManager, channels: int, outputs: int) -> nn.Module:
-    """Build the very network of an nnU-Net configuration, with a pretext's outputs.
-
-    Args:
-        configuration: nnU-Net's configuration.
-        channels: C of the volumes.
-        outputs: Of the last layer, which is not kept.
-
-    Returns:
-        The network.
-    """
-    return get_network_from_plans(
-        configuration.network_arch_class_name,
-        configuration.network_arch_init_kwargs,
-        configuration.network_arch_init_kwargs_req_import,
-        channels,
-        outputs,
-        deep_supervision=False,
-    )
-
-
 def _require_loadable(
     network: nn.Module,
     workspace: Workspace,
     configuration: ConfigurationManager,
-    channels: int,
     plans: PlansManager,
     dataset_json: dict[str, Any],
     provenance: dict[str, Any],
 ) -> None:
     """Load a dummy of the file into the downstream network: a mismatch costs a second now, not a day later."""
-    downstream = get_network_from_plans(
-        configuration.network_arch_class_name,
-        configuration.network_arch_init_kwargs,
-        configuration.network_arch_init_kwargs_req_import,
-        channels,
-        plans.get_label_manager(dataset_json).num_segmentation_heads,
-        deep_supervision=True,
-    )
+    downstream = build_downstream(configuration, plans, dataset_json)
     with tempfile.TemporaryDirectory() as folder:
         dummy = Path(folder) / "encoder.pt"
         save_encoder(

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import Tensor
 from tqdm import tqdm
 
 from diffaug.engine.devices import start_fabric
 from diffaug.errors import DiffaugError
+from diffaug.pretraining.networks import build_downstream
 from diffaug.pretraining.pretexts.appearance import vary
 from diffaug.pretraining.pseudo_labels import pseudo_labels_path, save_labelled
 from diffaug.pretraining.sources import open_sources, preprocess, source_hashes
@@ -124,6 +124,28 @@ def label(
     return folder
 
 
+def read_checkpoint(file: Path) -> dict[str, Any]:
+    """Read a checkpoint of nnU-Net without running any code in it.
+
+    Args:
+        file: The checkpoint.
+
+    Returns:
+        Its content.
+
+    Raises:
+        DiffaugError: If it is broken or something else.
+    """
+    try:
+        with torch.serialization.safe_globals(NUMPY_SCALARS):
+            content = torch.load(file, map_location="cpu", weights_only=True)
+            return {**content, "network_weights": content["network_weights"]}
+    except Exception as error:  # torch raises many kinds for a broken file
+        raise DiffaugError(
+            f"{file}: cannot be read ({type(error).__name__}), expected a checkpoint of nnU-Net; train it again"
+        ) from error
+
+
 def _labels(logits: Tensor) -> np.ndarray:
     """Take the likeliest label, and one value more than there are labels where that is not sure."""
     probability, labels = logits.float().softmax(0).max(0)
@@ -139,21 +161,13 @@ def _teacher(
     device: torch.device,
 ) -> Callable[[Tensor], Tensor]:
     """Load the model; gives what turns a volume in the network's space into logits."""
-    network = get_network_from_plans(
-        configuration.network_arch_class_name,
-        configuration.network_arch_init_kwargs,
-        configuration.network_arch_init_kwargs_req_import,
-        len(dataset_json["channel_names"]),
-        plans.get_label_manager(dataset_json).num_segmentation_heads,
-        deep_supervision=False,
-    )
+    network = build_downstream(configuration, plans, dataset_json, deep_supervision=False)
+    weights = read_checkpoint(checkpoint)["network_weights"]
     try:
-        with torch.serialization.safe_globals(NUMPY_SCALARS):
-            weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["network_weights"]
         network.load_state_dict(weights)
-    except Exception as error:  # torch raises many kinds for a broken file
+    except RuntimeError as error:
         raise DiffaugError(
-            f"{checkpoint}: cannot be loaded ({type(error).__name__}), expected a model of these plans; train it again"
+            f"{checkpoint}: does not fit the network of these plans, expected a model of them; train it again"
         ) from error
     with contextlib.redirect_stdout(io.StringIO()):
         predictor = nnUNetPredictor(

@@ -17,7 +17,8 @@ from diffaug.engine.loop import Training, read_log
 from diffaug.generator.sampling import SampleRequest, sample
 from diffaug.pretraining import fitting
 from diffaug.pretraining.encoder_file import load_encoder, read_encoder
-from diffaug.pretraining.fitting import PretrainRequest, build_network, pretrain
+from diffaug.pretraining.fitting import PretrainRequest, pretrain
+from diffaug.pretraining.networks import build_network
 from diffaug.pretraining.pretexts import PRETEXTS
 from diffaug.pretraining.teacher import CLUSTERS, FEATURES
 from diffaug.volumes.cache import VolumeCache

@@ -1,0 +1,82 @@
+"""Weights that leave or enter, in real nnU-Net: export, import, and models that predict without the plugin."""
+
+import json
+
+import pytest
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+from diffaug.pretraining.encoder_file import read_encoder
+from diffaug.pretraining.sharing import export_encoder, import_encoder, share_model
+from diffaug.workspace import Workspace
+
+
+def workspace(nnunet):
+    return Workspace(nnunet.dataset, configuration=nnunet.configuration)
+
+
+def test_exported_file_has_the_weights_and_no_case_id(nnunet, tmp_path):
+    nnunet.write_encoder()
+    out = export_encoder(workspace(nnunet), tmp_path / "shared.pt")
+    mine, theirs = read_encoder(nnunet.encoder), read_encoder(out)
+    assert mine.weights.keys() == theirs.weights.keys()
+    assert all(torch.equal(mine.weights[name], theirs.weights[name]) for name in mine.weights)
+    assert theirs.provenance["case_ids"] == 3
+    assert theirs.adaptation_plan["architecture_kwargs"]["n_stages"] == 3
+    for case in nnunet.cases:
+        assert case.encode() not in out.read_bytes()
+
+
+def test_export_overwrites_nothing(nnunet, tmp_path, refusal):
+    nnunet.write_encoder()
+    (tmp_path / "shared.pt").write_text("mine")
+    assert "another --out" in refusal(export_encoder, workspace(nnunet), tmp_path / "shared.pt")
+
+
+def test_imported_encoder_starts_a_training(nnunet, tmp_path):
+    network = nnunet.write_encoder(path=tmp_path / "foreign.pt")
+    import_encoder(workspace(nnunet), tmp_path / "foreign.pt")
+    nnunet.settings(load="encoder")
+    trainer = nnunet.trainer()
+    trainer.on_train_start()
+    stem = network.keys_to_in_proj[0] + ".weight"
+    assert torch.equal(trainer.network.state_dict()[stem], network.state_dict()[stem])
+
+
+def test_import_refuses_another_architecture_and_an_encoder_that_is_there(nnunet, tmp_path, refusal):
+    nnunet.write_encoder(path=tmp_path / "other.pt", features_per_stage=[4, 8, 32])
+    assert "features_per_stage" in refusal(import_encoder, workspace(nnunet), tmp_path / "other.pt")
+    assert not nnunet.encoder.exists()
+    nnunet.write_encoder(path=tmp_path / "good.pt")
+    import_encoder(workspace(nnunet), tmp_path / "good.pt")
+    assert "--fresh" in refusal(import_encoder, workspace(nnunet), tmp_path / "good.pt")
+    import_encoder(workspace(nnunet), tmp_path / "good.pt", fresh=True)
+
+
+def test_shared_model_predicts_the_same_without_the_plugin(nnunet, tmp_path, monkeypatch):
+    trainer = nnunet.trainer("nnUNetTrainerDiffAugScratch")
+    trainer.run_training()
+    folder = nnunet.results / nnunet.dataset / f"nnUNetTrainerDiffAugScratch__nnUNetPlans__{nnunet.configuration}"
+    before = (folder / "fold_0" / "checkpoint_final.pth").read_bytes()
+    shared = share_model(folder, tmp_path / "shared")
+    assert shared.name == f"nnUNetTrainer__nnUNetPlans__{nnunet.configuration}"
+    assert (folder / "fold_0" / "checkpoint_final.pth").read_bytes() == before, "the training's own files stay"
+    patch = torch.randn(1, 20, 20, 20, generator=torch.Generator().manual_seed(0))
+
+    def predict(model):
+        predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
+        predictor.initialize_from_trained_model_folder(str(model), (0,))
+        return predictor.predict_logits_from_preprocessed_data(patch)
+
+    expected = predict(folder)
+    monkeypatch.delenv("nnUNet_extTrainer")
+    assert torch.equal(predict(shared), expected)
+    with pytest.raises(RuntimeError):
+        predict(folder)
+
+
+def test_unfinished_model_is_not_shared(nnunet, tmp_path, refusal):
+    folder = tmp_path / "A__B__C"
+    folder.mkdir()
+    (folder / "plans.json").write_text(json.dumps({}))
+    assert "0 finished folds" in refusal(share_model, folder, tmp_path / "shared")
