@@ -1,0 +1,127 @@
+"""How close pretraining comes to the bare network: loader, augmentation, pretext and loop against nothing but the network.
+
+    python benchmarks/pretraining_speed.py --threads 1
+
+The network is that of the scarce-label benchmark's phantoms. Volumes hold random structures; those of pretexts with a
+teacher hold random features, too, read and turned with the volume as in earnest. Steps of the bare network run in between.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from measuring import machine, write_report
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from step_profile import bare_step, profile_fit
+
+from diffaug.pretraining.fitting import PretextObjective
+from diffaug.pretraining.plan import BUDGETS
+from diffaug.pretraining.pretexts import PRETEXTS
+from diffaug.volumes.cache import VolumeCache
+from diffaug.volumes.shapes import draw_shapes
+
+PATCH = (48, 24, 32)
+VOLUMES = 24
+STAGES = (8, 16, 32, 64)
+ARCHITECTURE = {
+    "n_stages": len(STAGES),
+    "features_per_stage": list(STAGES),
+    "conv_op": "torch.nn.modules.conv.Conv3d",
+    "kernel_sizes": [[3, 3, 3]] * len(STAGES),
+    "strides": [[1, 1, 1], *[[2, 2, 2]] * (len(STAGES) - 1)],
+    "n_conv_per_stage": [1] * len(STAGES),
+    "n_conv_per_stage_decoder": [1] * (len(STAGES) - 1),
+    "conv_bias": True,
+    "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+    "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+    "nonlin": "torch.nn.LeakyReLU",
+    "nonlin_kwargs": {"inplace": True},
+}
+
+
+def measure(name: str, steps: int, folder: Path) -> dict[str, object]:
+    """Profile one pretext.
+
+    Args:
+        name: A key of `PRETEXTS`.
+        steps: How many.
+        folder: For its files.
+
+    Returns:
+        A row of the table.
+    """
+    pretext = PRETEXTS[name]
+    cache = VolumeCache(folder / "volumes")
+    cases = [f"volume_{number}" for number in range(VOLUMES)]
+
+    def make(case: str) -> np.ndarray:
+        rng = np.random.default_rng(int(case.rpartition("_")[2]))
+        volume = draw_shapes(rng, PATCH)
+        return np.concatenate([volume[None], rng.standard_normal((pretext.taught, *PATCH))])
+
+    cache.fill(cases, make)
+    torch.manual_seed(0)
+    network = get_network_from_plans(
+        "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+        ARCHITECTURE,
+        ["conv_op", "norm_op", "nonlin"],
+        1,
+        pretext.outputs(1),
+        deep_supervision=False,
+    )
+    objective = PretextObjective(network, pretext, [(cache, case) for case in cases], PATCH, (1.0, 1.0, 1.0), 0)
+    whole = BUDGETS["cpu-small"]
+
+    class _Bare:
+        """The network's own work: forward to the outputs, backward from them, and the optimiser."""
+
+        def __init__(self) -> None:
+            self.networks = objective.networks
+            self.optimizers = objective.optimizers
+
+        def losses(self, batch, progress):  # noqa: ANN001, ANN202
+            yield "network", self.networks["network"](batch[:, :1]).square().mean(), {}
+
+    bare = {"bare network": bare_step(_Bare())}  # type: ignore[arg-type]
+    profile = profile_fit(objective, replace(whole, steps=steps), folder, bare, every=2, whole=whole.steps)
+    seconds = statistics.fmean(profile.beside["bare network"])
+    shares = {part: spent / profile.steps / profile.step for part, spent in profile.parts.items()}
+    rare = sum(shares[part] for part in ("validation", "preview", "checkpoint"))
+    return {
+        "pretext": name,
+        "ms per step": 1e3 * profile.step,
+        "bare network, ms": 1e3 * seconds,
+        "speed of the bare network's": f"{seconds / profile.step:.0%}",
+        "data": f"{shares['data']:.1%}",
+        "validation, preview, checkpoint": f"{rare:.1%}",
+    }
+
+
+def main() -> None:
+    """Measure all pretexts and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/pretraining_speed.md"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    rows = []
+    for name in PRETEXTS:
+        with tempfile.TemporaryDirectory() as folder:
+            rows.append(measure(name, arguments.steps, Path(folder)))
+        command = f"`python benchmarks/pretraining_speed.py --steps {arguments.steps} --threads {arguments.threads}`"
+        count = BUDGETS["cpu-small"].batch_size
+        text = f"Batches of {count} patches of {' x '.join(map(str, PATCH))} voxels, no loading workers."
+        section = {"text": text, "rows": rows, "figures": {}}
+        write_report(arguments.out, "Pretraining's speed", {"command": command, **machine()}, {"Steps": section})
+    print(arguments.out.read_text())
+
+
+if __name__ == "__main__":
+    main()
