@@ -85,7 +85,7 @@ class Varied:
     """
 
     pretext: Pretext
-    taught: int = 0
+    taught = 0
 
     def outputs(self, channels: int) -> int:
         """See `Pretext.outputs`."""

@@ -26,7 +26,7 @@ class Contrast:
     places: int = 256
     temperature: float = 0.1
 
-    taught: int = 0
+    taught = 0
 
     def outputs(self, channels: int) -> int:
         """See `Pretext.outputs`."""

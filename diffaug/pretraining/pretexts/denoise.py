@@ -26,7 +26,7 @@ class Denoise:
 
     log_mean: float = -0.7
     log_std: float = 0.8
-    taught: int = 0
+    taught = 0
 
     def outputs(self, channels: int) -> int:
         """See `Pretext.outputs`."""

@@ -17,7 +17,7 @@ from diffaug.pretraining.teacher import CLUSTERS, FEATURES
 class Distil:
     """Predict the generator's features voxel by voxel (DreamTeacher, arXiv 2307.07487), whatever the appearance."""
 
-    taught: int = FEATURES + CLUSTERS
+    taught = FEATURES + CLUSTERS
 
     def outputs(self, channels: int) -> int:
         """See `Pretext.outputs`."""
@@ -35,7 +35,7 @@ class Distil:
 class Clusters:
     """Segment the clusters of the generator's features as if they were organs, whatever the appearance."""
 
-    taught: int = FEATURES + CLUSTERS
+    taught = FEATURES + CLUSTERS
 
     def outputs(self, channels: int) -> int:
         """See `Pretext.outputs`."""

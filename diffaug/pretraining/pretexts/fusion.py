@@ -26,7 +26,7 @@ class Fusion:
     boxes: int = 20
     smallest: float = 0.15
     largest: float = 0.5
-    taught: int = 0
+    taught = 0
 
     def outputs(self, channels: int) -> int:
         """See `Pretext.outputs`: one per share."""

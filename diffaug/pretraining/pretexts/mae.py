@@ -24,7 +24,7 @@ class Mae:
 
     masked: float = 0.7
     blocks: int = 4
-    taught: int = 0
+    taught = 0
 
     def outputs(self, channels: int) -> int:
         """See `Pretext.outputs`."""

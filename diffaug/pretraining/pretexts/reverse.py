@@ -15,7 +15,7 @@ from diffaug.pretraining.pretexts.pretext import Shown
 class Reverse:
     """Give a scan of changed appearance its own back (AMAES, arXiv 2408.00640; Models Genesis, arXiv 2004.07882)."""
 
-    taught: int = 0
+    taught = 0
 
     def outputs(self, channels: int) -> int:
         """See `Pretext.outputs`."""
