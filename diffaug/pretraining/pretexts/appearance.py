@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -82,10 +83,11 @@ class Varied:
 
     Attributes:
         pretext: The other one.
+        taught: See `Pretext.taught`.
     """
 
     pretext: Pretext
-    taught = 0
+    taught: ClassVar[int] = 0
 
     def outputs(self, channels: int) -> int:
         """See `Pretext.outputs`."""

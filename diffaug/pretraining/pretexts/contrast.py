@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -20,13 +21,14 @@ class Contrast:
         embedded: Length of a voxel's embedding.
         places: Voxels drawn per volume; all of a batch are contrasted with each other.
         temperature: Of the softmax.
+        taught: See `Pretext.taught`.
     """
 
     embedded: int = 16
     places: int = 256
     temperature: float = 0.1
 
-    taught = 0
+    taught: ClassVar[int] = 0
 
     def outputs(self, channels: int) -> int:
         """See `Pretext.outputs`."""

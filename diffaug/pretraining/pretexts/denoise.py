@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -22,11 +23,12 @@ class Denoise:
     Attributes:
         log_mean: Mean of the logarithm of the noise's standard deviation; a normalised scan's own is 1.
         log_std: Its standard deviation; the default gives noise of 0.1 to 2.5.
+        taught: See `Pretext.taught`.
     """
 
     log_mean: float = -0.7
     log_std: float = 0.8
-    taught = 0
+    taught: ClassVar[int] = 0
 
     def outputs(self, channels: int) -> int:
         """See `Pretext.outputs`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch.nn.functional as F
 from monai.losses import DiceCELoss
@@ -17,7 +18,7 @@ from diffaug.pretraining.teacher import CLUSTERS, FEATURES
 class Distil:
     """Predict the generator's features voxel by voxel (DreamTeacher, arXiv 2307.07487), whatever the appearance."""
 
-    taught = FEATURES + CLUSTERS
+    taught: ClassVar[int] = FEATURES + CLUSTERS
 
     def outputs(self, channels: int) -> int:
         """See `Pretext.outputs`."""
@@ -35,7 +36,7 @@ class Distil:
 class Clusters:
     """Segment the clusters of the generator's features as if they were organs, whatever the appearance."""
 
-    taught = FEATURES + CLUSTERS
+    taught: ClassVar[int] = FEATURES + CLUSTERS
 
     def outputs(self, channels: int) -> int:
         """See `Pretext.outputs`."""

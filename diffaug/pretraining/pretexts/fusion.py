@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from monai.losses import DiceCELoss
@@ -20,13 +21,14 @@ class Fusion:
         boxes: Boxes per volume, of random size, place and share.
         smallest: Edge of a box, as a share of the patch.
         largest: The same.
+        taught: See `Pretext.taught`.
     """
 
     levels: int = 4
     boxes: int = 20
     smallest: float = 0.15
     largest: float = 0.5
-    taught = 0
+    taught: ClassVar[int] = 0
 
     def outputs(self, channels: int) -> int:
         """See `Pretext.outputs`: one per share."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -20,11 +21,12 @@ class Mae:
     Attributes:
         masked: Share of the blocks; 0.6 to 0.75 is what works for 3D scans (arXiv 2410.23132).
         blocks: How many along the shortest axis of a patch.
+        taught: See `Pretext.taught`.
     """
 
     masked: float = 0.7
     blocks: int = 4
-    taught = 0
+    taught: ClassVar[int] = 0
 
     def outputs(self, channels: int) -> int:
         """See `Pretext.outputs`."""

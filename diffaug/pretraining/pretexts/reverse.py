@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from diffaug.pretraining.pretexts.pretext import Shown
 class Reverse:
     """Give a scan of changed appearance its own back (AMAES, arXiv 2408.00640; Models Genesis, arXiv 2004.07882)."""
 
-    taught = 0
+    taught: ClassVar[int] = 0
 
     def outputs(self, channels: int) -> int:
         """See `Pretext.outputs`."""
