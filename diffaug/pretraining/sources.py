@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from tqdm import tqdm
@@ -179,13 +181,11 @@ def preprocess(
 
     def _in_place(features: np.ndarray, shape: Sequence[int], properties: dict[str, Any]) -> np.ndarray:
         """Bring features to where nnU-Net's preprocessor has brought the image's voxels."""
-        order = plans.transpose_forward
-        turned = features.transpose(0, *(axis + 1 for axis in order))
-        box = tuple(slice(low, high) for low, high in properties["bbox_used_for_cropping"])
-        spacing = [properties["spacing"][axis] for axis in order]
-        return configuration.resampling_fn_data(
-            turned[:, box[0], box[1], box[2]], shape, spacing, configuration.spacing
-        )
+        turned = features.transpose(0, *(axis + 1 for axis in plans.transpose_forward))
+        z, y, x = (slice(low, high) for low, high in properties["bbox_used_for_cropping"])
+        inside = torch.from_numpy(np.ascontiguousarray(turned[:, z, y, x]))
+        # linear, so that shares of clusters stay between 0 and 1
+        return F.interpolate(inside[None], tuple(shape), mode="trilinear")[0].numpy()
 
     cache.fill(tqdm(cases, f"preprocessing {Path(source.name).name}", unit="scan", ascii=True), make)
     return cache, sorted(cases)
