@@ -59,6 +59,7 @@ _ALL = (
     Arm("shapes", images=("shapes",)),
     Arm("synthetic+self", images=("synthetic",), encoder="synthetic", teacher="synthetic", settings=SELF_TRAINING),
     Arm("real+self", images=("pool",), encoder="real", teacher="real", settings=SELF_TRAINING),
+    Arm("real-denoise+self", images=("pool",), encoder="real-denoise", teacher="real-denoise", settings=SELF_TRAINING),
     *(
         Arm(f"real-{name}", images=("pool",), pretext=name, steps=TRIAL)
         for name in PRETEXTS
