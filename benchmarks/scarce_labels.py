@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from measuring import PACKAGES, machine
 from scarce.arms import ARMS, label_volumes, pretrain_arm
-from scarce.cells import RESULTS, Cell, save, unfinished
+from scarce.cells import RESULTS, Cell, collect, save, unfinished
 from scarce.data import DATA_SETS, DataSet, custom, prepare
 from scarce.report import write_report
 from scarce.training import train_cell
@@ -66,8 +66,17 @@ def report(arguments: argparse.Namespace) -> None:
     data = _data(arguments)
     arms = arguments.arms if arguments.arms != ["scratch"] else list(ARMS)
     out = arguments.out or RESULTS.parent / f"scarce_labels_{data.name}"
-    command = f"python benchmarks/scarce_labels.py run --data {data.name} --arms {' '.join(arms)} --seeds 5"
-    write_report(arguments.cells, data.name, arms, out, [command])
+    cells = collect(arguments.cells, data.name)
+    cells = cells[cells["arm"].isin(arms)]
+    if cells.empty:
+        raise DiffaugError(f"{arguments.cells}: no finished cell of {data.name}, expected some; run them first")
+    shown = [arm for arm in arms if arm in set(cells["arm"])]
+    counts = " ".join(map(str, sorted(cells["labelled"].unique())))
+    command = (
+        f"python benchmarks/scarce_labels.py run --data {data.name} --arms {' '.join(shown)} --labelled {counts} "
+        f"--seeds {cells['seed'].nunique()}"
+    )
+    write_report(arguments.cells, data.name, shown, out, [command])
     print(out.with_suffix(".md").read_text())
 
 
