@@ -13,6 +13,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from scarce.data import by_person
 
 from diffaug.workspace import Workspace, dataset_name, write_json
 
@@ -29,14 +30,11 @@ def draw(pool: list[str], labelled: int, validation: int, seed: int) -> dict[str
     Returns:
         nnU-Net's `train` and `val` lists.
     """
-    people: dict[int, list[str]] = {}
-    for case in sorted(pool):
-        people.setdefault((int(case.rpartition("_")[2]) + 1) // 2, []).append(case)
-    order = np.random.default_rng(seed).permutation(sorted(people))
+    people = by_person(sorted(pool), paired=True)
     train: list[str] = []
     val: list[str] = []
-    for person in order:
-        cases = people[int(person)]
+    for person in np.random.default_rng(seed).permutation(len(people)):
+        cases = people[person]
         if len(train) + len(cases) <= labelled:
             train += cases
         elif len(val) + len(cases) <= validation:

@@ -205,7 +205,7 @@ class nnUNetTrainerDiffAug(nnUNetTrainerDiffAugScratch):
             # Every rank reads the file: DDP broadcasts weights only when it is built.
             path, mend = self._encoder_file()
             encoder = read_encoder(path, mend)
-            self._refuse_leakage(encoder.path, encoder.provenance)
+            self._refuse_leakage(encoder.path, encoder.provenance, "pretrain")
             self.initialize()
             report = load_encoder(
                 self.network,
@@ -225,7 +225,7 @@ class nnUNetTrainerDiffAug(nnUNetTrainerDiffAugScratch):
         dataset, plans = self.plans_manager.dataset_name, self.plans_manager.plans_name
         folder = pseudo_labels_path(nnUNet_results, dataset, plans, self.configuration_name, self.fold)
         mixed = MixedCases(training, folder, self.settings.synthetic_share)
-        self._refuse_leakage(folder, mixed.manifest)
+        self._refuse_leakage(folder, mixed.manifest, "label")
         self.print_to_log_file(
             f"diffaug: {len(mixed.volumes)} labelled volumes of {folder}, {self.settings.synthetic_share:.0%} of all draws"
         )
@@ -235,6 +235,11 @@ class nnUNetTrainerDiffAug(nnUNetTrainerDiffAugScratch):
         """Keep nnU-Net's loss; leave out voxels of which a teacher was not sure."""
         loss = super()._build_loss()
         if self.settings.synthetic_share:
+            if self.label_manager.has_regions or self.label_manager.has_ignore_label:
+                raise DiffaugError(
+                    f"synthetic_share: {self.plans_manager.dataset_name} has regions or an ignore label, expected plain "
+                    "labels; leave the setting out of the plan's diffaug block"
+                )
             inner = loss.loss if self.enable_deep_supervision else loss
             inner.ignore_label = inner.ce.ignore_index = self.label_manager.num_segmentation_heads
         return loss
@@ -248,8 +253,8 @@ class nnUNetTrainerDiffAug(nnUNetTrainerDiffAugScratch):
         command = f"diffaug pretrain --task {dataset} --plans {plans} --configuration {self.configuration_name}"
         return encoder_path(nnUNet_results, dataset, plans, self.configuration_name), f"run: {command}"
 
-    def _refuse_leakage(self, path: Path, provenance: Mapping[str, Any]) -> None:
-        """Stop when an encoder or a labelled volume comes from cases that will judge the model."""
+    def _refuse_leakage(self, path: Path, provenance: Mapping[str, Any], verb: str) -> None:
+        """Stop when an encoder or a labelled volume, made by a verb, comes from cases that will judge the model."""
         if self.fold == "all":
             self.print_to_log_file("diffaug: fold all holds no case back, so there is no leakage to check")
             return
@@ -266,7 +271,7 @@ class nnUNetTrainerDiffAug(nnUNetTrainerDiffAugScratch):
         )
         if not self.settings.allow_leakage:
             raise DiffaugError(
-                f"{found}, expected none; run: diffaug pretrain --task {self.plans_manager.dataset_name} --exclude "
+                f"{found}, expected none; run: diffaug {verb} --task {self.plans_manager.dataset_name} --exclude "
                 f'fold:{self.fold}, or set "allow_leakage": true in the plan\'s diffaug block'
             )
         self.print_to_log_file(f"\n{'!' * 80}\ndiffaug: WARNING: {found}: its validation score is too good\n{'!' * 80}")

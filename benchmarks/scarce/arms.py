@@ -39,8 +39,7 @@ class Arm:
 
     def workspace(self, data: DataSet) -> Workspace:
         """Tell the workspace of this arm's configuration."""
-        name = data.configuration if self.is_plain else f"{data.configuration}__{self.name}"
-        return Workspace(data.task, configuration=name)
+        return data.workspace if self.is_plain else _workspace(data, self.name)
 
     @property
     def is_plain(self) -> bool:
@@ -80,11 +79,10 @@ def add_configuration(data: DataSet, arm: Arm) -> None:
     if arm.is_plain:
         return
     workspace = arm.workspace(data)
-    plans = read_json(workspace.plans_file, "run: scarce_labels.py prepare")
+    plans = read_json(workspace.plans_file, "run: scarce_labels.py run")
     block = {**plans["configurations"][data.configuration]["diffaug"], **arm.settings}
     if arm.encoder is not None:
-        file = Arm(arm.encoder, images=("pool",)).workspace(data).encoder / "encoder.pt"
-        block["encoder_file"] = str(file)
+        block["encoder_file"] = str(_workspace(data, arm.encoder).encoder / "encoder.pt")
     wanted = {"inherits_from": data.configuration, "diffaug": block}
     if plans["configurations"].get(workspace.configuration) != wanted:
         plans["configurations"][workspace.configuration] = wanted
@@ -135,6 +133,10 @@ def label_volumes(data: DataSet, arm: Arm, fold: int, device: str = "auto") -> N
         exclude=forbidden(data),
     )
     label(arm.workspace(data), request, device=device)
+
+
+def _workspace(data: DataSet, arm: str) -> Workspace:
+    return Workspace(data.task, configuration=f"{data.configuration}__{arm}")
 
 
 def _folders(data: DataSet, arm: Arm) -> tuple[str, ...]:

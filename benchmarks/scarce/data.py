@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess_dataset
 
+from diffaug.errors import DiffaugError
 from diffaug.pretraining.nnunet_plans import add_budget_configuration, ensure_plans
 from diffaug.volumes.dataset import Case, list_cases, open_dataset
 from diffaug.volumes.phantom import write_dataset
@@ -89,12 +90,20 @@ def prepare(data: DataSet) -> None:
     workspace = data.workspace
     test = {case.id for case, _ in judging_cases(data)}
     plans_file = ensure_plans(dataset_name(data.task), exclude=test if data.lists else ())
-    if data.configuration not in read_json(plans_file, "run prepare again")["configurations"]:
+    if data.configuration not in read_json(plans_file, "run again")["configurations"]:
         add_budget_configuration(plans_file, budget=data.budget)
-    if not any(workspace.preprocessed.glob("*/*.b2nd")):
+    needed = {*_pool(data), *(test if data.lists else ())}
+    if needed - {file.stem for file in workspace.preprocessed.glob("*/*.pkl")}:  # written last of each case
         number = int(data.task[7:10])
         preprocess_dataset(number, "nnUNetPlans", configurations=(data.configuration,), num_processes=(1,))
-    write_json(workspace.preprocessed / "splits_final.json", draws(data))
+    splits, wanted = workspace.preprocessed / "splits_final.json", draws(data)
+    if splits.is_file() and read_json(splits, "restore it") != wanted:
+        kept = splits.with_name("splits_final.kept_by_scarce_labels.json")
+        if kept.exists():
+            raise DiffaugError(f"{kept}: is there already, expected no second kept split; move it away, then run again")
+        splits.rename(kept)
+        print(f"{splits}: replaced by the benchmark's draws, kept as {kept.name}")
+    write_json(splits, wanted)
     write_json(workspace.preprocessed / "scarce_lists.json", {"test": sorted(test), "validation": validation(data)})
 
 
@@ -119,7 +128,7 @@ def draws(data: DataSet) -> list[dict[str, list[str]]]:
     held, splits = validation(data), []
     drawn = sorted(set(_pool(data)) - set(held))
     for seed in range(SEEDS):
-        people = _people(drawn, data.paired)
+        people = by_person(drawn, data.paired)
         order = np.random.default_rng(seed).permutation(len(people))
         cases = [case for person in order for case in people[person]]
         splits += [{"train": sorted(cases[:count]), "val": held} for count in data.counts]
@@ -128,7 +137,7 @@ def draws(data: DataSet) -> list[dict[str, list[str]]]:
 
 def validation(data: DataSet) -> list[str]:
     """Give the cases that are held back for nnU-Net's own validation: the last ones of the pool."""
-    people, held = _people(sorted(_pool(data)), data.paired), []
+    people, held = by_person(sorted(_pool(data)), data.paired), []
     while len(held) < VALIDATION:
         held += people.pop()
     return sorted(held)
@@ -163,7 +172,16 @@ def _lists(data: DataSet) -> dict[str, Any]:
     return read_json(data.workspace.raw / data.lists, "expected a JSON with the lists pool and test; write one")
 
 
-def _people(cases: Sequence[str], paired: bool) -> list[list[str]]:
+def by_person(cases: Sequence[str], paired: bool) -> list[list[str]]:
+    """Group cases by the person they are of.
+
+    Args:
+        cases: Ids; the number after the last underscore tells who they belong to.
+        paired: Whether ids 2k-1 and 2k are of one person; otherwise every case is.
+
+    Returns:
+        The groups, by number.
+    """
     if not paired:
         return [[case] for case in cases]
     people: dict[int, list[str]] = {}

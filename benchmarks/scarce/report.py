@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from measuring import table
 
+from diffaug.workspace import read_json
 from scarce.cells import collect
 from scarce.statistics import Difference, compare, grid, holm, interval
 
@@ -29,7 +30,7 @@ def write_report(folder: Path, data: str, arms: Sequence[str], out: Path, comman
     cells = collect(folder, data)
     arms = [arm for arm in arms if arm in set(cells["arm"])]
     counts = sorted(cells["labelled"].unique())
-    parts = [f"# Scarce labels: {data}", "```\n" + "\n".join(commands) + "\n```", _settings(folder, data)]
+    parts = [f"# Scarce labels: {data}", "```\n" + "\n".join(commands) + "\n```", _settings(folder, data, arms)]
     parts += ["## Dice", "Mean over seeds and test cases (95 % interval, seeds and cases drawn anew; number of seeds)."]
     parts.append(table([_means(cells, arm, counts) for arm in arms]))
     for figure, unit in (("nsd", "normalised surface Dice"), ("hd95", "HD95, mm")):
@@ -47,10 +48,8 @@ def write_report(folder: Path, data: str, arms: Sequence[str], out: Path, comman
     _draw(cells, arms, counts, out.with_suffix(".png"), data)
 
 
-def _settings(folder: Path, data: str) -> str:
-    from diffaug.workspace import read_json
-
-    files = sorted((folder / data).glob("*/*.json"))
+def _settings(folder: Path, data: str, arms: Sequence[str]) -> str:
+    files = [file for arm in arms for file in sorted((folder / data / arm).glob("*.json"))]
     contents = [read_json(file, "delete it") for file in files]
     first = next((c for c in contents if c["arm"] == BASELINE), contents[0])
     seconds = np.mean([sum(c["seconds"].values()) for c in contents])

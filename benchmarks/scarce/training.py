@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from diffaug.pretraining.networks import make_predictor
 from diffaug.volumes.dataset import open_dataset
 from diffaug.workspace import read_json
 from nnunet_plugin import trainers
@@ -81,7 +81,7 @@ def make_trainer(data: DataSet, arm: Arm, labelled: int, seed: int, device: torc
         The trainer, not initialised.
     """
     workspace = arm.workspace(data)
-    plans = read_json(workspace.plans_file, "run: scarce_labels.py prepare")
+    plans = read_json(workspace.plans_file, "run: scarce_labels.py run")
     dataset_json = read_json(workspace.raw / "dataset.json", "restore it")
     plans["continue_training"] = False
     fold = data.fold(labelled, seed)
@@ -128,31 +128,21 @@ def score_tests(data: DataSet, trainer: nnUNetTrainer) -> dict[str, dict[str, di
     Returns:
         Scores by case, label and figure.
     """
-    predictor = nnUNetPredictor(
-        use_mirroring=False,
-        perform_everything_on_device=trainer.device.type == "cuda",
-        device=trainer.device,
-        allow_tqdm=False,
-    )
     trainer.set_deep_supervision_enabled(False)
-    predictor.manual_initialization(
+    trainer.network.eval()
+    predictor = make_predictor(
         trainer.network,
         trainer.plans_manager,
         trainer.configuration_manager,
-        None,
         trainer.dataset_json,
-        type(trainer).__name__,
-        None,
+        device=trainer.device,
     )
-    trainer.network.eval()
     reader = open_dataset(data.workspace.raw).reader()
     labels = {n: v for n, v in trainer.dataset_json["labels"].items() if v != 0 and n != "ignore"}
     found = {}
     for case, file in judging_cases(data):
         image, properties = reader.read_images([str(f) for f in case.files])
         truth, _ = reader.read_seg(str(file))
-        predictor.list_of_parameters = [trainer.network.state_dict()]
         segmentation = predictor.predict_single_npy_array(image, properties)
         found[case.id] = score(segmentation, truth[0], labels, properties["spacing"], data.tolerance)
-    trainer.set_deep_supervision_enabled(trainer.enable_deep_supervision)
     return found

@@ -23,8 +23,10 @@ __all__ = [
     "overlap",
     "read_encoder",
     "save_encoder",
+    "write_encoder",
 ]
 
+IMPORTED = "imported.json"  # beside an encoder file that came from elsewhere
 PARTS = ("encoder", "encoder+decoder")
 
 # What two networks must share for one to start from the other's weights, the telling differences first. Equal tensor
@@ -177,8 +179,18 @@ def save_encoder(
         "citations": [],
         "diffaug": dict(provenance),
     }
+    write_encoder(path, content)
+
+
+def write_encoder(path: Path, content: Mapping[str, Any]) -> None:
+    """Write an encoder file's content, atomically.
+
+    Args:
+        path: The file to write.
+        content: What `save_encoder` describes; tensors and plain Python values only.
+    """
     with atomic_path(path) as temporary:
-        torch.save(content, temporary)
+        torch.save(dict(content), temporary)
         # A value that only unsafe unpickling restores (a NumPy scalar, a Path) must show now, not when training starts.
         torch.load(temporary, map_location="cpu", weights_only=True)
 

@@ -6,6 +6,7 @@ import contextlib
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from diffaug.errors import DiffaugError
 from diffaug.generator.fitting import fit
 from diffaug.generator.preparing import FitRequest
 from diffaug.generator.sampling import SampleRequest, sample
-from diffaug.pretraining.encoder_file import load_encoder, read_encoder, save_encoder
+from diffaug.pretraining.encoder_file import IMPORTED, load_encoder, read_encoder, save_encoder
 from diffaug.pretraining.networks import build_downstream, build_network
 from diffaug.pretraining.plan import BUDGETS
 from diffaug.pretraining.pretexts import PRETEXTS, Pretext, Shown
@@ -218,6 +219,14 @@ def pretrain(
             f"pretrain: found pretext '{request.pretext}' and budget '{request.budget}', expected one of "
             f"{', '.join(PRETEXTS)} and one of {', '.join(BUDGETS)}; mend the options"
         )
+    pretext = PRETEXTS[request.pretext]
+    if not request.images or (pretext.taught and "shapes" in request.images):
+        raise DiffaugError(
+            f"pretrain: found images '{' '.join(request.images)}' for pretext '{request.pretext}', expected some, and no "
+            "shapes where a generator teaches; mend the options"
+        )
+    if request.steps is not None and request.steps < 1:
+        raise DiffaugError(f"--pretext-steps: found {request.steps}, expected a positive number; mend the option")
     plans, configuration = read_plans(workspace)
     fabric = start_fabric(device)
     folder = workspace.encoder
@@ -236,20 +245,17 @@ def pretrain(
         inputs = {source.name: source_hashes(source) for source in sources}
         dataset_json = read_json(workspace.raw / "dataset.json", "restore it")
         volumes: list[tuple[VolumeCache, str]] = []
-        pretext = PRETEXTS[request.pretext]
         with fabric.rank_zero_first():
             for source in sources:
                 key = fingerprint([source.name, inputs[source.name], configuration.configuration, pretext.taught])
-                teacher = find_teacher(source) if pretext.taught else None
-                cache, cases = preprocess(source, plans, configuration, dataset_json, folder / "cache" / key, teacher)
-                volumes += [(cache, case) for case in cases]
+                teacher = cache(partial(find_teacher, source)) if pretext.taught else None
+                made, cases = preprocess(source, plans, configuration, dataset_json, folder / "cache" / key, teacher)
+                volumes += [(made, case) for case in cases]
         channels = len(dataset_json["channel_names"])
-        if "shapes" in request.images and not pretext.taught:
+        if "shapes" in request.images:
             with fabric.rank_zero_first():
-                cache, cases = draw(
-                    SHAPES, channels, configuration.patch_size, folder / "cache" / "shapes", request.seed
-                )
-            volumes += [(cache, case) for case in cases]
+                made, cases = draw(SHAPES, channels, configuration.patch_size, folder / "cache", request.seed)
+            volumes += [(made, case) for case in cases]
         torch.manual_seed(request.seed)
         network = build_network(configuration, channels, pretext.outputs(channels))
         training = replace(BUDGETS[request.budget], seed=request.seed)
@@ -298,6 +304,10 @@ def _require_loadable(
 
 
 def _finished(folder: Path, request: PretrainRequest) -> bool:
+    if (folder / IMPORTED).is_file():
+        raise DiffaugError(
+            f"{folder / 'encoder.pt'}: was imported, expected none or one of diffaug pretrain; discard it with --fresh"
+        )
     file = folder / "manifest.json"
     if not file.is_file():
         return False

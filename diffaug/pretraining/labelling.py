@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,14 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import Tensor
 from tqdm import tqdm
 
 from diffaug.engine.devices import start_fabric
 from diffaug.errors import DiffaugError
-from diffaug.pretraining.networks import build_downstream
+from diffaug.pretraining.networks import build_downstream, make_predictor, read_checkpoint
 from diffaug.pretraining.pretexts.appearance import vary
 from diffaug.pretraining.pseudo_labels import pseudo_labels_path, save_labelled
 from diffaug.pretraining.sources import open_sources, preprocess, source_hashes
@@ -26,8 +23,6 @@ from diffaug.volumes.dataset import excluded_ids
 from diffaug.volumes.nnunet import read_plans
 from diffaug.workspace import Workspace, discard, file_hash, fingerprint, locked, nnunet_folder, read_json, write_json
 
-# what nnU-Net's checkpoints hold beside tensors and plain values
-NUMPY_SCALARS = [np.dtype, np.float64(0).__reduce__()[0], *{type(np.dtype(kind)) for kind in (np.float32, np.float64)}]
 SURE = 0.8  # probability of the likeliest label below which a voxel is left out of the student's loss
 VARIED = 0.5  # share of the volumes whose appearance is changed after the teacher has seen them
 
@@ -89,14 +84,26 @@ def label(
             discard(folder)
         excluded = excluded_ids(workspace, request.exclude, [])
         sources = open_sources(workspace, request.images, [], excluded)
+        if not sources:
+            raise DiffaugError(
+                f"label: found --images {' '.join(request.images)}, expected synthetic, real or folders; random structures "
+                "have no organs to label"
+            )
         inputs = {source.name: source_hashes(source) for source in sources}
-        identity = fingerprint([asdict(request), inputs, file_hash(checkpoint), SURE, VARIED])
+        taught_by = {"file": str(checkpoint), "sha256": file_hash(checkpoint)}
+        identity = fingerprint([asdict(request), inputs, taught_by["sha256"], SURE, VARIED])
         done = folder / "manifest.json"
+        manifest: dict[str, Any] = {"stage": "label", "finished": False, "identity": identity}
         if done.is_file():
-            if read_json(done, "run with --fresh")["identity"] == identity:
+            before = read_json(done, "run with --fresh")
+            if before["identity"] != identity:
+                raise DiffaugError(
+                    f"{done}: made by another teacher or of other volumes; repeat that, or run with --fresh"
+                )
+            if before["finished"]:
                 return folder
-            raise DiffaugError(f"{done}: made by another teacher or of other volumes; repeat that, or run with --fresh")
         predict = _teacher(checkpoint, plans, configuration, dataset_json, start_fabric(device).device)
+        write_json(done, manifest)  # before the first volume, so that no other teacher's mix with these
         names: list[str] = []
         for source in sources:
             key = fingerprint([source.name, inputs[source.name], configuration.configuration])
@@ -112,38 +119,15 @@ def label(
                 if torch.rand(()) < VARIED:
                     image = vary(image[None])[0]
                 save_labelled(folder, name, image.numpy(), labels, manager.foreground_labels)
-        manifest = {
-            "stage": "label",
+        manifest |= {
+            "finished": True,
             "request": asdict(request),
-            "identity": identity,
-            "teacher": {"file": str(checkpoint), "sha256": file_hash(checkpoint)},
+            "teacher": taught_by,
             "case_ids": sorted({case for source in sources for case in source.seen}),
             "volumes": names,
         }
         write_json(done, manifest)
     return folder
-
-
-def read_checkpoint(file: Path) -> dict[str, Any]:
-    """Read a checkpoint of nnU-Net without running any code in it.
-
-    Args:
-        file: The checkpoint.
-
-    Returns:
-        Its content.
-
-    Raises:
-        DiffaugError: If it is broken or something else.
-    """
-    try:
-        with torch.serialization.safe_globals(NUMPY_SCALARS):
-            content = torch.load(file, map_location="cpu", weights_only=True)
-            return {**content, "network_weights": content["network_weights"]}
-    except Exception as error:  # torch raises many kinds for a broken file
-        raise DiffaugError(
-            f"{file}: cannot be read ({type(error).__name__}), expected a checkpoint of nnU-Net; train it again"
-        ) from error
 
 
 def _labels(logits: Tensor) -> np.ndarray:
@@ -169,11 +153,7 @@ def _teacher(
         raise DiffaugError(
             f"{checkpoint}: does not fit the network of these plans, expected a model of them; train it again"
         ) from error
-    with contextlib.redirect_stdout(io.StringIO()):
-        predictor = nnUNetPredictor(
-            use_mirroring=True, perform_everything_on_device=device.type == "cuda", device=device, allow_tqdm=False
-        )
-    predictor.manual_initialization(
-        network.to(device), plans, configuration, [weights], dataset_json, "nnUNetTrainer", (0, 1, 2)
+    predictor = make_predictor(
+        network.to(device), plans, configuration, dataset_json, device=device, mirrored=(0, 1, 2)
     )
     return predictor.predict_logits_from_preprocessed_data

@@ -1,21 +1,35 @@
-"""The very network of an nnU-Net configuration, for pretraining and for what comes after it."""
+"""The very network of an nnU-Net configuration: built for pretraining and after it, read from checkpoints, predicting."""
 
 from __future__ import annotations
 
+import contextlib
+import io
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
+from diffaug.errors import DiffaugError
 
-def build_network(configuration: ConfigurationManager, channels: int, outputs: int) -> nn.Module:
-    """Build the very network of an nnU-Net configuration, with a pretext's outputs.
+# what nnU-Net's checkpoints hold beside tensors and plain values
+NUMPY_SCALARS = [np.dtype, np.float64(0).__reduce__()[0], *{type(np.dtype(kind)) for kind in (np.float32, np.float64)}]
+
+
+def build_network(
+    configuration: ConfigurationManager, channels: int, outputs: int, *, deep_supervision: bool = False
+) -> nn.Module:
+    """Build the very network of an nnU-Net configuration.
 
     Args:
         configuration: nnU-Net's configuration.
         channels: C of the volumes.
-        outputs: Of the last layer, which is not kept.
+        outputs: Of the last layer.
+        deep_supervision: Whether it also answers at lower resolutions.
 
     Returns:
         The network.
@@ -26,7 +40,7 @@ def build_network(configuration: ConfigurationManager, channels: int, outputs: i
         configuration.network_arch_init_kwargs_req_import,
         channels,
         outputs,
-        deep_supervision=False,
+        deep_supervision=deep_supervision,
     )
 
 
@@ -48,11 +62,65 @@ def build_downstream(
     Returns:
         The network.
     """
-    return get_network_from_plans(
-        configuration.network_arch_class_name,
-        configuration.network_arch_init_kwargs,
-        configuration.network_arch_init_kwargs_req_import,
-        len(dataset_json["channel_names"]),
-        plans.get_label_manager(dataset_json).num_segmentation_heads,
-        deep_supervision=deep_supervision,
+    heads = plans.get_label_manager(dataset_json).num_segmentation_heads
+    return build_network(configuration, len(dataset_json["channel_names"]), heads, deep_supervision=deep_supervision)
+
+
+def make_predictor(
+    network: nn.Module,
+    plans: PlansManager,
+    configuration: ConfigurationManager,
+    dataset_json: dict[str, Any],
+    *,
+    device: torch.device,
+    mirrored: tuple[int, ...] | None = None,
+) -> nnUNetPredictor:
+    """Let nnU-Net predict with a network that is in memory already.
+
+    Args:
+        network: The network on its device, without deep supervision.
+        plans: nnU-Net's plans.
+        configuration: nnU-Net's configuration.
+        dataset_json: The task's `dataset.json`.
+        device: Where the network is.
+        mirrored: Axes along which predictions of mirrored volumes are averaged; None for none.
+
+    Returns:
+        nnU-Net's predictor.
+    """
+    with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net says on a CPU that it is no GPU
+        predictor = nnUNetPredictor(
+            use_mirroring=mirrored is not None,
+            perform_everything_on_device=device.type == "cuda",
+            device=device,
+            allow_tqdm=False,
+        )
+    predictor.manual_initialization(
+        network, plans, configuration, [network.state_dict()], dataset_json, "nnUNetTrainer", mirrored
     )
+    return predictor
+
+
+def read_checkpoint(file: Path) -> dict[str, Any]:
+    """Read a checkpoint of nnU-Net without running any code in it.
+
+    Args:
+        file: The checkpoint.
+
+    Returns:
+        Its content.
+
+    Raises:
+        DiffaugError: If it is broken or something else.
+    """
+    try:
+        with torch.serialization.safe_globals(NUMPY_SCALARS):
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        known = "network_weights" in content
+    except Exception as error:  # torch raises many kinds for a broken file
+        raise DiffaugError(
+            f"{file}: cannot be read ({type(error).__name__}), expected a checkpoint of nnU-Net; train it again"
+        ) from error
+    if not known:
+        raise DiffaugError(f"{file}: holds no network_weights, expected a checkpoint of nnU-Net; give that")
+    return content

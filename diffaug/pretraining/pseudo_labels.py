@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from diffaug.errors import DiffaugError
+from diffaug.pretraining.encoder_file import encoder_path
 from diffaug.workspace import atomic_path, read_json
 
 PLACES = 2000  # voxels of each label that are remembered, for nnU-Net's oversampling of foreground
@@ -28,7 +29,8 @@ def pseudo_labels_path(results: str | PathLike[str], dataset: str, plans: str, c
     Returns:
         The folder, which may not exist yet.
     """
-    return Path(results) / dataset / f"diffaug__{plans}__{configuration}" / "labelled" / f"fold_{fold}"
+    run = encoder_path(results, dataset, plans, configuration).parent.parent
+    return run / "labelled" / f"fold_{fold}"
 
 
 def save_labelled(folder: Path, name: str, image: np.ndarray, labels: np.ndarray, foreground: Sequence[int]) -> None:
@@ -77,13 +79,14 @@ class MixedCases:
         self.manifest = read_json(folder / "manifest.json", f"run: diffaug label for fold {number}")
         self.labelled = labelled
         self.folder = folder
+        if not self.manifest["finished"]:
+            raise DiffaugError(
+                f"{folder}: not finished, expected labelled volumes; run diffaug label again, it goes on"
+            )
         names = list(self.manifest["volumes"])
-        if not names:
-            raise DiffaugError(f"{folder}: holds no volume, expected some; run diffaug label --fresh")
         wanted = share / (1 - share) * len(labelled.identifiers) / len(names)  # draws of one of them per labelled case
-        most = max(1, round(1 / wanted)), max(1, round(wanted))
         self.volumes = set(names)
-        self.identifiers = list(labelled.identifiers) * most[0] + names * most[1]
+        self.identifiers = list(labelled.identifiers) * max(1, round(1 / wanted)) + names * max(1, round(wanted))
 
     def load_case(self, identifier: str) -> tuple[Any, Any, None, Mapping[str, Any]]:
         """Give a case as nnU-Net's own datasets do.

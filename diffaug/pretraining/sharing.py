@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from diffaug.errors import DiffaugError
-from diffaug.pretraining.encoder_file import load_encoder, read_encoder
-from diffaug.pretraining.labelling import read_checkpoint
-from diffaug.pretraining.networks import build_downstream
+from diffaug.pretraining.encoder_file import IMPORTED, load_encoder, read_encoder, write_encoder
+from diffaug.pretraining.networks import build_downstream, read_checkpoint
 from diffaug.volumes.nnunet import read_plans
-from diffaug.workspace import Workspace, atomic_path, file_hash, locked, read_json, write_json
+from diffaug.workspace import Workspace, atomic_path, discard, locked, read_json, write_json
 
 STOCK = "nnUNetTrainer"
+TRAINING_ONLY = ("optimizer_state", "grad_scaler_state", "logging")
 
 
 def export_encoder(workspace: Workspace, out: Path) -> Path:
@@ -33,17 +33,16 @@ def export_encoder(workspace: Workspace, out: Path) -> Path:
     """
     if out.exists():
         raise DiffaugError(f"{out}: is there already, expected a new file; give another --out")
-    source = workspace.encoder / "encoder.pt"
-    read_encoder(source)  # refuses what is no encoder file
-    content = torch.load(source, map_location="cpu", weights_only=True)
-    plan = content["nnssl_adaptation_plan"]
-    plan["architecture_kwargs"] = plan["architecture_plans"]["arch_kwargs"]
-    # who was seen is the hospital's business; how many, and how, is everybody's
-    told = content["diffaug"]
-    content["diffaug"] = {key: len(value) if isinstance(value, list) else value for key, value in told.items()}
-    with atomic_path(out) as temporary:
-        torch.save(content, temporary)
-        torch.load(temporary, map_location="cpu", weights_only=True)
+    encoder = read_encoder(workspace.encoder / "encoder.pt")
+    plan = encoder.adaptation_plan
+    content = {
+        "network_weights": encoder.weights,
+        "nnssl_adaptation_plan": {**plan, "architecture_kwargs": plan["architecture_plans"]["arch_kwargs"]},
+        "citations": [],
+        # who was seen is the hospital's business; how many, and how, is everybody's
+        "diffaug": {k: len(v) if isinstance(v, list) else v for k, v in encoder.provenance.items()},
+    }
+    write_encoder(out, content)
     return out
 
 
@@ -70,10 +69,10 @@ def import_encoder(workspace: Workspace, file: Path, *, fresh: bool = False) -> 
     with locked(workspace.encoder):
         if target.exists() and not fresh:
             raise DiffaugError(f"{target}: is there already, expected none; discard it with --fresh")
+        discard(workspace.encoder)  # no manifest of an earlier pretraining may vouch for it
+        write_json(workspace.encoder / IMPORTED, {"from": file.name, "sha256": encoder.hash})
         with atomic_path(target) as temporary:
             shutil.copyfile(file, temporary)
-        # without the request of a pretraining: `pretrain` will not take it for its own
-        write_json(workspace.encoder / "imported.json", {"from": file.name, "sha256": file_hash(file)})
     print(f'import: {report}; fine-tune with "load": "encoder" in the plan\'s diffaug block')
     return target
 
@@ -102,20 +101,16 @@ def share_model(folder: Path, out: Path) -> Path:
     target = out / folder.parent.name / f"{STOCK}__{plans}__{configuration}"
     if target.exists():
         raise DiffaugError(f"{target}: is there already, expected a new folder; give another --out")
-    for checkpoint in checkpoints:
-        content = read_checkpoint(checkpoint)
-        content["trainer_name"] = STOCK
-        content["diffaug"] = {"trainer": trainer}
-        with atomic_path(target / checkpoint.parent.name / checkpoint.name) as temporary:
-            torch.save(_for_prediction(content), temporary)
-    for name in ("plans.json", "dataset.json", "dataset_fingerprint.json"):
-        if (folder / name).is_file():
-            shutil.copyfile(folder / name, target / name)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as place:
+        copy = Path(place) / target.name
+        for checkpoint in checkpoints:
+            content = {k: v for k, v in read_checkpoint(checkpoint).items() if k not in TRAINING_ONLY}
+            content |= {"trainer_name": STOCK, "diffaug": {"trainer": trainer}}
+            with atomic_path(copy / checkpoint.parent.name / checkpoint.name) as temporary:
+                torch.save(content, temporary)
+        for name in ("plans.json", "dataset.json", "dataset_fingerprint.json"):
+            if (folder / name).is_file():
+                shutil.copyfile(folder / name, copy / name)
+        copy.rename(target)  # whole, or not there
     return target
-
-
-def _for_prediction(content: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what only a training needs."""
-    return {
-        key: value for key, value in content.items() if key not in ("optimizer_state", "grad_scaler_state", "logging")
-    }

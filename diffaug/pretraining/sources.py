@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from diffaug.volumes.cache import VolumeCache
 from diffaug.volumes.dataset import RawDataset, open_dataset, open_folder
 from diffaug.volumes.scan import Scan
 from diffaug.volumes.shapes import draw_shapes
-from diffaug.workspace import Workspace, file_hash, read_json
+from diffaug.workspace import Workspace, file_hash, fingerprint, read_json
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def folder_source(workspace: Workspace, folder: Path, exclude: set[str]) -> Sour
         The source.
     """
     if (folder / "manifest.json").is_file():
-        return synthetic_source(folder, exclude)
+        return replace(synthetic_source(folder, exclude), name=str(folder))  # it may stand beside the task's own
     if (folder / "dataset.json").is_file():
         dataset = open_dataset(folder, exclude=exclude)
     else:
@@ -113,7 +113,7 @@ def open_sources(workspace: Workspace, images: Sequence[str], extra: Sequence[Pa
         DiffaugError: If the generator of synthetic images has seen a case that must not be seen.
     """
     sources = []
-    for name in images:
+    for name in dict.fromkeys(images):
         if name == "synthetic":
             sources.append(synthetic_source(workspace.synthetic, exclude))
         elif name == "real":
@@ -140,7 +140,7 @@ def preprocess(
     configuration: ConfigurationManager,
     dataset_json: dict[str, Any],
     folder: Path,
-    teacher: Teacher | None = None,
+    teacher: Callable[[], Teacher] | None = None,
 ) -> tuple[VolumeCache, list[str]]:
     """Bring all images of a source into the network's space, once.
 
@@ -150,7 +150,7 @@ def preprocess(
         configuration: nnU-Net's configuration.
         dataset_json: The task's `dataset.json`.
         folder: Where the cache goes.
-        teacher: Whose features follow the image's own channels.
+        teacher: Gives the one whose features follow the image's own channels; asked only where a volume is missing.
 
     Returns:
         The cache and the ids in it.
@@ -177,7 +177,7 @@ def preprocess(
         image = _as_part_of_a_scan(data, scan, source, configuration.normalization_schemes)
         if teacher is None:
             return image
-        return np.concatenate([image, _in_place(teacher.features(scan), data.shape[1:], properties)])
+        return np.concatenate([image, _in_place(teacher().features(scan), data.shape[1:], properties)])
 
     def _in_place(features: np.ndarray, shape: Sequence[int], properties: dict[str, Any]) -> np.ndarray:
         """Bring features to where nnU-Net's preprocessor has brought the image's voxels."""
@@ -221,14 +221,14 @@ def draw(
         count: How many.
         channels: C; all show the same structures, each in its own brightness.
         patch_size: Voxels of the network's patch; volumes are larger by half.
-        folder: Where the cache goes.
+        folder: Of all caches.
         seed: Of the draw.
 
     Returns:
         The cache and the ids in it.
     """
-    cache = VolumeCache(folder)
     size = [round(1.5 * n) for n in patch_size]
+    cache = VolumeCache(folder / fingerprint(["shapes", channels, size, seed]))
 
     def make(name: str) -> np.ndarray:
         rng = np.random.default_rng([seed, int(name.rpartition("_")[2])])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scarce.arms import ARMS, Arm, pretrain_arm
 from scarce.cells import Cell, save
-from scarce.data import DataSet, judging_cases, prepare
+from scarce.data import DataSet, draws, judging_cases, prepare
 from scarce.report import write_report
 from scarce.training import train_cell
 
@@ -35,6 +35,15 @@ def data(tmp_path_factory):
         plans["configurations"][made.configuration]["diffaug"] |= {"epochs": 2, "iterations_per_epoch": 3}
         write_json(made.workspace.plans_file, plans)
         yield made
+
+
+def test_a_split_of_ones_own_is_kept(data):
+    splits = data.workspace.preprocessed / "splits_final.json"
+    mine = [{"train": ["a"], "val": ["b"]}]
+    write_json(splits, mine)
+    prepare(data)
+    assert read_json(splits, "") == draws(data)
+    assert read_json(splits.with_name("splits_final.kept_by_scarce_labels.json"), "") == mine
 
 
 def test_cell_scores_every_test_case_and_repeats(data):

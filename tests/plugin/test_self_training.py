@@ -62,6 +62,51 @@ def test_labelling_is_done_once_and_refuses_another_teacher(taught, refusal):
     assert "--fresh" in message
 
 
+@pytest.mark.slow
+def test_killed_labelling_goes_on_and_never_with_another_teacher(taught, refusal, monkeypatch):
+    monkeypatch.setattr("diffaug.pretraining.labelling.save_labelled", fail_at(2))
+    with pytest.raises(KeyboardInterrupt):
+        label(workspace(taught), REQUEST, device="cpu")
+    monkeypatch.undo()
+    for name in ("raw", "preprocessed", "results"):
+        monkeypatch.setenv(f"nnUNet_{name}", str(getattr(taught, name)))
+    assert len(list(folder(taught).glob("*_seg.npy"))) == 1
+    with pytest.raises(DiffaugError, match="not finished"):
+        MixedCases(Labelled(), folder(taught), 0.5)
+    assert "another teacher" in refusal(label, workspace(taught), replace(REQUEST, seed=1), device="cpu")
+    label(workspace(taught), REQUEST, device="cpu")
+    assert len(MixedCases(Labelled(), folder(taught), 0.5).volumes) == 3
+
+
+def fail_at(number):
+    """What saves volumes until it is killed at the given one."""
+    calls = []
+
+    def save(*arguments):
+        calls.append(arguments)
+        if len(calls) == number:
+            raise KeyboardInterrupt
+        save_labelled(*arguments)
+
+    return save
+
+
+def test_random_structures_cannot_be_labelled(nnunet, refusal):
+    checkpoint = nnunet.results / nnunet.dataset / f"nnUNetTrainerDiffAugScratch__nnUNetPlans__{nnunet.configuration}"
+    (checkpoint / "fold_0").mkdir(parents=True)
+    (checkpoint / "fold_0" / "checkpoint_final.pth").write_text("")
+    message = refusal(label, workspace(nnunet), replace(REQUEST, images=("shapes",)), device="cpu")
+    assert "shapes" in message
+    assert not (folder(nnunet) / "manifest.json").exists()
+
+
+def test_broken_teacher_is_named(nnunet, refusal):
+    checkpoint = nnunet.results / nnunet.dataset / f"nnUNetTrainerDiffAugScratch__nnUNetPlans__{nnunet.configuration}"
+    (checkpoint / "fold_0").mkdir(parents=True)
+    (checkpoint / "fold_0" / "checkpoint_final.pth").write_bytes(b"PK truncated")
+    assert "checkpoint_final.pth: cannot be read" in refusal(label, workspace(nnunet), REQUEST, device="cpu")
+
+
 def test_missing_teacher_is_named(nnunet, refusal):
     message = refusal(label, workspace(nnunet), REQUEST, device="cpu")
     assert "checkpoint_final.pth" in message
@@ -83,7 +128,7 @@ def write_volumes(nnunet, case_ids=()):
     labels[4:8, 4:8, 4:8] = 1
     labels[:2] = 2
     save_labelled(folder(nnunet), "made", image, labels, [1])
-    write_json(folder(nnunet) / "manifest.json", {"volumes": ["made"], "case_ids": list(case_ids)})
+    write_json(folder(nnunet) / "manifest.json", {"finished": True, "volumes": ["made"], "case_ids": list(case_ids)})
 
 
 def test_volumes_made_from_validation_cases_are_refused(nnunet):

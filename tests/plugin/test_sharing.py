@@ -1,12 +1,14 @@
 """Weights that leave or enter, in real nnU-Net: export, import, and models that predict without the plugin."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from diffaug.pretraining.encoder_file import read_encoder
+from diffaug.pretraining.fitting import PretrainRequest, pretrain
 from diffaug.pretraining.sharing import export_encoder, import_encoder, share_model
 from diffaug.workspace import Workspace
 
@@ -51,6 +53,27 @@ def test_import_refuses_another_architecture_and_an_encoder_that_is_there(nnunet
     import_encoder(workspace(nnunet), tmp_path / "good.pt")
     assert "--fresh" in refusal(import_encoder, workspace(nnunet), tmp_path / "good.pt")
     import_encoder(workspace(nnunet), tmp_path / "good.pt", fresh=True)
+
+
+def test_imported_encoder_is_not_taken_for_a_pretrained_one(nnunet, tmp_path, refusal):
+    nnunet.write_encoder(path=tmp_path / "good.pt")
+    nnunet.encoder.parent.mkdir(parents=True)
+    request = PretrainRequest(images=("shapes",), budget="cpu-small", exclude=("none",))
+    (nnunet.encoder.parent / "manifest.json").write_text(json.dumps({"request": asdict(request)}))
+    nnunet.write_encoder()
+    import_encoder(workspace(nnunet), tmp_path / "good.pt", fresh=True)
+    before = nnunet.encoder.read_bytes()
+    assert "was imported" in refusal(pretrain, workspace(nnunet), request, device="cpu")
+    assert nnunet.encoder.read_bytes() == before
+
+
+def test_foreign_encoder_without_provenance_is_exported(nnunet, tmp_path):
+    nnunet.write_encoder(path=tmp_path / "foreign.pt")
+    content = torch.load(tmp_path / "foreign.pt", weights_only=True)
+    del content["diffaug"]
+    torch.save(content, tmp_path / "foreign.pt")
+    import_encoder(workspace(nnunet), tmp_path / "foreign.pt")
+    assert read_encoder(export_encoder(workspace(nnunet), tmp_path / "shared.pt")).provenance == {}
 
 
 def test_shared_model_predicts_the_same_without_the_plugin(nnunet, tmp_path, monkeypatch):

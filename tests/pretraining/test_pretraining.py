@@ -217,6 +217,26 @@ def test_synthetic_folder_given_by_its_path_carries_them_too(sampled, tmp_path):
     assert set(UNLABELLED) <= set(read_encoder(file).provenance["case_ids"])
 
 
+def test_two_synthetic_sets_stay_two(sampled, tmp_path):
+    shutil.copytree(sampled.workspace.synthetic, tmp_path / "copy")
+    sample(sampled.workspace, SampleRequest(3, seed=1, steps=8), device="cpu", fresh=True)
+    file = run(sampled, replace(REAL, images=("synthetic", str(tmp_path / "copy"), "synthetic")))
+    assert read_encoder(file).provenance["volumes"] == 3 + 3
+    folders = [folder for folder in (sampled.workspace.encoder / "cache").iterdir() if folder.is_dir()]
+    first, second = ({f.name: f.read_bytes() for f in folder.glob("*.npy")} for folder in folders)
+    assert first.keys() == second.keys()
+    assert first != second
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"images": ()}, {"images": ("shapes",), "pretext": "distil"}, {"steps": 0}, {"images": ("both",)}],
+    ids=["nothing", "no teacher", "no step", "no such folder"],
+)
+def test_impossible_requests_end_in_one_line(planned, refusal, change):
+    assert refusal(run, planned, replace(REAL, **change))
+
+
 def test_both_read_both(sampled):
     file = run(sampled, replace(REAL, images=("synthetic", "real")))
     assert read_encoder(file).provenance["volumes"] == 3 + 6
