@@ -29,9 +29,11 @@ from step_profile import bare_step
 
 from diffaug.engine.batches import StepBatches
 from diffaug.generator.plan import GeneratorPlan
+from diffaug.volumes.pictures import mosaic
 from diffaug.workspace import Workspace, atomic_path, write_json
 
 CASES, UNSEEN, VOLUMES = 60, 24, 32
+SHOWN = 4  # volumes of each set in the picture
 OVERHEAD = 1.05  # of a step above the bare network's
 SAVE_EVERY = 60  # seconds
 VQGAN_BATCH = 2  # its published batch
@@ -60,6 +62,7 @@ def compare_quality(
     plan, ours, seconds = run_ours(lengths, volumes)
     scans = [raw / "imagesTr" / f"{case}_0000.nii.gz" for case in plan.cases]
     theirs, theirs_seconds = run_theirs(library, scans, work / "medicaldiffusion", minutes, volumes)
+    draw_side_by_side({"phantom": raw, "diffaug": ours, "medicaldiffusion": theirs}, work / "volumes.png")
     found = {}
     for name, folder in (("diffaug", ours), ("medicaldiffusion", theirs)):
         out = work / f"audit_{name}"
@@ -78,6 +81,25 @@ def compare_quality(
         "which it has none of: they are given those of the first scan."
     )
     return {"text": text, "rows": rows, "figures": {"seconds": spent, "audits": found}}
+
+
+def draw_side_by_side(folders: dict[str, Path], file: Path) -> None:
+    """Draw the first volumes of each set, each scaled by its own percentiles: scanners' units differ.
+
+    Args:
+        folders: Datasets, by title.
+        file: The PNG.
+    """
+    rows = {}
+    for title, folder in folders.items():
+        images = [sitk.ReadImage(str(path)) for path in sorted((folder / "imagesTr").glob("*.nii.gz"))[:SHOWN]]
+        rows[title] = [_scaled(sitk.GetArrayFromImage(image).astype(np.float32)) for image in images]
+    mosaic(rows, file, spacing=images[0].GetSpacing()[::-1], limits=(0.0, 1.0))
+
+
+def _scaled(voxels: np.ndarray) -> np.ndarray:
+    low, high = np.percentile(voxels, (1, 99.5))
+    return (voxels - low) / (high - low)
 
 
 def run_ours(lengths: dict[str, dict[str, int]], volumes: int) -> tuple[GeneratorPlan, Path, dict[str, float]]:
