@@ -48,6 +48,14 @@ class Arm:
 
 
 TRIAL = 1000  # pretraining steps of the tournament of pretexts
+LONG = 8000
+SCHEDULES: dict[str, dict[str, Any]] = {  # the tournament of schedules: what differs from the budget's own
+    "rate-0.001": {"initial_lr": 1e-3},
+    "rate-0.006": {"initial_lr": 6e-3},
+    "decoder-first": {"decoder_first": 10},
+    "warm-up-10": {"warmup_epochs": 10},
+    "encoder-alone": {"load": "encoder"},
+}
 SELF_TRAINING = {"synthetic_share": 0.5}
 _ALL = (
     Arm("scratch", "nnUNetTrainerDiffAugScratch"),
@@ -63,6 +71,11 @@ _ALL = (
         Arm(f"real-{name}", images=("pool",), pretext=name, steps=TRIAL)
         for name in PRETEXTS
         if not PRETEXTS[name].taught
+    ),
+    *(
+        Arm(f"{arm}@{name}", trainer, encoder=arm if arm != "scratch" else None, settings=settings)
+        for arm, trainer in (("scratch", "nnUNetTrainerDiffAugScratch"), ("real-denoise", "nnUNetTrainerDiffAug"))
+        for name, settings in SCHEDULES.items()
     ),
     *(Arm(f"synthetic-{name}", images=("synthetic",), pretext=name, steps=TRIAL) for name in PRETEXTS),
 )

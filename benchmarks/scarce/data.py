@@ -35,6 +35,7 @@ class DataSet:
         lists: JSON with the ids of `pool` and `test` cases of `imagesTr`; None where tests are in `imagesTs`.
         paired: Whether ids 2k-1 and 2k are of one person and stay together.
         budget: Of nnU-Net's configuration and of the pretraining.
+        tests: Folder name of another dataset whose test cases judge, so that choices leave the task's own untouched.
     """
 
     name: str
@@ -45,6 +46,7 @@ class DataSet:
     lists: Path | None = None
     paired: bool = False
     budget: str = "cpu-small"
+    tests: str | None = None
 
     @property
     def configuration(self) -> str:
@@ -73,7 +75,9 @@ HIPPOCAMPUS = DataSet(
     lists=Path("scarce_split.json"),
     paired=True,
 )
-DATA_SETS = {"phantom": PHANTOM, "hippocampus": HIPPOCAMPUS}
+# what is chosen between arms is chosen here: the same trainings, judged by phantoms that no table of results knows
+TRIALS = replace(PHANTOM, name="phantom-trials", tests="Dataset952_BreastPhantomB")
+DATA_SETS = {data.name: data for data in (PHANTOM, TRIALS, HIPPOCAMPUS)}
 
 
 def prepare(data: DataSet) -> None:
@@ -83,10 +87,11 @@ def prepare(data: DataSet) -> None:
         data: The data set.
     """
     raw = nnunet_folder("nnUNet_raw")
-    if data.name == "phantom":
+    if data.task == PHANTOM.task:
         pool = max(data.counts)
         write_dataset(raw, task=951, cases=pool + VALIDATION, test=60, site="B", shape=PHANTOM_SHAPE)
         write_dataset(raw, task=950, cases=PHANTOM_POOL, labelled=0, site="A", shape=PHANTOM_SHAPE)
+        write_dataset(raw, task=952, cases=1, test=60, site="B", shape=PHANTOM_SHAPE, seed=1)
     workspace = data.workspace
     test = {case.id for case, _ in judging_cases(data)}
     plans_file = ensure_plans(dataset_name(data.task), exclude=test if data.lists else ())
@@ -152,7 +157,7 @@ def judging_cases(data: DataSet) -> list[tuple[Case, Path]]:
     Returns:
         Case and label file, sorted by id.
     """
-    raw = data.workspace.raw
+    raw = nnunet_folder("nnUNet_raw") / (data.tests or data.task)
     info = read_json(raw / "dataset.json", "restore it")
     ending, channels = info["file_ending"], len(info["channel_names"])
     part, wanted = ("Ts", None) if data.lists is None else ("Tr", set(_lists(data)["test"]))
