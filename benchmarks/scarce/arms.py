@@ -48,7 +48,7 @@ class Arm:
 
 
 TRIAL = 1000  # pretraining steps of the tournament of pretexts
-LONG = 8000
+LONGER = (4000, 16000)
 SCHEDULES: dict[str, dict[str, Any]] = {  # the tournament of schedules: what differs from the budget's own
     "rate-0.001": {"initial_lr": 1e-3},
     "rate-0.006": {"initial_lr": 6e-3},
@@ -72,6 +72,7 @@ _ALL = (
         for name in PRETEXTS
         if not PRETEXTS[name].taught
     ),
+    *(Arm(f"real-denoise-{steps}", images=("pool",), steps=steps) for steps in LONGER),
     *(
         Arm(f"{arm}@{name}", trainer, encoder=arm if arm != "scratch" else None, settings=settings)
         for arm, trainer in (("scratch", "nnUNetTrainerDiffAugScratch"), ("real-denoise", "nnUNetTrainerDiffAug"))
