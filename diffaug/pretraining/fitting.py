@@ -244,6 +244,9 @@ def pretrain(
         sources = open_sources(workspace, request.images, extra, excluded)
         inputs = {source.name: source_hashes(source) for source in sources}
         dataset_json = read_json(workspace.raw / "dataset.json", "restore it")
+        channels = len(dataset_json["channel_names"])
+        torch.manual_seed(request.seed)
+        network = build_network(configuration, channels, pretext.outputs(channels))
         volumes: list[tuple[VolumeCache, str]] = []
         with fabric.rank_zero_first():
             for source in sources:
@@ -251,13 +254,10 @@ def pretrain(
                 teacher = cache(partial(find_teacher, source)) if pretext.taught else None
                 made, cases = preprocess(source, plans, configuration, dataset_json, folder / "cache" / key, teacher)
                 volumes += [(made, case) for case in cases]
-        channels = len(dataset_json["channel_names"])
         if "shapes" in request.images:
             with fabric.rank_zero_first():
                 made, cases = draw(SHAPES, channels, configuration.patch_size, folder / "cache", request.seed)
             volumes += [(made, case) for case in cases]
-        torch.manual_seed(request.seed)
-        network = build_network(configuration, channels, pretext.outputs(channels))
         training = replace(BUDGETS[request.budget], seed=request.seed)
         if request.steps is not None:
             training = replace(training, steps=request.steps)

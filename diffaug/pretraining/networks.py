@@ -16,6 +16,7 @@ from torch import nn
 
 from diffaug.errors import DiffaugError
 
+UNETS = ("PlainConvUNet", "ResidualEncoderUNet")
 # what nnU-Net's checkpoints hold beside tensors and plain values
 NUMPY_SCALARS = [np.dtype, np.float64(0).__reduce__()[0], *{type(np.dtype(kind)) for kind in (np.float32, np.float64)}]
 
@@ -33,9 +34,17 @@ def build_network(
 
     Returns:
         The network.
+
+    Raises:
+        DiffaugError: If it is none of nnU-Net's U-Nets, whose encoder and decoder diffaug can tell apart.
     """
+    name = configuration.network_arch_class_name
+    if name.rpartition(".")[2] not in UNETS:
+        raise DiffaugError(
+            f"{name}: no network that diffaug knows, expected {' or '.join(UNETS)}; use plans of nnU-Net's own planners"
+        )
     return get_network_from_plans(
-        configuration.network_arch_class_name,
+        name,
         configuration.network_arch_init_kwargs,
         configuration.network_arch_init_kwargs_req_import,
         channels,

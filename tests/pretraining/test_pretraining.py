@@ -433,3 +433,14 @@ def test_killed_run_equals_unbroken_run(planned, tmp_path, kill_when):
     kill_when([sys.executable, "-c", KILLED % STEPS], lambda: log.exists() and log.read_text().count("\n") >= 4)
     assert not (planned.workspace.encoder / "encoder.pt").exists()
     assert_same_weights(run(planned), unbroken)
+
+
+def test_a_network_that_is_no_unet_is_refused_by_name(planned, refusal):
+    told = plans()
+    told["configurations"]["3d_fullres"]["architecture"]["network_class_name"] = (
+        "dynamic_network_architectures.architectures.primus.Primus"
+    )
+    (planned.preprocessed / "nnUNetPlans.json").write_text(json.dumps(told))
+    message = refusal(run, planned)
+    assert "primus.Primus" in message
+    assert "expected PlainConvUNet or ResidualEncoderUNet" in message
