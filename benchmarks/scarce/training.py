@@ -111,11 +111,13 @@ def _lay_out(trainer: nnUNetTrainer) -> None:
 
 @contextmanager
 def _quiet(trainer: nnUNetTrainer) -> Iterator[None]:
-    """Let nnU-Net write to its log file only."""
-    write = trainer.print_to_log_file
+    """Let nnU-Net write to its log file only, and draw its curves once: after every short epoch takes a third of a cell."""
+    write, draw = trainer.print_to_log_file, trainer.logger.plot_progress_png
     trainer.print_to_log_file = lambda *text, **options: write(*text, **{**options, "also_print_to_console": False})
+    trainer.logger.plot_progress_png = lambda folder: None
     yield
-    trainer.print_to_log_file = write
+    trainer.print_to_log_file, trainer.logger.plot_progress_png = write, draw
+    draw(trainer.output_folder)
 
 
 def score_tests(data: DataSet, trainer: nnUNetTrainer) -> dict[str, dict[str, dict[str, float]]]:
