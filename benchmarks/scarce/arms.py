@@ -55,6 +55,7 @@ SCHEDULES: dict[str, dict[str, Any]] = {  # the tournament of schedules: what di
     "decoder-first": {"decoder_first": 10},
     "warm-up-10": {"warmup_epochs": 10},
     "encoder-alone": {"load": "encoder"},
+    "epochs-200": {"epochs": 200},
 }
 SELF_TRAINING = {"synthetic_share": 0.5}
 _ALL = (
