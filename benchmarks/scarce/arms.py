@@ -10,7 +10,8 @@ from diffaug.pretraining.fitting import PretrainRequest, pretrain
 from diffaug.pretraining.labelling import LabelRequest, label
 from diffaug.pretraining.pretexts import PRETEXTS
 from diffaug.workspace import Workspace, read_json, write_json
-from scarce.data import DataSet, forbidden
+from scarce.data import PHANTOM_SHAPE, DataSet, forbidden
+from scarce.oracle import pretrain_oracle
 
 
 @dataclass(frozen=True)
@@ -47,36 +48,43 @@ class Arm:
         return not self.images and not self.settings and self.encoder is None
 
 
-TRIAL = 1000  # pretraining steps of the tournament of pretexts
-LONGER = (4000, 16000)
+ORACLE = "true masks"  # the one pretext that is none
+TRIAL = 2000  # pretraining steps of the tournament of pretexts
+LONG = 4000  # of the arms in the final table
 SCHEDULES: dict[str, dict[str, Any]] = {  # the tournament of schedules: what differs from the budget's own
     "rate-0.001": {"initial_lr": 1e-3},
     "rate-0.006": {"initial_lr": 6e-3},
     "decoder-first": {"decoder_first": 10},
     "warm-up-10": {"warmup_epochs": 10},
     "encoder-alone": {"load": "encoder"},
+    "epochs-10": {"epochs": 10},
+    "epochs-10-rate-0.001": {"epochs": 10, "initial_lr": 1e-3},
+    "epochs-100": {"epochs": 100},
     "epochs-200": {"epochs": 200},
 }
 SELF_TRAINING = {"synthetic_share": 0.5}
 _ALL = (
     Arm("scratch", "nnUNetTrainerDiffAugScratch"),
     Arm("stock", "nnUNetTrainer"),
-    Arm("real", images=("pool",)),
-    Arm("synthetic", images=("synthetic",)),
-    Arm("both", images=("pool", "synthetic")),
-    Arm("shapes", images=("shapes",)),
+    Arm("real", images=("pool",), steps=LONG),
+    Arm("synthetic", images=("synthetic",), steps=LONG),
+    Arm("both", images=("pool", "synthetic"), steps=LONG),
+    Arm("shapes", images=("shapes",), steps=LONG),
     Arm("synthetic+self", images=("synthetic",), encoder="synthetic", teacher="synthetic", settings=SELF_TRAINING),
     Arm("real+self", images=("pool",), encoder="real", teacher="real", settings=SELF_TRAINING),
-    Arm("real-denoise+self", images=("pool",), encoder="real-denoise", teacher="real-denoise", settings=SELF_TRAINING),
     *(
         Arm(f"real-{name}", images=("pool",), pretext=name, steps=TRIAL)
         for name in PRETEXTS
         if not PRETEXTS[name].taught
     ),
-    *(Arm(f"real-denoise-{steps}", images=("pool",), steps=steps) for steps in LONGER),
+    Arm("oracle", images=("pool",), pretext=ORACLE, steps=LONG),
     *(
         Arm(f"{arm}@{name}", trainer, encoder=arm if arm != "scratch" else None, settings=settings)
-        for arm, trainer in (("scratch", "nnUNetTrainerDiffAugScratch"), ("real-denoise", "nnUNetTrainerDiffAug"))
+        for arm, trainer in (
+            ("scratch", "nnUNetTrainerDiffAugScratch"),
+            ("real", "nnUNetTrainerDiffAug"),
+            ("oracle", "nnUNetTrainerDiffAug"),
+        )
         for name, settings in SCHEDULES.items()
     ),
     *(Arm(f"synthetic-{name}", images=("synthetic",), pretext=name, steps=TRIAL) for name in PRETEXTS),
@@ -118,6 +126,9 @@ def pretrain_arm(data: DataSet, arm: Arm, device: str = "auto") -> Path | None:
     add_configuration(data, arm)
     if not arm.images or arm.teacher:
         return None
+    if arm.pretext == ORACLE:
+        assert arm.steps is not None
+        return pretrain_oracle(arm.workspace(data), data.pool, PHANTOM_SHAPE, arm.steps, device)
     request = PretrainRequest(
         images=_folders(data, arm),
         pretext=arm.pretext,

@@ -1,0 +1,99 @@
+"""The ceiling: pretraining on the phantoms' pool with the masks that no pool has, which no pretext can hope to beat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from monai.losses import DiceCELoss
+from torch import Tensor, nn
+
+from diffaug.engine.devices import start_fabric
+from diffaug.engine.loop import train
+from diffaug.pretraining.encoder_file import save_encoder
+from diffaug.pretraining.fitting import PretextObjective
+from diffaug.pretraining.networks import build_network
+from diffaug.pretraining.plan import BUDGETS
+from diffaug.pretraining.pretexts import Shown
+from diffaug.pretraining.sources import folder_source, preprocess, source_hashes
+from diffaug.volumes.cache import VolumeCache
+from diffaug.volumes.nnunet import read_plans
+from diffaug.volumes.phantom import case_parameters, render
+from diffaug.workspace import Workspace, fingerprint, nnunet_folder, read_json
+
+
+@dataclass(frozen=True)
+class TrueMasks:
+    """Segment the organ itself; the mask follows the volume's own channel."""
+
+    taught: ClassVar[int] = 1
+
+    def outputs(self, channels: int) -> int:
+        """See `Pretext.outputs`."""
+        return 2
+
+    def solve(self, network: nn.Module, clean: Tensor) -> Shown:
+        """See `Pretext.solve`; the loss is Dice plus cross entropy."""
+        volume, mask = clean[:, :-1], (clean[:, -1:] > 0.5).float()
+        predicted = network(volume).float()
+        loss = DiceCELoss(to_onehot_y=True, softmax=True, batch=True)(predicted, mask)
+        return Shown(loss, volume, predicted.argmax(1, keepdim=True).float(), mask)
+
+
+def pretrain_oracle(workspace: Workspace, pool: str, shape: tuple[int, int, int], steps: int, device: str) -> Path:
+    """Pretrain with true masks, or go on.
+
+    Args:
+        workspace: Of the arm's configuration.
+        pool: Folder name of the pool's dataset.
+        shape: Voxels of its phantoms.
+        steps: How long.
+        device: `auto`, `cpu` or `cuda`.
+
+    Returns:
+        The encoder file.
+    """
+    folder = workspace.encoder
+    target = folder / "encoder.pt"
+    if target.is_file():
+        return target
+    plans, configuration = read_plans(workspace)
+    dataset_json = read_json(workspace.raw / "dataset.json", "restore it")
+    source = folder_source(workspace, nnunet_folder("nnUNet_raw") / pool, set())
+    hashes = source_hashes(source)
+    key = fingerprint([source.name, hashes, configuration.configuration])
+    volumes, cases = preprocess(source, plans, configuration, dataset_json, folder / "cache" / key)
+    masked = VolumeCache(folder / "cache" / f"{key}_masked")
+
+    def with_mask(case: str) -> np.ndarray:
+        _, mask = render(case_parameters(0, "A", int(case.rpartition("_")[2]) - 1), shape)
+        return np.concatenate([volumes[case], mask.transpose(plans.transpose_forward)[None]])
+
+    masked.fill(cases, with_mask)
+    training = replace(BUDGETS["cpu-small"], steps=steps)
+    torch.manual_seed(training.seed)
+    network = build_network(configuration, 1, 2)
+    objective = PretextObjective(
+        network, TrueMasks(), [(masked, c) for c in cases], configuration.patch_size, configuration.spacing, 0
+    )
+    train(
+        objective,
+        objective.example,
+        training,
+        fabric=start_fabric(device),
+        folder=folder,
+        name="pretext",
+        identity=[steps, hashes, configuration.configuration],
+    )
+    provenance = {"case_ids": cases, "pretext": "true masks", "steps": steps}
+    save_encoder(
+        target,
+        network,
+        name=workspace.configuration,
+        configuration=configuration.configuration,
+        provenance=provenance,
+    )
+    return target
