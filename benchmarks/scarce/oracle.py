@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from monai.losses import DiceCELoss
 from torch import Tensor, nn
 
@@ -70,7 +71,11 @@ def pretrain_oracle(workspace: Workspace, pool: str, shape: tuple[int, int, int]
 
     def with_mask(case: str) -> np.ndarray:
         _, mask = render(case_parameters(0, "A", int(case.rpartition("_")[2]) - 1), shape)
-        return np.concatenate([volumes[case], mask.transpose(plans.transpose_forward)[None]])
+        turned = torch.from_numpy(mask.transpose(plans.transpose_forward).astype(np.float32))[None, None]
+        in_place = F.interpolate(turned, volumes[case].shape[1:], mode="trilinear")[
+            0
+        ]  # nothing of a phantom is cropped
+        return np.concatenate([volumes[case], in_place.numpy()])
 
     masked.fill(cases, with_mask)
     training = replace(BUDGETS["cpu-small"], steps=steps)
