@@ -87,7 +87,7 @@ def prepare(data: DataSet) -> None:
         data: The data set.
     """
     raw = nnunet_folder("nnUNet_raw")
-    if data.task == PHANTOM.task:
+    if data.name in (PHANTOM.name, TRIALS.name):
         pool = max(data.counts)
         write_dataset(raw, task=951, cases=pool + VALIDATION, test=60, site="B", shape=PHANTOM_SHAPE)
         write_dataset(raw, task=950, cases=PHANTOM_POOL, labelled=0, site="A", shape=PHANTOM_SHAPE)

@@ -12,9 +12,10 @@ from measuring import table
 
 from diffaug.workspace import read_json
 from scarce.cells import collect
-from scarce.statistics import Difference, compare, grid, holm, interval
+from scarce.statistics import Difference, compare, compare_counts, grid, holm, interval
 
 BASELINE = "scratch"
+LEAST_GAP = 0.005  # Dice; a share of less than that is a share of chance
 
 
 def write_report(folder: Path, data: str, arms: Sequence[str], out: Path, commands: Sequence[str]) -> None:
@@ -40,7 +41,7 @@ def write_report(folder: Path, data: str, arms: Sequence[str], out: Path, comman
         f"## Dice, arm minus {BASELINE}",
         "Paired by seed and case. p over cases: Wilcoxon, cases averaged over seeds; p over seeds: t-test, averaged "
         "over cases; both with Holm's correction over the numbers of labels. Share of the gap: the gain over what all "
-        f"labels add to {BASELINE}.",
+        f"labels add to {BASELINE} with the same seeds, where that is at least {LEAST_GAP}.",
         table([row for arm in arms if arm != BASELINE for row in _gains(cells, arm, counts)] or [{"arm": "none yet"}]),
     ]
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -78,18 +79,17 @@ def _gains(cells: pd.DataFrame, arm: str, counts: Sequence[int]) -> list[dict[st
             found.append((count, difference))
     by_cases = holm(d.p_cases for _, d in found)
     by_seeds = holm(d.p_seeds for _, d in found)
-    full = grid(cells, BASELINE, max(counts)).to_numpy()
     rows = []
     for (count, d), p_cases, p_seeds in zip(found, by_cases, by_seeds, strict=True):
-        gap = full.mean() - grid(cells, BASELINE, count).to_numpy().mean() if full.size else np.nan
+        gap = compare_counts(cells, BASELINE, count, max(counts))
         rows.append(
             {
                 "arm": arm,
                 "labels": str(count),
                 "gain": f"{d.mean:+.4f} ({d.low:+.4f} to {d.high:+.4f})",
                 "p over cases": f"{p_cases:.2g}",
-                "p over seeds": f"{p_seeds:.2g}",
-                "share of the gap": f"{d.mean / gap:.0%}" if gap > 0 and count < max(counts) else "",
+                "p over seeds": "" if np.isnan(p_seeds) else f"{p_seeds:.2g}",
+                "share of the gap": f"{d.mean / gap:.0%}" if gap >= LEAST_GAP else "",
                 "seeds": str(d.seeds),
             }
         )

@@ -80,6 +80,23 @@ def compare(cells: pd.DataFrame, arm: str, against: str, labelled: int) -> Diffe
     return Difference(float(gain.mean()), *interval(gain), p_cases, p_seeds, len(seeds))
 
 
+def compare_counts(cells: pd.DataFrame, arm: str, few: int, many: int) -> float:
+    """Tell what more labels add to an arm, on the seeds that have both.
+
+    Args:
+        cells: From `collect`.
+        arm: The arm.
+        few: Number of labels.
+        many: The larger number.
+
+    Returns:
+        Mean with many minus mean with few labels; NaN where no seed has both.
+    """
+    low, high = grid(cells, arm, few), grid(cells, arm, many)
+    seeds = low.index.intersection(high.index)
+    return float((high.loc[seeds] - low.loc[seeds]).to_numpy().mean()) if len(seeds) else float("nan")
+
+
 def holm(values: Iterable[float]) -> list[float]:
     """Adjust p values for their number (Holm 1979).
 
