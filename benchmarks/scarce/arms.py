@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from diffaug.errors import DiffaugError
 from diffaug.pretraining.fitting import PretrainRequest, pretrain
 from diffaug.pretraining.labelling import LabelRequest, label
 from diffaug.pretraining.pretexts import PRETEXTS
 from diffaug.workspace import Workspace, read_json, write_json
-from scarce.data import PHANTOM_SHAPE, DataSet, forbidden
+from scarce.data import PHANTOM, PHANTOM_SHAPE, DataSet, forbidden
 from scarce.oracle import pretrain_oracle
 
 
@@ -127,6 +128,10 @@ def pretrain_arm(data: DataSet, arm: Arm, device: str = "auto") -> Path | None:
     if not arm.images or arm.teacher:
         return None
     if arm.pretext == ORACLE:
+        if data.pool != PHANTOM.pool:
+            raise DiffaugError(
+                f"--arms {arm.name}: {data.pool} has no true masks, expected {PHANTOM.pool}; leave it out"
+            )
         assert arm.steps is not None
         return pretrain_oracle(arm.workspace(data), data.pool, PHANTOM_SHAPE, arm.steps, device)
     request = PretrainRequest(

@@ -72,9 +72,8 @@ def pretrain_oracle(workspace: Workspace, pool: str, shape: tuple[int, int, int]
     def with_mask(case: str) -> np.ndarray:
         _, mask = render(case_parameters(0, "A", int(case.rpartition("_")[2]) - 1), shape)
         turned = torch.from_numpy(mask.transpose(plans.transpose_forward).astype(np.float32))[None, None]
-        in_place = F.interpolate(turned, volumes[case].shape[1:], mode="trilinear")[
-            0
-        ]  # nothing of a phantom is cropped
+        # the volumes were resampled, but never cropped: phantoms have noise everywhere
+        in_place = F.interpolate(turned, volumes[case].shape[1:], mode="trilinear")[0]
         return np.concatenate([volumes[case], in_place.numpy()])
 
     masked.fill(cases, with_mask)

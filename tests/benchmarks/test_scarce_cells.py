@@ -12,6 +12,7 @@ from scarce.data import DataSet, draws, judging_cases, prepare
 from scarce.report import write_report
 from scarce.training import train_cell
 
+from diffaug.errors import DiffaugError
 from diffaug.volumes.phantom import write_dataset
 from diffaug.workspace import read_json, write_json
 
@@ -98,3 +99,8 @@ def test_report_names_gains_and_draws_the_figure(data, tmp_path):
     assert "| real | 2 | +0.05" in text
     assert "synthetic" not in text, "an arm without cells is not shown"
     assert (tmp_path / "report.png").stat().st_size > 5000
+
+
+def test_the_oracle_is_refused_where_no_mask_is_known(data):
+    with pytest.raises(DiffaugError, match="has no true masks"):
+        pretrain_arm(replace(data, pool="Dataset004_Hippocampus"), ARMS["oracle"])
