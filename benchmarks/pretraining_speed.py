@@ -98,7 +98,7 @@ def measure(name: str, steps: int, folder: Path) -> dict[str, object]:
         "ms per step": 1e3 * profile.step,
         "bare network, ms": 1e3 * seconds,
         "speed of the bare network's": f"{seconds / profile.step:.0%}",
-        "data": f"{shares['data']:.1%}",
+        "waiting for data": f"{shares['data']:.1%}",
         "validation, preview, checkpoint": f"{rare:.1%}",
     }
 
@@ -116,8 +116,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             rows.append(measure(name, arguments.steps, Path(folder)))
         command = f"`python benchmarks/pretraining_speed.py --steps {arguments.steps} --threads {arguments.threads}`"
-        count = BUDGETS["cpu-small"].batch_size
-        text = f"Batches of {count} patches of {' x '.join(map(str, PATCH))} voxels, no loading workers."
+        budget = BUDGETS["cpu-small"]
+        patch = " x ".join(map(str, PATCH))
+        text = f"Batches of {budget.batch_size} patches of {patch} voxels, {budget.workers} loading process."
         section = {"text": text, "rows": rows, "figures": {}}
         write_report(arguments.out, "Pretraining's speed", {"command": command, **machine()}, {"Steps": section})
     print(arguments.out.read_text())

@@ -17,6 +17,7 @@ from measuring import Stopwatch, interleaved
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
+from torch.utils.data.dataloader import _BaseDataLoaderIter
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffaug.engine import loop
@@ -156,7 +157,7 @@ def profile_fit(
     """
     stopwatch = Stopwatch()
     seams = [
-        (StepBatches, "__getitem__", "data"),
+        (_BaseDataLoaderIter, "__next__", "data"),
         (AveragedModel, "update_parameters", "EMA"),
         (nn.utils, "clip_grad_norm_", "clipping"),
         (Tensor, "backward", "backward"),

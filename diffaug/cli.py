@@ -179,7 +179,8 @@ def build_parser() -> argparse.ArgumentParser:
     made.add_argument("--shape", type=int, nargs=3, default=(32, 48, 64), metavar=("Z", "Y", "X"), help="voxels")
 
     verb("trainer-path", _trainer_path, "print the value for nnUNet_extTrainer")
-    verb("doctor", _doctor, "check folders, packages and the trainer, and say what to mend")
+    made = verb("doctor", _doctor, "check folders, packages, the trainer and, if named, a task, and say what to mend")
+    _add_task(made, required=False)
     made = verb("demo", _demo, "the whole road on phantoms, on a CPU, in minutes")
     made.add_argument("--out", type=Path, default=Path("diffaug_demo"), help="where to (%(default)s)")
     return parser
@@ -375,7 +376,7 @@ def _trainer_path(arguments: Arguments) -> None:
 def _doctor(arguments: Arguments) -> None:
     from diffaug.doctor import examine
 
-    examine()
+    examine(arguments.task, arguments.plans, arguments.configuration)
 
 
 def _demo(arguments: Arguments) -> None:

@@ -1,4 +1,4 @@
-"""The verb `doctor`: what keeps diffaug and nnU-Net from working here, and how to mend it."""
+"""The verb `doctor`: what keeps diffaug and nnU-Net from working here, or on a task, and how to mend it."""
 
 from __future__ import annotations
 
@@ -12,20 +12,31 @@ from importlib.metadata import version
 from pathlib import Path
 
 from diffaug.errors import DiffaugError
-from diffaug.workspace import NNUNET_FOLDERS, nnunet_folder
+from diffaug.workspace import NNUNET_FOLDERS, Workspace, dataset_name, nnunet_folder, read_json
 
 TRAINER_VARIABLE = "nnUNet_extTrainer"
 ROOM = 10  # GB; caches and checkpoints of a common task
 
 
-def examine() -> None:
+def examine(task: str | None = None, plans: str = "nnUNetPlans", configuration: str = "3d_fullres") -> None:
     """Print a line per check.
+
+    Args:
+        task: Whose folder to look at, too; as nnU-Net's `-d`.
+        plans: Name of its nnU-Net plans.
+        configuration: nnU-Net's configuration in them.
 
     Raises:
         DiffaugError: If a check failed.
     """
     failed = 0
-    for name, check in _checks():
+    checks = list(_checks())
+    if task is not None:
+        checks += [
+            ("dataset", lambda: _dataset(Workspace(dataset_name(task), plans, configuration))),
+            ("plans", lambda: _plans(Workspace(dataset_name(task), plans, configuration))),
+        ]
+    for name, check in checks:
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net's lookups are chatty
                 finding = check()
@@ -92,3 +103,24 @@ def _trainer() -> str:
 
     found = recursive_find_trainer_class_by_name("nnUNetTrainerDiffAug")
     return f"nnU-Net finds {found.__name__}"
+
+
+def _dataset(workspace: Workspace) -> str:
+    from diffaug.volumes.dataset import labelled_ids, open_dataset
+
+    dataset = open_dataset(workspace.raw)
+    info = read_json(workspace.raw / "dataset.json", "restore it")
+    labelled = len(labelled_ids(workspace.raw, info))
+    channels = ", ".join(dataset.channels)
+    return f"{workspace.dataset}: {len(dataset.cases)} scans ({channels}), {labelled} of them labelled"
+
+
+def _plans(workspace: Workspace) -> str:
+    from diffaug.pretraining.networks import build_downstream
+    from diffaug.volumes.nnunet import read_plans
+
+    plans, configuration = read_plans(workspace)
+    network = build_downstream(configuration, plans, read_json(workspace.raw / "dataset.json", "restore it"))
+    millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
+    patch = " x ".join(map(str, configuration.patch_size))
+    return f"{workspace.configuration}: {type(network).__name__} of {millions:.1f} million weights, patches of {patch}"

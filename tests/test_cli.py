@@ -326,6 +326,28 @@ def test_doctor_finds_a_trainer_that_nnunet_would_not_find(task, capsys, monkeyp
     assert "diffaug trainer-path" in capsys.readouterr().out
 
 
+def _findings(capsys, name: str) -> str:
+    return next(line for line in capsys.readouterr().out.splitlines() if line.split()[1] == f"{name}:")
+
+
+def test_doctor_looks_at_a_tasks_scans_and_plans(task, capsys, monkeypatch):
+    monkeypatch.setenv("nnUNet_extTrainer", "")
+    assert main(["doctor", "--task", "905"]) == 2
+    out = capsys.readouterr().out
+    assert f"ok    dataset: {task.dataset}: 8 scans (MR), 6 of them labelled" in out
+    assert "MEND  plans: " in out
+    assert "nnUNetv2_plan_and_preprocess -d 905" in out
+    assert main(["plan", "--task", "905", "--budget", "cpu-small"]) == 0
+    assert main(["doctor", "--task", "905", "--configuration", "3d_cpu_small"]) == 2
+    assert "ok    plans: 3d_cpu_small: PlainConvUNet of 0." in capsys.readouterr().out
+
+
+def test_doctor_names_a_scan_without_its_channel(task, capsys):
+    task.image("blob_0").rename(task.image("blob_0").with_name("blob_0_0001.nii.gz"))
+    assert main(["doctor", "--task", "905"]) == 2
+    assert _findings(capsys, "dataset").startswith("MEND")
+
+
 def _volumes(folder: Path, count: int, channels: int = 1) -> Path:
     for seed in range(count):
         for channel in range(channels):
