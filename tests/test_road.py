@@ -3,12 +3,22 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess_dataset
+from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_encoder_unet_planners import (
+    nnUNetPlannerResEncM,
+)
+from nnunetv2.experiment_planning.plan_and_preprocess_api import (
+    extract_fingerprint_dataset,
+    plan_experiment_dataset,
+    preprocess_dataset,
+)
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.run.run_training import get_trainer_from_args
 
+from blobs import blob, write_image
 from diffaug.cli import main
 from diffaug.engine.loop import Training
 from diffaug.pretraining import fitting
@@ -40,12 +50,7 @@ def test_from_unlabelled_scans_to_a_predicted_mask(folders, monkeypatch):
     assert main(["audit", *TASK]) == 0
     assert main(["pretrain", *TASK, "--budget", "cpu-small"]) == 0
 
-    trainer = get_trainer_from_args(
-        workspace.dataset, CONFIGURATION, 0, "nnUNetTrainerDiffAug", device=torch.device("cpu")
-    )
-    trainer.run_training()
-    log = next(Path(trainer.output_folder).glob("training_log_*.txt")).read_text()
-    assert "left random: decoder.seg_layers; from" in log
+    trainer = trained(workspace)
 
     predictor = nnUNetPredictor(use_mirroring=False, perform_everything_on_device=False, device=torch.device("cpu"))
     predictor.initialize_from_trained_model_folder(str(Path(trainer.output_folder).parent), (0,))
@@ -53,6 +58,58 @@ def test_from_unlabelled_scans_to_a_predicted_mask(folders, monkeypatch):
     out.mkdir()
     predictor.predict_from_files_sequential(str(tests), str(out))
     assert [p.name for p in out.glob("*.nii.gz")] == ["phantomA_test_0001.nii.gz"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("planner", "configuration", "network", "kernel"),
+    [
+        (ExperimentPlanner, "3d_fullres", "PlainConvUNet", [1, 3, 3]),
+        (nnUNetPlannerResEncM, "3d_lowres", "ResidualEncoderUNet", [3, 3, 3]),
+    ],
+)
+def test_two_channels_thick_slices_and_whatever_network_nnunet_plans(
+    folders, monkeypatch, planner, configuration, network, kernel
+):
+    monkeypatch.setenv("nnUNet_extTrainer", trainer_path())
+    monkeypatch.setitem(fitting.BUDGETS, "gpu-24g", Training(steps=2, batch_size=1, learning_rate=1e-3, warmup_steps=1))
+    raw, spacing = folders / "raw" / "Dataset703_Thick", (4.0, 1.0, 1.0)
+    for number in range(5):
+        body = blob(number, (40, 160, 160))
+        for channel, voxels in enumerate((body, 1000 - body)):
+            write_image(raw / "imagesTr" / f"case_{number}_{channel:04d}.nii.gz", voxels, spacing)
+        write_image(raw / "labelsTr" / f"case_{number}.nii.gz", (body > 400).astype(np.uint8), spacing)
+    info = {"channel_names": {"0": "T1", "1": "T2"}, "labels": {"background": 0, "body": 1}}
+    (raw / "dataset.json").write_text(json.dumps({**info, "numTraining": 5, "file_ending": ".nii.gz"}))
+    extract_fingerprint_dataset(703, num_processes=1)
+    monkeypatch.setenv("nnUNet_n_proc_DA", "1")  # nnU-Net's planner takes it for a number of threads
+    # so little memory that one patch is far from the whole scan, and nnU-Net plans 3d_lowres, too
+    plan_experiment_dataset(703, planner, gpu_memory_target_in_gb=0.3, overwrite_plans_name="small")
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    workspace = Workspace("Dataset703_Thick", "small", configuration)
+    edit(workspace.plans_file, lambda plans: plans["configurations"][configuration].update(diffaug=SHORT))
+    preprocess_dataset(703, plans_identifier="small", configurations=(configuration,), num_processes=(1,))
+
+    task = ["--task", "703", "--plans", "small", "--configuration", configuration]
+    assert main(["pretrain", *task, "--images", "real", "--device", "cpu"]) == 0
+    trainer = trained(workspace)
+    assert type(trainer.network).__name__ == network
+    assert trainer.configuration_manager.network_arch_init_kwargs["kernel_sizes"][0] == kernel
+
+
+def trained(workspace):
+    trainer = get_trainer_from_args(
+        workspace.dataset,
+        workspace.configuration,
+        0,
+        "nnUNetTrainerDiffAug",
+        plans_identifier=workspace.plans,
+        device=torch.device("cpu"),
+    )
+    trainer.run_training()
+    log = next(Path(trainer.output_folder).glob("training_log_*.txt")).read_text()
+    assert "left random: decoder.seg_layers; from" in log
+    return trainer
 
 
 def edit(file, change):
