@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
+
+from diffaug.errors import DiffaugError
 
 Example = Callable[[np.random.Generator], Any]
 
@@ -33,7 +35,20 @@ class StepBatches(Dataset[Any]):
         return default_collate([self.example(np.random.default_rng((self.seed, step, place))) for place in self.places])
 
 
-def loader(batches: StepBatches, *, start: int, workers: int, pin: bool) -> DataLoader[Any]:
+class _Told(Dataset[Any]):
+    """The same batches; complaints are handed over, for one raised in another process arrives with a traceback in it."""
+
+    def __init__(self, batches: StepBatches) -> None:
+        self.batches = batches
+
+    def __getitem__(self, step: int) -> Any:
+        try:
+            return self.batches[step]
+        except DiffaugError as error:
+            return error
+
+
+def loader(batches: StepBatches, *, start: int, workers: int, pin: bool) -> Iterator[Any]:
     """Go through the batches from a given step on.
 
     Args:
@@ -42,17 +57,24 @@ def loader(batches: StepBatches, *, start: int, workers: int, pin: bool) -> Data
         workers: Number of loading processes; 0 loads in this one.
         pin: Whether to pin memory for the copy to a GPU.
 
-    Returns:
-        A loader that yields one batch per step.
+    Yields:
+        One batch per step.
+
+    Raises:
+        DiffaugError: As the example raised it, in whichever process.
     """
-    return DataLoader(
-        batches,
+    data = DataLoader(
+        _Told(batches),
         batch_size=None,
         sampler=range(start, len(batches)),
         num_workers=workers,
         pin_memory=pin,
         prefetch_factor=4 if workers else None,
     )
+    for batch in data:
+        if isinstance(batch, DiffaugError):
+            raise batch
+        yield batch
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

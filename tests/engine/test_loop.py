@@ -19,6 +19,7 @@ from diffaug.engine.batches import StepBatches, loader
 from diffaug.engine.devices import start_fabric
 from diffaug.engine.loop import AVERAGING, Training, learning_rate_scale, read_log, train
 from diffaug.engine.turning import Watch
+from diffaug.errors import DiffaugError
 
 TRAINING = Training(steps=30, batch_size=4, learning_rate=1e-2, warmup_steps=3, ema_decay=0.9, seed=1)
 LAST = TRAINING.steps - 1
@@ -348,6 +349,16 @@ def test_a_step_sees_the_same_examples_however_many_processes_and_workers():
     assert not torch.equal(whole, batches(0, 1)[3])
     assert len(set(whole.flatten().tolist())) == 12, "no two examples of a batch are alike"
     assert torch.equal(next(iter(loader(batches(0, 1), start=2, workers=0, pin=False))), whole)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_examples_complaint_stays_one_line_from_whichever_process(workers, refusal):
+    def example(generator):
+        raise DiffaugError("volume.npy: broken")
+
+    batches = StepBatches(example, steps=2, batch_size=1, seed=0, rank=0, world_size=1)
+    told = refusal(lambda: next(iter(loader(batches, start=0, workers=workers, pin=False))))
+    assert told == "volume.npy: broken"
 
 
 class Turning(Regression):
