@@ -30,13 +30,7 @@ def examine(task: str | None = None, plans: str = "nnUNetPlans", configuration: 
         DiffaugError: If a check failed.
     """
     failed = 0
-    checks = list(_checks())
-    if task is not None:
-        checks += [
-            ("dataset", lambda: _dataset(Workspace(dataset_name(task), plans, configuration))),
-            ("plans", lambda: _plans(Workspace(dataset_name(task), plans, configuration))),
-        ]
-    for name, check in checks:
+    for name, check in (*_checks(), *(_task_checks(task, plans, configuration) if task else ())):
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net's lookups are chatty
                 finding = check()
@@ -56,6 +50,14 @@ def _checks() -> Iterator[tuple[str, Callable[[], str]]]:
     yield "device", _device
     yield "disk", _disk
     yield "trainer", _trainer
+
+
+def _task_checks(task: str, plans: str, configuration: str) -> Iterator[tuple[str, Callable[[], str]]]:
+    def workspace() -> Workspace:  # may fail, and then within a check
+        return Workspace(dataset_name(task), plans, configuration)
+
+    yield "dataset", lambda: _dataset(workspace())
+    yield "plans", lambda: _plans(workspace())
 
 
 def _torch() -> str:

@@ -69,15 +69,13 @@ def compare(cells: pd.DataFrame, arm: str, against: str, labelled: int) -> Diffe
     Returns:
         The difference; None where no seed is common.
     """
-    mine, theirs = grid(cells, arm, labelled), grid(cells, against, labelled)
-    seeds = mine.index.intersection(theirs.index)
-    if seeds.empty:
+    gain = _paired(grid(cells, arm, labelled), grid(cells, against, labelled))
+    if not gain.size:
         return None
-    gain = (mine.loc[seeds] - theirs.loc[seeds]).to_numpy()
     by_case, by_seed = gain.mean(0), gain.mean(1)
     p_cases = float(wilcoxon(by_case).pvalue) if by_case.any() else 1.0
     p_seeds = float(ttest_1samp(by_seed, 0).pvalue) if len(by_seed) > 1 and np.ptp(by_seed) else float("nan")
-    return Difference(float(gain.mean()), *interval(gain), p_cases, p_seeds, len(seeds))
+    return Difference(float(gain.mean()), *interval(gain), p_cases, p_seeds, len(gain))
 
 
 def compare_counts(cells: pd.DataFrame, arm: str, few: int, many: int) -> float:
@@ -92,9 +90,14 @@ def compare_counts(cells: pd.DataFrame, arm: str, few: int, many: int) -> float:
     Returns:
         Mean with many minus mean with few labels; NaN where no seed has both.
     """
-    low, high = grid(cells, arm, few), grid(cells, arm, many)
-    seeds = low.index.intersection(high.index)
-    return float((high.loc[seeds] - low.loc[seeds]).to_numpy().mean()) if len(seeds) else float("nan")
+    more = _paired(grid(cells, arm, many), grid(cells, arm, few))
+    return float(more.mean()) if more.size else float("nan")
+
+
+def _paired(mine: pd.DataFrame, theirs: pd.DataFrame) -> np.ndarray:
+    """Subtract on the seeds that both have: `(seeds, cases)`."""
+    seeds = mine.index.intersection(theirs.index)
+    return (mine.loc[seeds] - theirs.loc[seeds]).to_numpy()
 
 
 def holm(values: Iterable[float]) -> list[float]:
