@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from monai.losses import DiceCELoss
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
 from diffaug.engine.devices import start_fabric
@@ -44,6 +45,24 @@ class TrueMasks:
         return Shown(loss, volume, predicted.argmax(1, keepdim=True).float(), mask)
 
 
+def true_mask(case: str, plans: PlansManager, shape: tuple[int, int, int], extent: tuple[int, ...]) -> Tensor:
+    """Give the mask of a phantom of the pool in the network's space.
+
+    Args:
+        case: Its id.
+        plans: nnU-Net's plans.
+        shape: Voxels of the phantom.
+        extent: Voxels of its preprocessed volume.
+
+    Returns:
+        `(1, Z, Y, X)`, between 0 and 1.
+    """
+    _, mask = render(case_parameters(0, "A", int(case.rpartition("_")[2]) - 1), shape)
+    turned = torch.from_numpy(mask.transpose(plans.transpose_forward).astype(np.float32))[None, None]
+    # the volumes were resampled, but never cropped: phantoms have noise everywhere
+    return F.interpolate(turned, extent, mode="trilinear")[0]
+
+
 def pretrain_oracle(workspace: Workspace, pool: str, shape: tuple[int, int, int], steps: int, device: str) -> Path:
     """Pretrain with true masks, or go on.
 
@@ -70,11 +89,8 @@ def pretrain_oracle(workspace: Workspace, pool: str, shape: tuple[int, int, int]
     masked = VolumeCache(folder / "cache" / f"{key}_masked")
 
     def with_mask(case: str) -> np.ndarray:
-        _, mask = render(case_parameters(0, "A", int(case.rpartition("_")[2]) - 1), shape)
-        turned = torch.from_numpy(mask.transpose(plans.transpose_forward).astype(np.float32))[None, None]
-        # the volumes were resampled, but never cropped: phantoms have noise everywhere
-        in_place = F.interpolate(turned, volumes[case].shape[1:], mode="trilinear")[0]
-        return np.concatenate([volumes[case], in_place.numpy()])
+        mask = true_mask(case, plans, shape, volumes[case].shape[1:])
+        return np.concatenate([volumes[case], mask.numpy()])
 
     masked.fill(cases, with_mask)
     training = replace(BUDGETS["cpu-small"], steps=steps)

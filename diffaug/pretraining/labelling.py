@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from diffaug.engine.devices import start_fabric
@@ -102,7 +101,10 @@ def label(
                 )
             if before["finished"]:
                 return folder
-        predict = _teacher(checkpoint, plans, configuration, dataset_json, start_fabric(device).device)
+        hardware = start_fabric(device).device
+        network = load_model(checkpoint, plans, configuration, dataset_json, hardware)
+        # one view of each volume: mirrored ones cost eight times the time, see benchmarks/pseudo_labels.py
+        predictor = make_predictor(network, plans, configuration, dataset_json, device=hardware)
         write_json(done, manifest)  # before the first volume, so that no other teacher's mix with these
         names: list[str] = []
         for source in sources:
@@ -114,7 +116,7 @@ def label(
                 if (folder / f"{name}.npy").is_file():
                     continue
                 image = torch.from_numpy(np.array(cache[case], np.float32))
-                labels = _labels(predict(image))
+                labels = likeliest(predictor.predict_logits_from_preprocessed_data(image))
                 torch.manual_seed(int(fingerprint([request.seed, name])[:8], 16))
                 if torch.rand(()) < VARIED:
                     image = vary(image[None])[0]
@@ -130,21 +132,42 @@ def label(
     return folder
 
 
-def _labels(logits: Tensor) -> np.ndarray:
-    """Take the likeliest label, and one value more than there are labels where that is not sure."""
+def likeliest(logits: Tensor) -> np.ndarray:
+    """Take the likeliest label of every voxel, where the model is sure of it.
+
+    Args:
+        logits: One channel per label, `(L, Z, Y, X)`.
+
+    Returns:
+        `(Z, Y, X)`; one value more than there are labels where the likeliest has a probability below `SURE`.
+    """
     probability, labels = logits.float().softmax(0).max(0)
     labels[probability < SURE] = len(logits)
     return labels.cpu().numpy()
 
 
-def _teacher(
+def load_model(
     checkpoint: Path,
     plans: PlansManager,
     configuration: ConfigurationManager,
     dataset_json: dict[str, Any],
     device: torch.device,
-) -> Callable[[Tensor], Tensor]:
-    """Load the model; gives what turns a volume in the network's space into logits."""
+) -> nn.Module:
+    """Load a model that nnU-Net trained with these plans.
+
+    Args:
+        checkpoint: nnU-Net's checkpoint.
+        plans: nnU-Net's plans.
+        configuration: nnU-Net's configuration.
+        dataset_json: The task's `dataset.json`.
+        device: Where to.
+
+    Returns:
+        The network, answering at full resolution alone.
+
+    Raises:
+        DiffaugError: If the checkpoint is broken or of other plans.
+    """
     network = build_downstream(configuration, plans, dataset_json, deep_supervision=False)
     weights = read_checkpoint(checkpoint)["network_weights"]
     try:
@@ -153,7 +176,4 @@ def _teacher(
         raise DiffaugError(
             f"{checkpoint}: does not fit the network of these plans, expected a model of them; train it again"
         ) from error
-    predictor = make_predictor(
-        network.to(device), plans, configuration, dataset_json, device=device, mirrored=(0, 1, 2)
-    )
-    return predictor.predict_logits_from_preprocessed_data
+    return network.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload, no-any-return]

@@ -1,0 +1,114 @@
+"""How good a few-label model's labels of the unlabelled pool are, and what averaging mirrored predictions adds to them.
+
+    python benchmarks/scarce_labels.py run --data phantom --arms real --labelled 10 20 --seeds 2
+    python benchmarks/pseudo_labels.py --labelled 10 20 --seeds 2
+
+Teachers are the models that the first command leaves. The pool is phantoms of the other site, whose true masks are known.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from measuring import machine, write_report
+from scarce.arms import ARMS
+from scarce.data import PHANTOM, PHANTOM_SHAPE
+from scarce.oracle import true_mask
+
+from diffaug.pretraining.labelling import SURE, likeliest, load_model
+from diffaug.pretraining.networks import make_predictor
+from diffaug.pretraining.sources import folder_source, preprocess
+from diffaug.volumes.nnunet import read_plans
+from diffaug.workspace import nnunet_folder, read_json
+
+ARM = ARMS["real"]
+
+
+def measure(labelled: int, seed: int, volumes: int, folder: Path) -> list[dict[str, object]]:
+    """Label some of the pool with the model of a cell, with and without mirrored predictions.
+
+    Args:
+        labelled: Number of labelled cases of the teacher.
+        seed: Of the teacher.
+        volumes: How many to label.
+        folder: For preprocessed volumes.
+
+    Returns:
+        Two rows of the table.
+    """
+    workspace = ARM.workspace(PHANTOM)
+    plans, configuration = read_plans(workspace)
+    dataset_json = read_json(workspace.raw / "dataset.json", "restore it")
+    source = folder_source(workspace, nnunet_folder("nnUNet_raw") / PHANTOM.pool, set())
+    cache, cases = preprocess(source, plans, configuration, dataset_json, folder)
+    fold = PHANTOM.fold(labelled, seed)
+    run = f"{ARM.trainer}__{workspace.plans}__{workspace.configuration}/fold_{fold}/checkpoint_final.pth"
+    checkpoint = nnunet_folder("nnUNet_results") / workspace.dataset / run
+    cpu, rows = torch.device("cpu"), []
+    network = load_model(checkpoint, plans, configuration, dataset_json, cpu)
+    for mirrored in (None, (0, 1, 2)):
+        predictor = make_predictor(network, plans, configuration, dataset_json, device=cpu, mirrored=mirrored)
+        sure, everywhere, unsure, seconds = [], [], [], 0.0
+        for case in cases[:: len(cases) // volumes][:volumes]:
+            truth = true_mask(case, plans, PHANTOM_SHAPE, cache[case].shape[1:])[0].numpy() > 0.5
+            start = time.perf_counter()
+            logits = predictor.predict_logits_from_preprocessed_data(
+                torch.from_numpy(np.array(cache[case], np.float32))
+            )
+            seconds += time.perf_counter() - start
+            found, known = logits.argmax(0).numpy() > 0, likeliest(logits) < len(logits)
+            sure.append(_dice(found[known], truth[known]))
+            everywhere.append(_dice(found, truth))
+            unsure.append(1 - known.mean())
+        rows.append(
+            {
+                "labels": labelled,
+                "seed": seed,
+                "mirrored": "no" if mirrored is None else "yes",
+                "Dice where sure": round(float(np.mean(sure)), 4),
+                "Dice everywhere": round(float(np.mean(everywhere)), 4),
+                "unsure voxels": f"{np.mean(unsure):.1%}",
+                "seconds a volume": round(seconds / volumes, 2),
+            }
+        )
+    return rows
+
+
+def _dice(found: np.ndarray, truth: np.ndarray) -> float:
+    return 2 * float((found & truth).sum()) / float(found.sum() + truth.sum())
+
+
+def main() -> None:
+    """Measure all teachers and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--labelled", type=int, nargs="+", default=[10], metavar="N", help="(%(default)s)")
+    parser.add_argument("--seeds", type=int, default=1, help="(%(default)s)")
+    parser.add_argument("--volumes", type=int, default=60, help="of the pool (%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/pseudo_labels.md"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [
+            row
+            for labelled in arguments.labelled
+            for seed in range(arguments.seeds)
+            for row in measure(labelled, seed, arguments.volumes, Path(folder))
+        ]
+    command = f"`{' '.join(['python', 'benchmarks/pseudo_labels.py', *sys.argv[1:]])}`"
+    text = (
+        f"{arguments.volumes} phantoms of site A, labelled by models of arm `{ARM.name}` that were trained on cases of "
+        f"site B. Sure: the likeliest label has a probability of at least {SURE}."
+    )
+    section = {"text": text, "rows": rows, "figures": {}}
+    write_report(arguments.out, "Pseudo-labels", {"command": command, **machine()}, {"Teachers": section})
+    print(arguments.out.read_text())
+
+
+if __name__ == "__main__":
+    main()
