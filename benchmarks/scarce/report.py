@@ -40,8 +40,8 @@ def write_report(folder: Path, data: str, arms: Sequence[str], out: Path, comman
     parts += [
         f"## Dice, arm minus {BASELINE}",
         "Paired by seed and case. p over cases: Wilcoxon, cases averaged over seeds; p over seeds: t-test, averaged "
-        "over cases; both with Holm's correction over the numbers of labels. Share of the gap: the gain over what all "
-        f"labels add to {BASELINE} with the same seeds, where that is at least {LEAST_GAP}.",
+        "over cases; both with Holm's correction over the numbers of labels. Share of the gap: the gain over what "
+        f"{counts[-1]} labels add to {BASELINE} with the same seeds, where that is at least {LEAST_GAP}.",
         table([row for arm in arms if arm != BASELINE for row in _gains(cells, arm, counts)] or [{"arm": "none yet"}]),
     ]
     out.parent.mkdir(parents=True, exist_ok=True)
