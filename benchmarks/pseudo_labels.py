@@ -17,12 +17,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from measuring import machine, write_report
+from monai.metrics import compute_dice
 from scarce.arms import ARMS
 from scarce.data import PHANTOM, PHANTOM_SHAPE
 from scarce.oracle import true_mask
 
-from diffaug.pretraining.labelling import SURE, likeliest, load_model
-from diffaug.pretraining.networks import make_predictor
+from diffaug.pretraining.labelling import SURE, likeliest
+from diffaug.pretraining.networks import load_model, make_predictor
 from diffaug.pretraining.sources import folder_source, preprocess
 from diffaug.volumes.nnunet import read_plans
 from diffaug.workspace import nnunet_folder, read_json
@@ -50,38 +51,41 @@ def measure(labelled: int, seed: int, volumes: int, folder: Path) -> list[dict[s
     fold = PHANTOM.fold(labelled, seed)
     run = f"{ARM.trainer}__{workspace.plans}__{workspace.configuration}/fold_{fold}/checkpoint_final.pth"
     checkpoint = nnunet_folder("nnUNet_results") / workspace.dataset / run
-    cpu, rows = torch.device("cpu"), []
+    cpu = torch.device("cpu")
     network = load_model(checkpoint, plans, configuration, dataset_json, cpu)
-    for mirrored in (None, (0, 1, 2)):
-        predictor = make_predictor(network, plans, configuration, dataset_json, device=cpu, mirrored=mirrored)
-        sure, everywhere, unsure, seconds = [], [], [], 0.0
-        for case in cases[:: len(cases) // volumes][:volumes]:
-            truth = true_mask(case, plans, PHANTOM_SHAPE, cache[case].shape[1:])[0].numpy() > 0.5
+    predictor = make_predictor(network, plans, configuration, dataset_json, device=cpu)
+    predictor.allowed_mirroring_axes = (0, 1, 2)
+    found: dict[bool, list[tuple[float, ...]]] = {False: [], True: []}
+    for case in cases[:: len(cases) // volumes][:volumes]:
+        volume = torch.from_numpy(np.array(cache[case], np.float32))
+        truth = true_mask(case, plans, PHANTOM_SHAPE, tuple(volume.shape[1:]))[0].numpy() > 0.5
+        for mirrored, rows in found.items():
+            predictor.use_mirroring = mirrored
             start = time.perf_counter()
-            logits = predictor.predict_logits_from_preprocessed_data(
-                torch.from_numpy(np.array(cache[case], np.float32))
-            )
-            seconds += time.perf_counter() - start
-            found, known = logits.argmax(0).numpy() > 0, likeliest(logits) < len(logits)
-            sure.append(_dice(found[known], truth[known]))
-            everywhere.append(_dice(found, truth))
-            unsure.append(1 - known.mean())
-        rows.append(
+            logits = predictor.predict_logits_from_preprocessed_data(volume)
+            seconds = time.perf_counter() - start
+            organ, sure = logits.argmax(0).numpy() > 0, likeliest(logits) < len(logits)
+            rows.append((_dice(organ[sure], truth[sure]), _dice(organ, truth), 1 - sure.mean(), seconds))
+    table = []
+    for mirrored, rows in found.items():
+        in_sure, everywhere, unsure, seconds = np.mean(rows, axis=0)
+        table.append(
             {
                 "labels": labelled,
                 "seed": seed,
-                "mirrored": "no" if mirrored is None else "yes",
-                "Dice where sure": round(float(np.mean(sure)), 4),
-                "Dice everywhere": round(float(np.mean(everywhere)), 4),
-                "unsure voxels": f"{np.mean(unsure):.1%}",
-                "seconds a volume": round(seconds / volumes, 2),
+                "mirrored": "yes" if mirrored else "no",
+                "Dice where sure": f"{in_sure:.4f}",
+                "Dice everywhere": f"{everywhere:.4f}",
+                "unsure voxels": f"{unsure:.1%}",
+                "seconds a volume": f"{seconds:.2f}",
             }
         )
-    return rows
+    return table
 
 
 def _dice(found: np.ndarray, truth: np.ndarray) -> float:
-    return 2 * float((found & truth).sum()) / float(found.sum() + truth.sum())
+    mine, theirs = (torch.from_numpy(mask)[None, None] for mask in (found, truth))
+    return float(compute_dice(mine, theirs))
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ def write_report(folder: Path, data: str, arms: Sequence[str], out: Path, comman
     Args:
         folder: Where cells lie.
         data: Name of the data set.
-        arms: What to show, in order; the first is the baseline of all comparisons.
+        arms: What to show, in order.
         out: The report without its ending.
         commands: What made the cells.
     """

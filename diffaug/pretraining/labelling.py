@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from diffaug.engine.devices import start_fabric
 from diffaug.errors import DiffaugError
-from diffaug.pretraining.networks import build_downstream, make_predictor, read_checkpoint
+from diffaug.pretraining.networks import load_model, make_predictor
 from diffaug.pretraining.pretexts.appearance import vary
 from diffaug.pretraining.pseudo_labels import pseudo_labels_path, save_labelled
 from diffaug.pretraining.sources import open_sources, preprocess, source_hashes
@@ -144,36 +143,3 @@ def likeliest(logits: Tensor) -> np.ndarray:
     probability, labels = logits.float().softmax(0).max(0)
     labels[probability < SURE] = len(logits)
     return labels.cpu().numpy()
-
-
-def load_model(
-    checkpoint: Path,
-    plans: PlansManager,
-    configuration: ConfigurationManager,
-    dataset_json: dict[str, Any],
-    device: torch.device,
-) -> nn.Module:
-    """Load a model that nnU-Net trained with these plans.
-
-    Args:
-        checkpoint: nnU-Net's checkpoint.
-        plans: nnU-Net's plans.
-        configuration: nnU-Net's configuration.
-        dataset_json: The task's `dataset.json`.
-        device: Where to.
-
-    Returns:
-        The network, answering at full resolution alone.
-
-    Raises:
-        DiffaugError: If the checkpoint is broken or of other plans.
-    """
-    network = build_downstream(configuration, plans, dataset_json, deep_supervision=False)
-    weights = read_checkpoint(checkpoint)["network_weights"]
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        raise DiffaugError(
-            f"{checkpoint}: does not fit the network of these plans, expected a model of them; train it again"
-        ) from error
-    return network.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload, no-any-return]

@@ -82,7 +82,6 @@ def make_predictor(
     dataset_json: dict[str, Any],
     *,
     device: torch.device,
-    mirrored: tuple[int, ...] | None = None,
 ) -> nnUNetPredictor:
     """Let nnU-Net predict with a network that is in memory already.
 
@@ -92,20 +91,19 @@ def make_predictor(
         configuration: nnU-Net's configuration.
         dataset_json: The task's `dataset.json`.
         device: Where the network is.
-        mirrored: Axes along which predictions of mirrored volumes are averaged; None for none.
 
     Returns:
-        nnU-Net's predictor.
+        nnU-Net's predictor; it takes one view of each volume, no mirrored ones.
     """
     with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net says on a CPU that it is no GPU
         predictor = nnUNetPredictor(
-            use_mirroring=mirrored is not None,
+            use_mirroring=False,
             perform_everything_on_device=device.type == "cuda",
             device=device,
             allow_tqdm=False,
         )
     predictor.manual_initialization(
-        network, plans, configuration, [network.state_dict()], dataset_json, "nnUNetTrainer", mirrored
+        network, plans, configuration, [network.state_dict()], dataset_json, "nnUNetTrainer", None
     )
     return predictor
 
@@ -133,3 +131,36 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
     if not known:
         raise DiffaugError(f"{file}: holds no network_weights, expected a checkpoint of nnU-Net; give that")
     return content
+
+
+def load_model(
+    checkpoint: Path,
+    plans: PlansManager,
+    configuration: ConfigurationManager,
+    dataset_json: dict[str, Any],
+    device: torch.device,
+) -> nn.Module:
+    """Load a model that nnU-Net trained with these plans.
+
+    Args:
+        checkpoint: nnU-Net's checkpoint.
+        plans: nnU-Net's plans.
+        configuration: nnU-Net's configuration.
+        dataset_json: The task's `dataset.json`.
+        device: Where to.
+
+    Returns:
+        The network, answering at full resolution alone.
+
+    Raises:
+        DiffaugError: If the checkpoint is broken or of other plans.
+    """
+    network = build_downstream(configuration, plans, dataset_json, deep_supervision=False)
+    weights = read_checkpoint(checkpoint)["network_weights"]
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise DiffaugError(
+            f"{checkpoint}: does not fit the network of these plans, expected a model of them; train it again"
+        ) from error
+    return network.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload, no-any-return]
