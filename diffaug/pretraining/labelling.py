@@ -102,7 +102,7 @@ def label(
                 return folder
         hardware = start_fabric(device).device
         network = load_model(checkpoint, plans, configuration, dataset_json, hardware)
-        # one view of each volume: mirrored ones cost eight times the time, see benchmarks/pseudo_labels.py
+        # one view of each volume: mirrored ones cost seven times the time, see benchmarks/pseudo_labels.py
         predictor = make_predictor(network, plans, configuration, dataset_json, device=hardware)
         write_json(done, manifest)  # before the first volume, so that no other teacher's mix with these
         names: list[str] = []
