@@ -16,6 +16,8 @@ from diffaug.workspace import NNUNET_FOLDERS, Workspace, dataset_name, nnunet_fo
 
 TRAINER_VARIABLE = "nnUNet_extTrainer"
 ROOM = 10  # GB; caches and checkpoints of a common task
+SHARED = Path("/dev/shm")  # where loading processes hand batches over; 64 MB in a container that was not given more
+SHARED_ROOM = 1  # GB; four batches of each of eight processes
 
 
 def examine(task: str | None = None, plans: str = "nnUNetPlans", configuration: str = "3d_fullres") -> None:
@@ -49,6 +51,8 @@ def _checks() -> Iterator[tuple[str, Callable[[], str]]]:
     yield "packages", lambda: ", ".join(f"{name} {version(name)}" for name in ("nnunetv2", "monai", "lightning-fabric"))
     yield "device", _device
     yield "disk", _disk
+    if SHARED.is_dir():
+        yield "shared memory", _shared_memory
     yield "trainer", _trainer
 
 
@@ -92,6 +96,16 @@ def _disk() -> str:
     if free < ROOM:
         raise DiffaugError(f"{folder}: {free:.1f} GB free, expected {ROOM} GB; free space or move nnUNet_results")
     return f"{free:.0f} GB free for nnUNet_results"
+
+
+def _shared_memory() -> str:
+    size = shutil.disk_usage(SHARED).total / 2**30
+    if size < SHARED_ROOM:
+        raise DiffaugError(
+            f"{SHARED}: {size:.2f} GB, expected {SHARED_ROOM} GB for loading processes; start the container with --ipc=host "
+            "or --shm-size=8g"
+        )
+    return f"{size:.0f} GB"
 
 
 def _trainer() -> str:

@@ -14,7 +14,7 @@ import SimpleITK as sitk
 import torch
 
 from blobs import Task, blob, write_image
-from diffaug import __version__
+from diffaug import __version__, doctor
 from diffaug.cli import main
 from diffaug.errors import DiffaugError
 
@@ -324,6 +324,12 @@ def test_doctor_finds_a_trainer_that_nnunet_would_not_find(task, capsys, monkeyp
     monkeypatch.setenv("nnUNet_extTrainer", str(task.root))
     assert main(["doctor"]) == 2
     assert "diffaug trainer-path" in capsys.readouterr().out
+
+
+def test_doctor_finds_a_container_with_too_little_shared_memory(task, capsys, monkeypatch):
+    monkeypatch.setattr(doctor, "SHARED_ROOM", 1e9)
+    assert main(["doctor"]) == 2
+    assert "--ipc=host" in capsys.readouterr().out
 
 
 def test_doctor_looks_at_a_tasks_scans_and_plans(task, capsys, monkeypatch):

@@ -61,7 +61,7 @@ def loader(batches: StepBatches, *, start: int, workers: int, pin: bool) -> Iter
         One batch per step.
 
     Raises:
-        DiffaugError: As the example raised it, in whichever process.
+        DiffaugError: As the example raised it, in whichever process, or if one of these was killed.
     """
     data = DataLoader(
         _Told(batches),
@@ -71,10 +71,18 @@ def loader(batches: StepBatches, *, start: int, workers: int, pin: bool) -> Iter
         pin_memory=pin,
         prefetch_factor=4 if workers else None,
     )
-    for batch in data:
-        if isinstance(batch, DiffaugError):
-            raise batch
-        yield batch
+    try:
+        for batch in data:
+            if isinstance(batch, DiffaugError):
+                raise batch
+            yield batch
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise DiffaugError(
+            f"a data loading process was killed ({str(error).splitlines()[0]}), expected {workers} of them to have memory; "
+            "free some, or give a container more shared memory (docker run --ipc=host), and run the same command again"
+        ) from error
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

@@ -40,8 +40,9 @@ def start_fabric(device: str = "auto") -> Fabric:
         # rank 0 may preprocess hundreds of scans while the others wait
         strategy=DDPStrategy(timeout=timedelta(days=1)) if world > 1 else "auto",
         # not on CPUs that have bfloat16: a step is shorter by a third there, but torch 2.15 gives infinite gradients now
-        # and then (strided convolution of one channel, 12 steps of the copy detector's embedding)
-        precision="bf16-mixed" if gpu and torch.cuda.is_bf16_supported() else "32-true",
+        # and then (strided convolution of one channel, 12 steps of the copy detector's embedding); nor on GPUs older than
+        # Ampere, which emulate it (torch.cuda.is_bf16_supported counts them, too)
+        precision="bf16-mixed" if gpu and torch.cuda.get_device_capability() >= (8, 0) else "32-true",
     )
     fabric.launch()
     return fabric

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -101,6 +102,24 @@ def learning_rate_scale(step: int, training: Training) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, rest)))
 
 
+def require_shares(training: Training, fabric: Fabric, name: str) -> None:
+    """Require that every process gets an equal share of a batch.
+
+    Args:
+        training: The settings.
+        fabric: The processes.
+        name: Name of the fit.
+
+    Raises:
+        DiffaugError: If the batch does not divide among them.
+    """
+    if training.batch_size % fabric.world_size:
+        raise DiffaugError(
+            f"{name}: batch size {training.batch_size} does not divide among {fabric.world_size} processes, expected a "
+            "multiple; change batch_size in the plan or the number of processes"
+        )
+
+
 def train(
     objective: Objective,
     example: Example,
@@ -129,16 +148,12 @@ def train(
         DiffaugError: If a loss is not finite, a checkpoint is broken or belongs to other settings, or the batch does
             not divide among the processes.
     """
-    if training.batch_size % fabric.world_size:
-        raise DiffaugError(
-            f"{name}: batch size {training.batch_size} does not divide among {fabric.world_size} processes, expected a "
-            "multiple; change batch_size in the plan or the number of processes"
-        )
+    require_shares(training, fabric, name)
     for network in objective.networks.values():
+        _share_weights(network.to(fabric.device))
         # channels last: a tenth to a fifth faster for the autoencoder on a CPU, nothing lost for the others there, and
         # what bfloat16 convolutions want on a GPU
-        network.to(fabric.device, memory_format=torch.channels_last_3d).train()  # type: ignore[call-overload]
-    _share_weights(objective, fabric)
+        network.to(memory_format=torch.channels_last_3d).train()  # type: ignore[call-overload]
     optimizers = objective.optimizers(training.learning_rate)
     average = _average(objective, training)
     state = _State(folder / f"{name}.state.pt", fingerprint([asdict(training), identity]))
@@ -179,7 +194,8 @@ def train(
                         "checkpoint before it is kept; lower learning_rate in the plan and start anew with --fresh"
                     )
                 if done % (every * (LOGS // VALIDATIONS)) == 0 or done == training.steps:
-                    measured = objective.validate(average)
+                    # of one process: a turn must be seen by all of them or by none
+                    measured = fabric.broadcast(objective.validate(average))
                     log.add(measured)
                     if objective.watch:
                         turn = state.remember({"step": done, **measured}, objective.watch, average)
@@ -199,7 +215,8 @@ def train(
 def _update(optimizer: Optimizer, loss: Tensor, rate: float, training: Training, fabric: Fabric) -> Tensor:
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     optimizer.zero_grad()
-    loss.backward()
+    with torch.autocast(fabric.device.type, enabled=False):  # the way back takes the way there's own precision
+        loss.backward()
     if fabric.world_size > 1:
         _average_gradients(parameters, fabric)
     norm = nn.utils.clip_grad_norm_(parameters, training.gradient_clip)
@@ -218,11 +235,10 @@ def _average_gradients(parameters: list[nn.Parameter], fabric: Fabric) -> None:
         grad.copy_(part.view_as(grad))
 
 
-def _share_weights(objective: Objective, fabric: Fabric) -> None:
-    if fabric.world_size > 1:
-        for network in objective.networks.values():
-            for tensor in (*network.parameters(), *network.buffers()):
-                tensor.data.copy_(fabric.broadcast(tensor.data))
+def _share_weights(network: nn.Module) -> None:
+    if dist.is_initialized():
+        for tensor in (*network.parameters(), *network.buffers()):
+            dist.broadcast(tensor.data, 0)
 
 
 def _average(objective: Objective, training: Training) -> AveragedModel | None:

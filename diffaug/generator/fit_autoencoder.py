@@ -42,13 +42,7 @@ class AutoencoderObjective:
         self.cache = cache
         self.autoencoder = Autoencoder(**plan.autoencoder)
         self.autoencoder.begin_linear(self._blocks())
-        self.discriminator = PatchDiscriminator(
-            spatial_dims=3,
-            channels=plan.autoencoder["channels"][0],
-            in_channels=len(plan.channels),
-            num_layers_d=2,
-            norm="INSTANCE",  # batches of two make batch norm noise
-        )
+        self.discriminator = make_discriminator(plan)
         self.networks: dict[str, nn.Module] = {"autoencoder": self.autoencoder, "discriminator": self.discriminator}
         self.held_out = [centre_window(cache, case, plan.grid.shape) for case in plan.held_out[:HELD_OUT_SHOWN]]
 
@@ -168,6 +162,24 @@ class AutoencoderObjective:
         real = self.held_out[:4]
         rows = {"held-out scan": [v[0] for v in real], "reconstruction": [v[0] for v in self.reconstructed[:4]]}
         mosaic(rows, file, spacing=self.plan.grid.spacing, orientation=self.plan.grid.orientation)
+
+
+def make_discriminator(plan: GeneratorPlan) -> PatchDiscriminator:
+    """Build the discriminator of patches.
+
+    Args:
+        plan: The plan.
+
+    Returns:
+        An untrained one, as wide as the autoencoder's first level.
+    """
+    return PatchDiscriminator(
+        spatial_dims=3,
+        channels=plan.autoencoder["channels"][0],
+        in_channels=len(plan.channels),
+        num_layers_d=2,
+        norm="INSTANCE",  # batches of two make batch norm noise
+    )
 
 
 def centre_window(cache: VolumeCache, case: str, shape: Sequence[int]) -> np.ndarray:

@@ -70,7 +70,7 @@ def encode_views(
 
 
 class DenoiserObjective:
-    """Trains the denoiser on cached latents."""
+    """Trains the denoiser on cached latents, which it standardises in place."""
 
     averaged: str | None = "denoiser"
     watch: Watch | None = Watch(loss="held_out", limits={"copies": COPIES})
@@ -91,11 +91,13 @@ class DenoiserObjective:
         self.conditions = [conditions[case] for case in plan.cases]
         self.told = self._told(self.conditions)
         self.autoencoder = autoencoder
-        values = torch.from_numpy(latents[0])
-        self.mean = values.mean((0, 2, 3, 4), keepdim=True)
+        self.latents = torch.from_numpy(latents[0])  # gigabytes for hundreds of scans: standardised where they lie
+        self.mean = self.latents.mean((0, 2, 3, 4), keepdim=True)
+        self.latents -= self.mean
         # one for all channels: those that carry the coarse structure stand out of more noise, so they are decided first
-        self.std = (values - self.mean).square().mean().sqrt().clamp_min(1e-6).view(1, 1, 1, 1, 1)
-        self.latents = (values - self.mean) / self.std
+        variance = torch.stack([latent.square().mean() for latent in self.latents]).mean()
+        self.std = variance.sqrt().clamp_min(1e-6).view(1, 1, 1, 1, 1)
+        self.latents /= self.std
         self.windows = latents[1]
         chosen = np.arange(len(held_out[1])).reshape(-1, plan.views).T.flatten()[:HELD_OUT_VOLUMES]
         self.held_out_latents = (torch.from_numpy(held_out[0][chosen]) - self.mean) / self.std

@@ -15,7 +15,7 @@ from lightning_fabric import Fabric
 from diffaug.copies.calibrating import make_detector
 from diffaug.copies.detector import CopyDetector
 from diffaug.engine.devices import start_fabric
-from diffaug.engine.loop import read_log, train
+from diffaug.engine.loop import read_log, require_shares, train
 from diffaug.generator.autoencoder import Autoencoder
 from diffaug.generator.check_autoencoder import AutoencoderCheck, check_autoencoder
 from diffaug.generator.conditions import Condition
@@ -86,6 +86,8 @@ def _fit_networks(
     target: Path,
     fabric: Fabric,
 ) -> Path:
+    for name in ("autoencoder", "denoiser"):  # before the first of them has taken hours
+        require_shares(getattr(plan, f"{name}_training"), fabric, name)
     torch.manual_seed(plan.autoencoder_training.seed)
     coder = AutoencoderObjective(plan, cache)
     # changing what comes after must not discard the autoencoder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ class Budget:
         factor: Compression per axis; halved along an axis whose voxels are twice as long as the shortest.
         autoencoder: Widths per level, blocks, latent channels, codes and their groups.
         denoiser: Widths per level, blocks, attention.
+        cells: The most latent cells in a batch of the denoiser: fewer volumes are in it where latents are large, as those
+            of long voxels are, which are compressed less.
         views: Windows cached per scan.
         autoencoder_training: How long and fast.
         denoiser_training: How long and fast.
@@ -46,6 +48,7 @@ class Budget:
     factor: int
     autoencoder: dict[str, Any]
     denoiser: dict[str, Any]
+    cells: int
     views: int
     autoencoder_training: Training
     denoiser_training: Training
@@ -59,6 +62,7 @@ BUDGETS = {
         factor=4,
         autoencoder={"channels": [16, 32], "blocks": 1, "latent_channels": 8, "codes": 4096, "groups": 2},
         denoiser={"channels": [32, 64, 128], "blocks": 1, "attention": True},
+        cells=2**15,
         views=4,
         autoencoder_training=Training(steps=500, batch_size=2, learning_rate=1e-3),
         denoiser_training=Training(steps=2400, batch_size=4, learning_rate=1e-3, ema_decay=0.995),
@@ -70,6 +74,7 @@ BUDGETS = {
         factor=4,
         autoencoder={"channels": [32, 64], "blocks": 2, "latent_channels": 8, "codes": 16384, "groups": 2},
         denoiser={"channels": [128, 256, 384], "blocks": 2, "attention": True},
+        cells=2**18,
         views=8,
         autoencoder_training=Training(steps=40_000, batch_size=2, learning_rate=3e-4, warmup_steps=500, workers=6),
         denoiser_training=Training(
@@ -83,6 +88,7 @@ BUDGETS = {
         factor=4,
         autoencoder={"channels": [64, 128], "blocks": 2, "latent_channels": 8, "codes": 16384, "groups": 2},
         denoiser={"channels": [192, 384, 512], "blocks": 2, "attention": True},
+        cells=2**20,
         views=8,
         autoencoder_training=Training(steps=60_000, batch_size=2, learning_rate=3e-4, warmup_steps=500, workers=12),
         denoiser_training=Training(
@@ -302,8 +308,10 @@ def make_plan(
     start = int(np.random.default_rng(seed).integers(len(ids)))
     held_out = {ids[(start + i) % len(ids)] for i in range(count)}
     cases = tuple(case for case in ids if case not in held_out)
-    values = size.autoencoder["latent_channels"] * math.prod(n // f for n, f in zip(grid.shape, factors, strict=True))
+    cells = math.prod(n // f for n, f in zip(grid.shape, factors, strict=True))
+    values = size.autoencoder["latent_channels"] * cells
     components = min(COMPONENTS, len(cases) // SCANS_PER_COMPONENT, MOST_VALUES // values)
+    batch_size = max(1, min(size.denoiser_training.batch_size, size.cells // cells))
     return GeneratorPlan(
         budget=budget,
         channels=tuple(channels),
@@ -316,11 +324,7 @@ def make_plan(
         ),
         denoiser={"latent_channels": size.autoencoder["latent_channels"], "components": components, **size.denoiser},
         views=size.views,
-        autoencoder_training=_seeded(size.autoencoder_training, seed),
-        denoiser_training=_seeded(size.denoiser_training, seed),
+        autoencoder_training=replace(size.autoencoder_training, seed=seed),
+        denoiser_training=replace(size.denoiser_training, seed=seed, batch_size=batch_size),
         conditions=plan_conditions(readings, grid, cases, site_of or {}),
     )
-
-
-def _seeded(training: Training, seed: int) -> Training:
-    return Training(**{**asdict(training), "seed": seed})

@@ -41,6 +41,7 @@ from diffaug.workspace import Workspace, discard, file_hash, fingerprint, locked
 
 HELD_OUT = 0.1  # share of the volumes that only measure
 HELD_OUT_VOLUMES = 8
+SHOWN = 2  # of them at once, as many as the smallest batch of a budget
 SHAPES = 300  # volumes of random structures, where they are asked for
 MARGIN = 1.3  # edge of what is read for a rotated or scaled patch, over the patch's own
 
@@ -164,9 +165,11 @@ class PretextObjective:
         network.eval()
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            result = self.pretext.solve(network, self.held_out.to(device))
+            # few at a time: all of them, and in single precision, may need more memory than a step of the training
+            parts = [self.pretext.solve(network, some.to(device)) for some in self.held_out.split(SHOWN)]
         network.train()
-        return result
+        loss = torch.stack([len(part.seen) * part.loss for part in parts]).sum() / len(self.held_out)
+        return Shown(loss, *(torch.cat(volumes) for volumes in zip(*(part[1:] for part in parts), strict=True)))
 
     def validate(self, average: nn.Module | None) -> dict[str, float]:
         """Measure held-out volumes, with fixed noise or masks.
@@ -234,6 +237,7 @@ def pretrain(
     with locked(folder) if fabric.is_global_zero else contextlib.nullcontext():
         if fresh and fabric.is_global_zero:
             discard(folder)
+        fabric.barrier()  # no process may find what is about to go
         if _finished(folder, request):
             fabric.print(f"pretrain: {target} is there already")
             return target
@@ -251,9 +255,10 @@ def pretrain(
         with fabric.rank_zero_first():
             for source in sources:
                 key = fingerprint([source.name, inputs[source.name], configuration.configuration, pretext.taught])
-                teacher = cache(partial(find_teacher, source)) if pretext.taught else None
+                teacher = cache(partial(find_teacher, source, fabric.device)) if pretext.taught else None
                 made, cases = preprocess(source, plans, configuration, dataset_json, folder / "cache" / key, teacher)
                 volumes += [(made, case) for case in cases]
+                teacher = None  # its networks leave the memory before the training begins
         if "shapes" in request.images:
             with fabric.rank_zero_first():
                 made, cases = draw(SHAPES, channels, configuration.patch_size, folder / "cache", request.seed)

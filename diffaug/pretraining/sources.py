@@ -191,11 +191,12 @@ def preprocess(
     return cache, sorted(cases)
 
 
-def find_teacher(source: Source) -> Teacher:
+def find_teacher(source: Source, device: torch.device) -> Teacher:
     """Make a teacher of the generator that made a source's images.
 
     Args:
         source: Synthetic images.
+        device: Where it computes.
 
     Returns:
         The teacher.
@@ -209,7 +210,7 @@ def find_teacher(source: Source) -> Teacher:
             "generator of its images: take another pretext, or synthetic images"
         )
     cases = source.dataset.cases
-    return Teacher.fit(source.generator, [source.dataset.read(case) for case in cases[:FITTED]])
+    return Teacher.fit(source.generator, [source.dataset.read(case) for case in cases[:FITTED]], device)
 
 
 def draw(

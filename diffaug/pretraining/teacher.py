@@ -17,11 +17,12 @@ import torch.nn.functional as F
 from scipy.cluster.vq import kmeans2
 from torch import Tensor, nn
 
+from diffaug.engine.devices import start_fabric
 from diffaug.errors import DiffaugError
 from diffaug.generator.model import Generator
 from diffaug.volumes.grid import read_off, to_canonical
 from diffaug.volumes.scan import Scan, reorient
-from diffaug.volumes.windows import centred, coordinates, cut, paste_extent
+from diffaug.volumes.windows import Window, centred, coordinates, cut, paste_extent
 
 SIGMAS = (0.2, 0.8)  # noise, in standard deviations of the latent, at which the denoiser is asked
 FEATURES = 12  # leading principal components that are kept
@@ -49,12 +50,13 @@ class Teacher:
     centres: Tensor
 
     @staticmethod
-    def fit(file: Path, scans: Sequence[Scan]) -> Teacher:
+    def fit(file: Path, scans: Sequence[Scan], device: torch.device) -> Teacher:
         """Find components and clusters.
 
         Args:
             file: Of the generator.
             scans: Volumes that it made.
+            device: Where to compute.
 
         Returns:
             The teacher.
@@ -62,7 +64,7 @@ class Teacher:
         Raises:
             DiffaugError: If the generator is missing, or makes windows whose place in the scan is not known.
         """
-        generator = Generator.load(file).to(torch.device("cpu"))
+        generator = Generator.load(file).to(device)
         if generator.plan.grid.field_of_view != "whole":
             raise DiffaugError(
                 f"{file}: makes windows of scans, expected whole scans; take another pretext, or fit with "
@@ -71,8 +73,8 @@ class Teacher:
         rng = np.random.default_rng(0)
         drawn = []
         for scan in scans[:FITTED]:
-            raw = _raw_features(generator, scan).flatten(1).T
-            drawn.append(raw[torch.from_numpy(rng.choice(len(raw), min(VOXELS, len(raw)), replace=False))])
+            layers, window = _layers(generator, scan)
+            drawn.append(_at(layers, _draw(window, generator.plan.grid.shape, rng)))
         table = torch.cat(drawn)
         mean = table.mean(0)
         scale = table.std(0).clamp_min(1e-6)  # no layer counts more because its numbers are large
@@ -94,16 +96,25 @@ class Teacher:
             `(FEATURES + CLUSTERS, Z, Y, X)` float32 on the scan's own grid: components, each of about mean 0 and variance
             1, and for every cluster whether the voxel is in it.
         """
-        raw = _raw_features(self.generator, scan)
-        known = torch.einsum("fd,dzyx->fzyx", self.axes, raw - self.mean[:, None, None, None])
+        layers, window = _layers(self.generator, scan)
+        widths = [layer.shape[1] for layer in layers]
+        shape = self.generator.plan.grid.shape
+        # components first, voxels after: both are linear, and a thousand layers' channels of every voxel fill no memory
+        parts = [
+            F.interpolate(torch.einsum("fd,bdzyx->bfzyx", axes.to(layer), layer - mean.to(layer)), shape, mode="trilinear")
+            for layer, axes, mean in zip(
+                layers, self.axes.split(widths, 1), self.mean[:, None, None, None].split(widths), strict=True
+            )
+        ]
+        known = torch.from_numpy(paste_extent(torch.stack(parts).sum((0, 1)).cpu().numpy(), window).copy())
         nearest = torch.cdist(known.flatten(1).T * self.spread, self.centres).argmin(1).view(known.shape[1:])
         clusters = F.one_hot(nearest, CLUSTERS).movedim(-1, 0).float()
         return _back(torch.cat([known, clusters]), scan, self.generator.plan.grid.orientation)
 
 
 @torch.no_grad()
-def _raw_features(generator: Generator, scan: Scan) -> Tensor:
-    """Encode a volume, and collect what the networks' layers say of each voxel of the canonical grid, `(D, Z, Y, X)`."""
+def _layers(generator: Generator, scan: Scan) -> tuple[list[Tensor], Window]:
+    """Encode a volume, and collect what the networks' layers say of it: each `(1, D, z, y, x)` over the whole window."""
     plan = generator.plan
     voxels, _ = to_canonical(scan, read_off("synthetic", scan, plan.channels), plan.grid)
     window = centred(voxels.shape[1:], plan.grid.shape)
@@ -112,12 +123,27 @@ def _raw_features(generator: Generator, scan: Scan) -> Tensor:
     clean = (latent - generator.mean) / generator.std
     places = coordinates([window], plan.grid.shape, clean.shape[2:]).to(clean)
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)).to(clean)
-    with _listening(generator.denoiser.network.up) as found:
+    with _listening(generator.denoiser.network.up) as found, start_fabric(clean.device.type).autocast():
         for sigma in SIGMAS:
             generator.denoiser(clean + sigma * noise, clean.new_full((1,), sigma), places)
     found.append(generator.autoencoder.decoder(generator.autoencoder.codebook.quantise(latent)))
-    resized = [F.interpolate(each, plan.grid.shape, mode="trilinear") for each in found]
-    return torch.from_numpy(paste_extent(torch.cat(resized, 1)[0].cpu().numpy(), window).copy())
+    return [layer.float() for layer in found], window
+
+
+def _draw(window: Window, shape: Sequence[int], rng: np.random.Generator) -> Tensor:
+    """Draw voxels of a window that lie within its scan, `(N, 3)`: x, y and z from -1 to 1, from edge to edge."""
+    low = np.maximum(np.negative(window.offset), 0)
+    size = np.minimum(shape, np.subtract(window.extent, window.offset)) - low
+    drawn = rng.choice(size.prod(), min(VOXELS, size.prod()), replace=False)
+    index = np.stack(np.unravel_index(drawn, size), 1) + low
+    return torch.from_numpy((2 * index + 1) / np.array(shape) - 1).flip(1).float()
+
+
+def _at(layers: Sequence[Tensor], places: Tensor) -> Tensor:
+    """Interpolate layers at some voxels, as `F.interpolate` would at all of them, `(N, D)` on the CPU."""
+    points = places.view(1, 1, 1, -1, 3)
+    found = [F.grid_sample(x, points.to(x), padding_mode="border", align_corners=False)[0, :, 0, 0] for x in layers]
+    return torch.cat(found).T.cpu()
 
 
 @contextmanager

@@ -361,6 +361,14 @@ def test_an_examples_complaint_stays_one_line_from_whichever_process(workers, re
     assert told == "volume.npy: broken"
 
 
+def test_a_loading_process_that_is_killed_is_told_in_one_line(refusal):
+    def example(generator):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    batches = StepBatches(example, steps=2, batch_size=1, seed=0, rank=0, world_size=1)
+    assert "--ipc=host" in refusal(lambda: next(iter(loader(batches, start=0, workers=1, pin=False))))
+
+
 class Turning(Regression):
     """Its held-out loss falls until step 30, then rises."""
 
@@ -416,6 +424,32 @@ def torchrun(processes: int, *arguments) -> subprocess.CompletedProcess:
     return subprocess.run(
         [*command, *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=180
     )
+
+
+AT_ODDS = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_loop import HUNDRED, Turning, run
+objective, rank = Turning(), int(os.environ["RANK"])
+if rank:
+    objective.validate = lambda average: {"held_out": 1 / float(average.n_averaged)}
+run(Path(sys.argv[1]), objective, HUNDRED)
+print("drawn by", rank, objective.drawn, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_processes_whose_figures_differ_turn_together(tmp_path):
+    """Otherwise one would wait for the others' gradients until it is killed."""
+    script = tmp_path / "script.py"
+    script.write_text(AT_ODDS)
+    done = torchrun(2, script, tmp_path / "run", Path(__file__).parent)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert figures(tmp_path / "run")[-1]["step"] == 50
+    drawn = [line.split()[-1] for line in done.stdout.splitlines() if line.startswith("drawn by")]
+    assert len(drawn) == 2
+    assert len(set(drawn)) == 1
 
 
 @pytest.mark.slow

@@ -5,8 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from torch._subclasses import FakeTensorMode
 
+from diffaug.generator.autoencoder import Autoencoder
 from diffaug.generator.conditions import ConditionPlan
+from diffaug.generator.fit_autoencoder import make_discriminator
 from diffaug.generator.fitting import fit
 from diffaug.generator.plan import BUDGETS, GeneratorPlan, make_plan
 from diffaug.volumes.grid import Reading
@@ -33,6 +37,48 @@ def test_saved_plan_is_loaded_as_it_was(tmp_path, budget, spacing):
     factors = np.prod(plan.autoencoder["strides"], axis=0)
     assert plan.latent_shape == tuple(np.array(plan.grid.shape) // factors)
     assert plan.autoencoder_training.seed == plan.denoiser_training.seed == 3
+
+
+def saved_by_a_step(plan: GeneratorPlan, network: str) -> float:
+    """Count the GB that the way back needs of the way there, in single precision: as much as half precision, or more."""
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
+        return tensor
+
+    batch = getattr(plan, f"{network}_training").batch_size
+    with FakeTensorMode(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        if network == "denoiser":
+            latent, places = (torch.zeros(batch, channels, *plan.latent_shape) for channels in (8, 3))
+            plan.make_denoiser()(latent, torch.ones(batch), places)
+        else:
+            autoencoder = Autoencoder(**plan.autoencoder)
+            autoencoder.codebook.eval()  # its codes move by what the values are, and here there are none
+            volume = torch.zeros(batch, len(plan.channels), *plan.autoencoder_crop)
+            critic = make_discriminator(plan)
+            critic(autoencoder(volume)[0])
+            critic(volume)
+    return sum(storage.nbytes() for storage in kept.values()) / 2**30
+
+
+SCANS = {
+    "isotropic": ((256, 256, 256), (1.0, 1.0, 1.0)),
+    "thick slices": ((40, 512, 512), (5.0, 0.7, 0.7)),
+    "half as long": ((120, 320, 320), (2.0, 1.0, 1.0)),
+}
+
+
+@pytest.mark.parametrize(("budget", "most"), [("gpu-24g", 10), ("gpu-80g", 60)])
+@pytest.mark.parametrize("scan", SCANS)
+def test_a_step_fits_the_gpu_whatever_the_scans(scan, budget, most):
+    """Weights, optimiser and averages take another 2 to 5 GB; a GPU of the smaller budget has 16 at least."""
+    size, spacing = SCANS[scan]
+    plan = make_plan([replace(r, size=size) for r in readings(10, spacing)], ["MR"], budget=budget)
+    needed = {network: saved_by_a_step(plan, network) for network in ("autoencoder", "denoiser")}
+    assert min(needed.values()) > 0.5, "something was counted"
+    assert max(needed.values()) < most
+    assert plan.denoiser_training.batch_size > 1
 
 
 def test_conditions_are_planned_and_saved(tmp_path):

@@ -19,7 +19,8 @@ from diffaug.pretraining import fitting
 from diffaug.pretraining.encoder_file import load_encoder, read_encoder
 from diffaug.pretraining.fitting import PretrainRequest, pretrain
 from diffaug.pretraining.networks import build_network
-from diffaug.pretraining.pretexts import PRETEXTS
+from diffaug.pretraining.pretexts import PRETEXTS, Shown
+from diffaug.pretraining.pretexts.denoise import Denoise
 from diffaug.pretraining.teacher import CLUSTERS, FEATURES
 from diffaug.volumes.cache import VolumeCache
 from diffaug.volumes.dataset import excluded_ids
@@ -175,6 +176,26 @@ def test_scans_are_preprocessed_exactly_as_nnunet_does(planned, scheme):
         )
         np.testing.assert_array_equal(ours[case], stock.astype(np.float16))
     assert ours["free_0"].shape[-1] < ours["free_1"].shape[-1], "cropped, and transposed as the plans say"
+
+
+def test_held_out_volumes_are_shown_a_few_at_a_time_and_all_count():
+    """Together, and in single precision, they would need more of a GPU's memory than a step of the training."""
+    shown = []
+
+    class Looking(Denoise):
+        def solve(self, network, clean):
+            shown.append(len(clean))
+            return Shown(clean.mean(), clean, clean, clean)
+
+    volumes = {f"v{i}": np.full((1, 20, 20, 20), float(i), np.float32) for i in range(50)}
+    objective = fitting.PretextObjective(
+        torch.nn.Conv3d(1, 1, 1), Looking(), [(volumes, case) for case in volumes], PATCH, (1, 1, 1), seed=0
+    )
+    held_out = objective.held_out
+    assert len(held_out) == 5
+    assert objective.validate(None)["held_out"] == pytest.approx(float(held_out.mean()))
+    assert shown == [2, 2, 1]
+    assert torch.equal(objective._on_held_out().truth, held_out)
 
 
 def test_a_plain_folder_serves_as_well(planned, tmp_path):
