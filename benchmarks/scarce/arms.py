@@ -84,6 +84,7 @@ _ALL = (
         for arm, trainer in (
             ("scratch", "nnUNetTrainerDiffAugScratch"),
             ("real", "nnUNetTrainerDiffAug"),
+            ("synthetic", "nnUNetTrainerDiffAug"),
             ("oracle", "nnUNetTrainerDiffAug"),
         )
         for name, settings in SCHEDULES.items()

@@ -101,7 +101,9 @@ class Teacher:
         shape = self.generator.plan.grid.shape
         # components first, voxels after: both are linear, and a thousand layers' channels of every voxel fill no memory
         parts = [
-            F.interpolate(torch.einsum("fd,bdzyx->bfzyx", axes.to(layer), layer - mean.to(layer)), shape, mode="trilinear")
+            F.interpolate(
+                torch.einsum("fd,bdzyx->bfzyx", axes.to(layer), layer - mean.to(layer)), shape, mode="trilinear"
+            )
             for layer, axes, mean in zip(
                 layers, self.axes.split(widths, 1), self.mean[:, None, None, None].split(widths), strict=True
             )

@@ -1,7 +1,9 @@
 """Pretraining end to end: what is read, what never is, and what the downstream network gets."""
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -465,3 +467,23 @@ def test_a_network_that_is_no_unet_is_refused_by_name(planned, refusal):
     message = refusal(run, planned)
     assert "primus.Primus" in message
     assert "expected PlainConvUNet or ResidualEncoderUNet" in message
+
+
+@pytest.mark.slow
+def test_two_processes_walk_the_road_together_and_once_more(planned):
+    """Generator, volumes and encoder in one call under torchrun; then the encoder anew, while nobody takes the old one."""
+    planned.tiny_plan()
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "diffaug"]
+    verb = ["pretrain", "--task", "905", "-n", "3", "--budget", "cpu-small", "--pretext-steps", "4", "--fresh"]
+    made = []
+    for _ in range(2):
+        done = subprocess.run(
+            [*command, *verb], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        file = planned.workspace.encoder / "encoder.pt"
+        assert read_encoder(file).provenance["steps"] == 4
+        made.append((file.stat().st_mtime_ns, weights(file)))
+    assert made[0][0] < made[1][0]
+    for key, tensor in made[0][1].items():
+        torch.testing.assert_close(made[1][1][key], tensor, atol=1e-5, rtol=1e-4)
