@@ -166,7 +166,8 @@ class PretextObjective:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             # few at a time: all of them, and in single precision, may need more memory than a step of the training
-            parts = [self.pretext.solve(network, some.to(device)) for some in self.held_out.split(SHOWN)]
+            solved = (self.pretext.solve(network, some.to(device)) for some in self.held_out.split(SHOWN))
+            parts = [Shown(*(each.cpu() for each in part)) for part in solved]
         network.train()
         loss = torch.stack([len(part.seen) * part.loss for part in parts]).sum() / len(self.held_out)
         return Shown(loss, *(torch.cat(volumes) for volumes in zip(*(part[1:] for part in parts), strict=True)))
@@ -180,17 +181,17 @@ class PretextObjective:
         Returns:
             The loss.
         """
-        return {"held_out": float(self._on_held_out().loss)}
+        self.shown = self._on_held_out()
+        return {"held_out": float(self.shown.loss)}
 
     def preview(self, file: Path, average: nn.Module | None) -> None:
-        """Draw what the pretext shows, what the network makes of it, and the truth.
+        """Draw what the last validation has shown, what the network made of it, and the truth.
 
         Args:
             file: The PNG.
             average: Not used.
         """
-        result = self._on_held_out()
-        rows = {"seen": result.seen, "predicted": result.predicted, "truth": result.truth}
+        rows = {"seen": self.shown.seen, "predicted": self.shown.predicted, "truth": self.shown.truth}
         drawn = {title: [v[0] for v in volumes[:4].float().cpu().numpy()] for title, volumes in rows.items()}
         low, high = np.percentile(drawn["truth"], (0.5, 99.5))
         mosaic(drawn, file, spacing=self.spacing, limits=(float(low), float(high)))

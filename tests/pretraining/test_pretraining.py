@@ -197,7 +197,7 @@ def test_held_out_volumes_are_shown_a_few_at_a_time_and_all_count():
     assert len(held_out) == 5
     assert objective.validate(None)["held_out"] == pytest.approx(float(held_out.mean()))
     assert shown == [2, 2, 1]
-    assert torch.equal(objective._on_held_out().truth, held_out)
+    assert torch.equal(objective.shown.truth, held_out)
 
 
 def test_a_plain_folder_serves_as_well(planned, tmp_path):
