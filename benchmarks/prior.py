@@ -22,9 +22,11 @@ from measuring import machine, table
 from diffaug.engine.devices import start_fabric
 from diffaug.engine.loop import read_log, train
 from diffaug.generator import fit_denoiser
-from diffaug.generator.fit_denoiser import HELD_OUT_SIGMAS, DenoiserObjective, encode_views
+from diffaug.generator.fit_denoiser import HELD_OUT_SIGMAS, DenoiserObjective
 from diffaug.generator.model import Generator
 from diffaug.generator.preparing import open_cache
+from diffaug.generator.views import encode_views
+from diffaug.volumes.cache import VolumeCache
 from diffaug.workspace import Workspace, dataset_name
 
 
@@ -43,13 +45,14 @@ class SeesNothing:
         return []
 
 
-def losses(task: str, components: list[int], steps: int) -> list[dict[str, Any]]:
+def losses(task: str, components: list[int], steps: int, folder: Path) -> list[dict[str, Any]]:
     """Train a denoiser for each number of components, from the same latents, seeds and batches.
 
     Args:
         task: The task's id.
         components: Of the prior.
         steps: Of each training; the learning rate falls to zero within them.
+        folder: Where the latents go.
 
     Returns:
         A row of the table for each, before and after training.
@@ -58,8 +61,10 @@ def losses(task: str, components: list[int], steps: int) -> list[dict[str, Any]]
     fitted = Generator.load(workspace.generator / "generator.safetensors")
     plan, cpu = fitted.plan, torch.device("cpu")
     scans = open_cache(workspace, plan)
-    latents, held_out = (
-        encode_views(fitted.autoencoder, plan, scans, cases, cpu) for cases in (plan.cases, plan.held_out)
+    # fit has deleted its own
+    latents = VolumeCache(folder)
+    views, held_out = (
+        encode_views(fitted.autoencoder, plan, scans, cases, latents, cpu) for cases in (plan.cases, plan.held_out)
     )
     conditions = dict(zip(plan.cases, fitted.conditions, strict=True)) | dict.fromkeys(
         plan.held_out, fitted.conditions[0]
@@ -70,13 +75,13 @@ def losses(task: str, components: list[int], steps: int) -> list[dict[str, Any]]
         training = replace(plan.denoiser_training, steps=steps)
         own = replace(plan, denoiser={**plan.denoiser, "components": count}, denoiser_training=training)
         torch.manual_seed(training.seed)
-        parts = (own, fitted.autoencoder, latents, held_out, conditions, SeesNothing(), fitted.grain)
+        parts = (own, fitted.autoencoder, views, held_out, conditions, SeesNothing(), fitted.grain)
         objective = DenoiserObjective(*parts)  # type: ignore[arg-type]
         untrained = objective.validate(torch.optim.swa_utils.AveragedModel(objective.networks["denoiser"]))
-        with tempfile.TemporaryDirectory() as folder:
-            settings = {"fabric": start_fabric("cpu"), "folder": Path(folder), "name": "denoiser", "identity": count}
+        with tempfile.TemporaryDirectory() as logs:
+            settings = {"fabric": start_fabric("cpu"), "folder": Path(logs), "name": "denoiser", "identity": count}
             train(objective, objective.example, training, **settings)
-            trained = [line for line in read_log(Path(folder) / "log.jsonl") if "held_out" in line][-1]
+            trained = [line for line in read_log(Path(logs) / "log.jsonl") if "held_out" in line][-1]
         for when, found in (("untrained", untrained), (f"{steps} steps", trained)):
             levels = {f"at sigma {level:g}": f"{found[f'held_out_at_{level:g}']:.3f}" for level in HELD_OUT_SIGMAS}
             rows.append({"components": count, "": when, "held-out loss": f"{found['held_out']:.3f}", **levels})
@@ -91,7 +96,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    rows = losses(arguments.task, arguments.components, arguments.steps)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = losses(arguments.task, arguments.components, arguments.steps, Path(folder))
     about = json.dumps({**machine(), "dataset": dataset_name(arguments.task)})
     arguments.out.write_text(f"# The denoiser's prior\n\n```\n{__doc__}```\n\n{about}\n\n{table(rows)}")
     print(arguments.out.read_text())

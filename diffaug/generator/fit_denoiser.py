@@ -20,12 +20,13 @@ from diffaug.generator.diffusion import denoising_error, draw_sigma
 from diffaug.generator.grain import Grain
 from diffaug.generator.model import Generator
 from diffaug.generator.plan import GeneratorPlan
-from diffaug.volumes.cache import VolumeCache
+from diffaug.generator.views import Views
 from diffaug.volumes.pictures import mosaic
-from diffaug.volumes.windows import Window, coordinates, cut, scattered
+from diffaug.volumes.windows import Window, coordinates
 
 HELD_OUT_SIGMAS = (0.1, 0.3, 1.0, 3.0, 10.0)
 HELD_OUT_VOLUMES = 8  # per noise level, each of another scan where there are as many
+LEARNED = 2**29  # latent values that the prior is learned from, 2 GB: fewer views of each scan where scans are many
 WATCHED = 8  # volumes sampled at every validation, and looked at for copies
 WATCHED_STEPS = 8
 COPIES = (
@@ -33,44 +34,8 @@ COPIES = (
 )
 
 
-@torch.no_grad()
-def encode_views(
-    autoencoder: Autoencoder,
-    plan: GeneratorPlan,
-    cache: VolumeCache,
-    cases: Sequence[str],
-    device: torch.device,
-) -> tuple[np.ndarray, list[Window]]:
-    """Encode several windows of every scan, once and for all.
-
-    The windows differ by a few voxels (`whole`) or lie anywhere (`patch`); the coordinates tell the denoiser where, so
-    that shifts teach it and never leak into samples.
-
-    Args:
-        autoencoder: The fitted autoencoder.
-        plan: The plan.
-        cache: Preprocessed scans.
-        cases: Which scans.
-        device: Where to compute.
-
-    Returns:
-        Latents `(cases * views, C, z, y, x)` float32, and their windows.
-    """
-    autoencoder.to(device).eval()
-    reach = 2 if plan.grid.field_of_view == "whole" else 0
-    latents, windows = [], []
-    for case in cases:
-        volume = cache[case]
-        generator = np.random.default_rng((plan.denoiser_training.seed, *case.encode()))
-        for _ in range(plan.views):
-            windows.append(scattered(volume.shape[1:], plan.grid.shape, reach, generator))
-            view = torch.from_numpy(cut(volume, windows[-1], plan.grid.shape))[None].to(device)
-            latents.append(autoencoder.encode(view)[0].float().cpu().numpy())
-    return np.stack(latents), windows
-
-
 class DenoiserObjective:
-    """Trains the denoiser on cached latents, which it standardises in place."""
+    """Trains the denoiser on cached latents."""
 
     averaged: str | None = "denoiser"
     watch: Watch | None = Watch(loss="held_out", limits={"copies": COPIES})
@@ -79,8 +44,8 @@ class DenoiserObjective:
         self,
         plan: GeneratorPlan,
         autoencoder: Autoencoder,
-        latents: tuple[np.ndarray, list[Window]],
-        held_out: tuple[np.ndarray, list[Window]],
+        views: Views,
+        held_out: Views,
         conditions: Mapping[str, Condition],
         detector: CopyDetector,
         grain: Grain,
@@ -91,21 +56,22 @@ class DenoiserObjective:
         self.conditions = [conditions[case] for case in plan.cases]
         self.told = self._told(self.conditions)
         self.autoencoder = autoencoder
-        self.latents = torch.from_numpy(latents[0])  # gigabytes for hundreds of scans: standardised where they lie
-        self.mean = self.latents.mean((0, 2, 3, 4), keepdim=True)
-        self.latents -= self.mean
-        # one for all channels: those that carry the coarse structure stand out of more noise, so they are decided first
-        variance = torch.stack([latent.square().mean() for latent in self.latents]).mean()
-        self.std = variance.sqrt().clamp_min(1e-6).view(1, 1, 1, 1, 1)
-        self.latents /= self.std
-        self.windows = latents[1]
-        chosen = np.arange(len(held_out[1])).reshape(-1, plan.views).T.flatten()[:HELD_OUT_VOLUMES]
-        self.held_out_latents = (torch.from_numpy(held_out[0][chosen]) - self.mean) / self.std
-        self.held_out_windows = [held_out[1][number] for number in chosen]
+        self.views = views
+        # one deviation for all channels: those of the coarse structure stand out of more noise, and are decided first
+        self.mean, self.std = views.statistics()
+        chosen = np.arange(len(held_out)).reshape(-1, plan.views).T.flatten()[:HELD_OUT_VOLUMES]
+        self.held_out_latents = self._standardised(held_out, chosen)
+        self.held_out_windows = [held_out.windows[number] for number in chosen]
         self.held_out_told = self._told([conditions[case] for case in plan.held_out])[chosen]
         denoiser = plan.make_denoiser()
-        denoiser.prior.learn(self.latents, plan.views)
+        if len(denoiser.prior.axes):
+            learned = max(1, min(plan.views, LEARNED // (len(plan.cases) * self.held_out_latents[0].numel())))
+            numbers = [number for number in range(len(views)) if number % plan.views < learned]
+            denoiser.prior.learn(self._standardised(views, numbers), learned)
         self.networks: dict[str, nn.Module] = {"denoiser": denoiser}
+
+    def _standardised(self, views: Views, numbers: Sequence[int]) -> Tensor:
+        return (torch.stack([views[number] for number in numbers]) - self.mean) / self.std
 
     def _told(self, conditions: Sequence[Condition]) -> Tensor:
         """Write the conditions of scans for each of their views."""
@@ -120,9 +86,9 @@ class DenoiserObjective:
         Returns:
             The standardised latent `(C, z, y, x)`, its coordinates `(3, z, y, x)` and its conditions `(channels,)`.
         """
-        number = int(generator.integers(len(self.latents)))
+        number = int(generator.integers(len(self.views)))
         told = self.told[number] * float(generator.random() >= DROPPED)
-        return self.latents[number], self._coordinates([self.windows[number]])[0], told
+        return self._standardised(self.views, [number])[0], self._coordinates([self.views.windows[number]])[0], told
 
     def _coordinates(self, windows: Sequence[Window]) -> Tensor:
         return coordinates(windows, self.plan.grid.shape, self.plan.latent_shape)
@@ -177,7 +143,7 @@ class DenoiserObjective:
             sigma = torch.full((len(latent),), level, device=device)
             error = denoising_error(denoiser, latent, places, sigma, noise, told)
             figures[f"held_out_at_{level:g}"] = float(error.mean())
-        generator = self.generator(average, [w.extent for w in self.windows[:: self.plan.views]]).to(device)
+        generator = self.generator(average, [w.extent for w in self.views.windows[:: self.plan.views]]).to(device)
         self.samples, *_ = generator.sample(0, range(WATCHED), sampler="dpmpp", steps=WATCHED_STEPS)
         self.mean, self.std = self.mean.cpu(), self.std.cpu()
         copies = sum(nearest.copy for nearest in self.detector.judge(self.samples)) / WATCHED

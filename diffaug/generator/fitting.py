@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
 
@@ -20,15 +20,15 @@ from diffaug.generator.autoencoder import Autoencoder
 from diffaug.generator.check_autoencoder import AutoencoderCheck, check_autoencoder
 from diffaug.generator.conditions import Condition
 from diffaug.generator.fit_autoencoder import AutoencoderObjective, centre_window
-from diffaug.generator.fit_denoiser import DenoiserObjective, encode_views
+from diffaug.generator.fit_denoiser import DenoiserObjective
 from diffaug.generator.grain import Grain, fit_grain
 from diffaug.generator.model import Generator
 from diffaug.generator.plan import GeneratorPlan
 from diffaug.generator.preparing import FitRequest, agree, fill_cache, find_sites, measure_scans, plan_task
+from diffaug.generator.views import encode_views
 from diffaug.volumes.cache import VolumeCache
 from diffaug.volumes.pictures import curves
-from diffaug.volumes.windows import Window
-from diffaug.workspace import Workspace, atomic_path, discard, file_hash, fingerprint, locked, read_json, write_json
+from diffaug.workspace import Workspace, discard, file_hash, fingerprint, locked, read_json, write_json
 
 GRAIN_SCANS = 32
 COPIES = "copies.json"  # the calibrated copy detector, beside the generator
@@ -106,15 +106,16 @@ def _fit_networks(
         check = _check(coder, cache, folder)
         print(f"fit: {check.text()}", flush=True)
     key = fingerprint([identity, plan.views, plan.denoiser_training.seed, _sum(coder.autoencoder)])
+    latents = VolumeCache(folder / f"latents_{key}")
     with fabric.rank_zero_first():
-        latents = _latents(coder.autoencoder, plan, cache, plan.cases, folder / f"latents_{key}.npz", fabric)
-        held_out = _latents(
-            coder.autoencoder, plan, cache, plan.held_out, folder / f"latents_held_out_{key}.npz", fabric
+        views, held_out = (
+            encode_views(coder.autoencoder, plan, cache, cases, latents, fabric.device)
+            for cases in (plan.cases, plan.held_out)
         )
     detector = _detector(plan, cache, folder, fabric)
     torch.manual_seed(plan.denoiser_training.seed)
     grain = _grain(coder.autoencoder, plan, cache)
-    objective = DenoiserObjective(plan, coder.autoencoder, latents, held_out, conditions, detector, grain)
+    objective = DenoiserObjective(plan, coder.autoencoder, views, held_out, conditions, detector, grain)
     average = train(
         objective,
         objective.example,
@@ -179,23 +180,6 @@ def _sum(autoencoder: Autoencoder) -> float:
     return float(sum(parameter.detach().double().abs().sum() for parameter in autoencoder.parameters()))
 
 
-def _latents(
-    autoencoder: Autoencoder, plan: GeneratorPlan, cache: VolumeCache, cases: Sequence[str], file: Path, fabric: Fabric
-) -> tuple[np.ndarray, list[Window]]:
-    """Encode all views once; a run that goes on reads them."""
-    if not file.is_file():
-        latents, windows = encode_views(autoencoder, plan, cache, cases, fabric.device)
-        offsets, extents = [w.offset for w in windows], [w.extent for w in windows]
-        with atomic_path(file) as temporary, temporary.open("wb") as stream:
-            np.savez(stream, latents=latents, offsets=offsets, extents=extents)
-    with np.load(file) as stored:
-        windows = [
-            Window(tuple(map(int, offset)), tuple(map(int, extent)))
-            for offset, extent in zip(stored["offsets"], stored["extents"], strict=True)
-        ]
-        return stored["latents"], windows
-
-
 def _finish(generator: Generator, folder: Path, target: Path) -> None:
     log = read_log(folder / "log.jsonl")
     figures: dict[str, Any] = {}
@@ -217,3 +201,5 @@ def _finish(generator: Generator, folder: Path, target: Path) -> None:
     for pattern in ("*.state.pt", "copies_*.json"):  # what resumes a fit is not what a user loads
         for file in folder.glob(pattern):
             file.unlink()
+    for latents in folder.glob("latents_*"):
+        shutil.rmtree(latents)

@@ -23,6 +23,7 @@ from diffaug.generator.fit_denoiser import DenoiserObjective
 from diffaug.generator.grain import CONTRASTS, LEVELS, Grain
 from diffaug.generator.plan import make_plan
 from diffaug.generator.sites import read_sites
+from diffaug.generator.views import Views
 from diffaug.volumes.grid import Grid, Reading
 from diffaug.volumes.windows import centred
 
@@ -215,7 +216,8 @@ def mixture():
         levels = np.array([{"A": -1.0, "B": 1.0}[SITES[case]] for case in cases])
         noise = 0.1 * rng.normal(size=(len(cases), 4, *plan.latent_shape))
         windows = [centred((8, 8, 8), plan.grid.shape)] * len(cases)
-        return (levels[:, None, None, None, None] + noise).astype(np.float32), windows
+        values = (levels[:, None, None, None, None] + noise).astype(np.float32)
+        return Views(dict(zip(cases, values, strict=True)), cases, windows)
 
     conditions = {r.case: plan.conditions.of(r, plan.grid) for r in READINGS}
     no_grain = Grain(torch.zeros(4, 1, 1, 1), torch.zeros(4, LEVELS, CONTRASTS), torch.zeros(4, CONTRASTS - 1))

@@ -17,12 +17,13 @@ from diffaug.cli import main
 from diffaug.copies.detector import CopyDetector
 from diffaug.engine.loop import read_log
 from diffaug.errors import DiffaugError
-from diffaug.generator import fitting, sampling
+from diffaug.generator import fit_denoiser, fitting, sampling
 from diffaug.generator.conditions import Condition
 from diffaug.generator.fitting import fit
 from diffaug.generator.model import Generator
 from diffaug.generator.plan import GeneratorPlan
 from diffaug.generator.preparing import open_cache
+from diffaug.generator.prior import GaussianPrior
 from diffaug.generator.sampling import SampleRequest, name, sample
 from diffaug.volumes.dataset import excluded_ids
 from diffaug.volumes.windows import paste_extent, refill
@@ -87,6 +88,7 @@ def test_fit_leaves_a_self_describing_generator_and_no_training_state(done):
     assert set(told["cases"]) == {*LABELLED, *UNLABELLED} - excluded
     assert not list(folder.glob("*.state.pt"))
     assert not list(folder.rglob("*.tmp.*"))
+    assert not list(folder.glob("latents_*")), "gigabytes that nobody reads any more"
     generator = Generator.load(folder / "generator.safetensors")
     assert set(generator.provenance["seen"]) == set(told["cases"])
     assert generator.plan == GeneratorPlan.load(folder / "plan.json")
@@ -314,13 +316,28 @@ def test_edited_views_take_effect_after_the_autoencoder(task, monkeypatch):
     counted = []
     objective = fitting.DenoiserObjective
 
-    def count(plan, autoencoder, latents, held_out, *others):
-        counted.append((len(latents[0]), len(held_out[0])))
-        return objective(plan, autoencoder, latents, held_out, *others)
+    def count(plan, autoencoder, views, held_out, *others):
+        counted.append((len(views), len(held_out)))
+        return objective(plan, autoencoder, views, held_out, *others)
 
     monkeypatch.setattr(fitting, "DenoiserObjective", count)
     fit(task.workspace, device="cpu")
     assert counted == [(3 * len(plan["cases"]), 3 * len(plan["held_out"]))]
+
+
+def test_of_many_scans_the_prior_looks_at_fewer_views(task, monkeypatch):
+    plan = task.tiny_plan(2)
+    plan["denoiser"]["components"] = 1
+    (task.workspace.generator / "plan.json").write_text(json.dumps(plan))
+    values = 4 * int(np.prod(GeneratorPlan.load(task.workspace.generator / "plan.json").latent_shape))
+    monkeypatch.setattr(fit_denoiser, "LEARNED", len(plan["cases"]) * values)
+    looked_at = []
+    learn = GaussianPrior.learn
+    monkeypatch.setattr(GaussianPrior, "learn", lambda *given: looked_at.append(given[1:]) or learn(*given))
+    fit(task.workspace, device="cpu")
+    ((latents, views),) = looked_at
+    assert (len(latents), views) == (len(plan["cases"]), 1)
+    assert plan["views"] == 2
 
 
 @pytest.mark.parametrize("call", ["curves", "file_hash", "write_json"])
