@@ -22,7 +22,8 @@ class Arm:
     Attributes:
         name: What tables call it, and the end of the configuration's name.
         trainer: Name of nnU-Net's trainer class.
-        images: What the encoder is pretrained on: `pool`, `synthetic` (of the pool's generator), `shapes`; empty for none.
+        images: What the encoder is pretrained on: `pool`, `synthetic` (of the pool's generator), `synthetic@NAME` (of one
+            that was fitted or sampled otherwise, under that configuration), `shapes`; empty for none.
         pretext: A key of diffaug's pretexts.
         steps: Of the pretraining; None for the budget's own.
         encoder: Name of the arm whose encoder is used, where it is not this one's own.
@@ -90,6 +91,11 @@ _ALL = (
         for name, settings in SCHEDULES.items()
     ),
     *(Arm(f"synthetic-{name}", images=("synthetic",), pretext=name, steps=TRIAL) for name in PRETEXTS),
+    *(
+        Arm(f"synthetic-{name}@{kind}", images=(f"synthetic@{kind}",), pretext=name, steps=TRIAL)
+        for kind in ("smooth", "long")
+        for name in ("denoise", "mae", "clusters")
+    ),
 )
 ARMS = {arm.name: arm for arm in _ALL}
 
@@ -174,4 +180,7 @@ def _workspace(data: DataSet, arm: str) -> Workspace:
 def _folders(data: DataSet, arm: Arm) -> tuple[str, ...]:
     pool = Workspace(data.pool, configuration="3d_fullres" if data.pool != data.task else data.configuration)
     places = {"pool": str(pool.raw), "synthetic": str(pool.synthetic), "shapes": "shapes"}
-    return tuple(places[kind] for kind in arm.images)
+    return tuple(
+        str(Workspace(data.pool, configuration=kind.partition("@")[2]).synthetic) if "@" in kind else places[kind]
+        for kind in arm.images
+    )

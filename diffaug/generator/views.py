@@ -43,7 +43,7 @@ class Views:
         case, view = divmod(number, self.each)
         views = self.latents[self.cases[case]]
         channels = len(views) // self.each
-        return torch.from_numpy(views[view * channels : (view + 1) * channels].astype(np.float32))
+        return torch.from_numpy(np.array(views[view * channels : (view + 1) * channels])).float()
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Tell the mean of each channel, `(1, C, 1, 1, 1)`, and the standard deviation of all channels about them."""
