@@ -63,7 +63,8 @@ def build_parser() -> argparse.ArgumentParser:
         The parser; each verb sets `run`.
     """
     parser = argparse.ArgumentParser(
-        prog="diffaug", description="Unlabelled scans in, a pretrained nnU-Net out. Every verb goes on where it stopped."
+        prog="diffaug",
+        description="Unlabelled scans in, a pretrained nnU-Net out. Every verb goes on where it stopped.",
     )
     parser.add_argument("--version", action="version", version=f"diffaug {__version__}")
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from torch import nn
 
 from diffaug.pretraining.pretexts import PRETEXTS
@@ -12,6 +13,7 @@ from diffaug.pretraining.pretexts.distil import Clusters, Distil
 from diffaug.pretraining.pretexts.fusion import Fusion
 from diffaug.pretraining.pretexts.mae import Mae
 from diffaug.pretraining.pretexts.reverse import Reverse
+from diffaug.pretraining.pretexts.sparse import sparse
 from diffaug.pretraining.teacher import CLUSTERS, FEATURES
 
 
@@ -107,6 +109,41 @@ def test_any_patch_is_taken(pretext, size):
 
 def test_mae_with_nothing_hidden_is_zero_and_not_nan():
     assert Mae(masked=0.0).solve(SILENT, torch.randn(1, 1, 8, 8, 8)).loss == 0
+
+
+def unet(stages: int, residual: bool) -> nn.Module:
+    kind = ResidualEncoderUNet if residual else PlainConvUNet
+    blocks = {"n_blocks_per_stage": 1} if residual else {"n_conv_per_stage": 1}
+    strides = [1] + [2] * (stages - 1)
+    return kind(
+        1, stages, [4] * stages, nn.Conv3d, 3, strides, **blocks, num_classes=1, n_conv_per_stage_decoder=1,
+        conv_bias=True, norm_op=nn.InstanceNorm3d, norm_op_kwargs={"affine": True}, nonlin=nn.LeakyReLU,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("residual", [False, True], ids=["plain", "residual"])
+def test_sparse_encoding_knows_nothing_of_what_is_hidden_and_of_how_much(residual):
+    torch.manual_seed(0)
+    network = unet(3, residual)
+    volume, masked = torch.randn(2, 1, 16, 16, 16), torch.zeros(2, 1, 16, 16, 16)
+    masked[..., 8:] = 1
+    with sparse(network, masked):
+        skips = network.encoder(volume * (1 - masked))
+    alone = network.encoder(volume[..., :8])
+    for skip, small in zip(skips, alone, strict=True):
+        visible, hidden = skip.chunk(2, dim=-1)
+        torch.testing.assert_close(visible, small, atol=1e-4, rtol=1e-4)
+        token = visible.mean((2, 3, 4), keepdim=True).expand_as(hidden)
+        torch.testing.assert_close(hidden, token, atol=1e-4, rtol=1e-4)
+    assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_sparse_mae_trains_all_of_the_network():
+    torch.manual_seed(0)
+    network = unet(3, residual=False)
+    Mae(sparse=True).solve(network, torch.randn(2, 1, 16, 16, 16)).loss.backward()
+    without = [name for name, weight in network.named_parameters() if weight.grad is None]
+    assert all("seg_layers" in name for name in without), "deep supervision's other heads"
 
 
 def test_finer_mae_hides_smaller_blocks(clean):

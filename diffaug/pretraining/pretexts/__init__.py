@@ -19,6 +19,7 @@ PRETEXTS: dict[str, Pretext] = {
     "mae": Mae(),
     "mae-fine": Mae(blocks=8),
     "mae-half": Mae(masked=0.5),
+    "mae-sparse": Mae(sparse=True),
     "reverse": Reverse(),
     "fusion": Fusion(),
     "fusion-varied": Varied(Fusion()),

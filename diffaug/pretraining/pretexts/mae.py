@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffaug.pretraining.pretexts.pretext import Shown
+from diffaug.pretraining.pretexts.sparse import sparse
 
 LARGEST_BLOCK = 16  # voxels
 
@@ -21,11 +23,14 @@ class Mae:
     Attributes:
         masked: Share of the blocks; 0.6 to 0.75 is what works for 3D scans (arXiv 2410.23132).
         blocks: How many along the shortest axis of a patch.
+        sparse: Whether hidden voxels take no part in the encoder, see `diffaug.pretraining.pretexts.sparse`; otherwise they
+            are zeros like any others.
         taught: See `Pretext.taught`.
     """
 
     masked: float = 0.7
     blocks: int = 4
+    sparse: bool = False
     taught: ClassVar[int] = 0
 
     def outputs(self, channels: int) -> int:
@@ -41,7 +46,8 @@ class Mae:
         z, y, x = size
         masked = F.interpolate(masked, scale_factor=block, mode="nearest")[..., :z, :y, :x]
         seen = clean * (1 - masked)  # zero is the mean of a normalised scan
-        predicted = network(seen).float()
+        with sparse(network, masked) if self.sparse else nullcontext():
+            predicted = network(seen).float()
         error = (predicted - clean).square() * masked
         loss = error.sum() / (masked.sum() * clean.shape[1]).clamp_min(1)
         return Shown(loss, seen, seen + predicted * masked, clean)

@@ -1,0 +1,66 @@
+"""Sparse-style encoding of a masked volume: nothing that is hidden takes part, as if convolutions were sparse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+NORMS = (nn.InstanceNorm3d,)  # nnU-Net's own
+
+
+@contextmanager
+def sparse(network: nn.Module, masked: Tensor) -> Iterator[None]:
+    """Have a U-Net's encoder work on visible voxels alone (SparK, arXiv 2301.03580).
+
+    After every convolution hidden places are zero again, and norms measure visible places alone, so that large masks do
+    not shift what features look like. The decoder gets, at every hidden place, the mean of the visible ones as a mask
+    token; SparK learns that token, which would leave weights behind that the downstream network does not have.
+
+    Args:
+        network: With an `encoder` that gives a list of skips, as nnU-Net's U-Nets have; another is left as it is.
+        masked: `(B, 1, Z, Y, X)`, 1 where hidden.
+
+    Yields:
+        Nothing.
+    """
+    encoder = getattr(network, "encoder", nn.Identity())
+    visible: dict[tuple[int, ...], Tensor] = {}
+
+    def seen(features: Tensor) -> Tensor:
+        size = tuple(features.shape[2:])
+        if size not in visible:
+            visible[size] = 1 - F.interpolate(masked, size, mode="nearest-exact")
+        return visible[size]
+
+    def mean(features: Tensor) -> Tensor:
+        shown = seen(features)
+        return (features * shown).sum((2, 3, 4), keepdim=True) / shown.sum((2, 3, 4), keepdim=True).clamp_min(1)
+
+    def convolved(module: nn.Module, given: Any, features: Tensor) -> Tensor:
+        return features * seen(features)
+
+    def normalised(module: nn.InstanceNorm3d, given: tuple[Tensor], features: Tensor) -> Tensor:
+        apart = given[0].float() - mean(given[0].float())
+        apart = apart / (mean(apart.square()) + module.eps).sqrt()
+        if module.affine:
+            apart = apart * module.weight.view(1, -1, 1, 1, 1) + module.bias.view(1, -1, 1, 1, 1)
+        return (apart * seen(apart)).to(features.dtype)
+
+    def filled(module: nn.Module, given: Any, skips: list[Tensor]) -> list[Tensor]:
+        return [skip + (1 - seen(skip)) * (mean(skip) - skip) for skip in skips]
+
+    hooks = [encoder.register_forward_hook(filled)] if hasattr(network, "encoder") else []
+    for module in encoder.modules():
+        if isinstance(module, nn.Conv3d):
+            hooks.append(module.register_forward_hook(convolved))
+        elif isinstance(module, NORMS):
+            hooks.append(module.register_forward_hook(normalised))  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
