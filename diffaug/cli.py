@@ -316,7 +316,7 @@ def _label(arguments: Arguments) -> None:
         trainer=arguments.tr,
         teacher=arguments.teacher,
         images=_images(arguments),
-        exclude=tuple(arguments.exclude or (f"fold:{arguments.fold}",)),
+        exclude=tuple(arguments.exclude or ("none" if arguments.fold == "all" else f"fold:{arguments.fold}",)),
         seed=arguments.seed,
     )
     print(f"label: {label(_workspace(arguments), request, device=arguments.device, fresh=arguments.fresh)}")

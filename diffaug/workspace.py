@@ -151,7 +151,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        with temporary.open("rb") as file:
+        with temporary.open("rb+") as file:  # Windows syncs nothing that is open for reading alone
             os.fsync(file.fileno())
         temporary.replace(path)
     except Exception as error:

@@ -202,6 +202,12 @@ class nnUNetTrainerDiffAug(nnUNetTrainerDiffAugScratch):
                     f"-pretrained_weights: given together with -tr {type(self).__name__}, which loads the encoder file "
                     "itself, expected one of the two; leave the option out, or use -tr nnUNetTrainerDiffAugScratch"
                 )
+            if len(self.configuration_manager.patch_size) != 3 or self.is_cascaded:
+                kind = "a cascade's second stage" if self.is_cascaded else "2D"
+                raise DiffaugError(
+                    f"-tr {type(self).__name__}: configuration {self.configuration_name} is {kind}, which diffaug does not "
+                    "pretrain, expected a 3D one such as 3d_fullres; train it with -tr nnUNetTrainer"
+                )
             # Every rank reads the file: DDP broadcasts weights only when it is built.
             path, mend = self._encoder_file()
             encoder = read_encoder(path, mend)
@@ -227,7 +233,7 @@ class nnUNetTrainerDiffAug(nnUNetTrainerDiffAugScratch):
         mixed = MixedCases(training, folder, self.settings.synthetic_share)
         self._refuse_leakage(folder, mixed.manifest, "label")
         self.print_to_log_file(
-            f"diffaug: {len(mixed.volumes)} labelled volumes of {folder}, {self.settings.synthetic_share:.0%} of all draws"
+            f"diffaug: {len(mixed.volumes)} labelled volumes of {folder}, {mixed.share:.0%} of all draws"
         )
         return mixed, validation
 
@@ -250,15 +256,21 @@ class nnUNetTrainerDiffAug(nnUNetTrainerDiffAugScratch):
         if self.settings.encoder_file is not None:
             path = Path(nnUNet_results) / Path(os.path.expandvars(self.settings.encoder_file)).expanduser()
             return path, "mend encoder_file in the plan's diffaug block, or leave it out for diffaug's own run folder"
-        command = f"diffaug pretrain --task {dataset} --plans {plans} --configuration {self.configuration_name}"
-        return encoder_path(nnUNet_results, dataset, plans, self.configuration_name), f"run: {command}"
+        return encoder_path(
+            nnUNet_results, dataset, plans, self.configuration_name
+        ), f"run: {self._command('pretrain')}"
+
+    def _command(self, verb: str) -> str:
+        """Write diffaug's command for this training."""
+        dataset, plans = self.plans_manager.dataset_name, self.plans_manager.plans_name
+        return f"diffaug {verb} --task {dataset} --plans {plans} --configuration {self.configuration_name}"
 
     def _refuse_leakage(self, path: Path, provenance: Mapping[str, Any], verb: str) -> None:
         """Stop when an encoder or a labelled volume, made by a verb, comes from cases that will judge the model."""
         if self.fold == "all":
             self.print_to_log_file("diffaug: fold all holds no case back, so there is no leakage to check")
             return
-        if "case_ids" not in provenance:
+        if not isinstance(provenance.get("case_ids"), (list, tuple)):  # an exported file tells their number alone
             self.print_to_log_file(f"diffaug: WARNING: {path} does not say which cases it has seen")
             return
         _, validation = self.do_split()
@@ -270,8 +282,13 @@ class nnUNetTrainerDiffAug(nnUNetTrainerDiffAugScratch):
             f"({', '.join(seen[:3])}{' ...' if len(seen) > 3 else ''})"
         )
         if not self.settings.allow_leakage:
+            # for all folds at once, or the next fold would be refused likewise; a generator that has seen them is, too
+            mend = f"{self._command(verb)} --exclude labelled --fresh"
+            if verb == "pretrain":
+                mend += " (and before it fit, with the same options, where a generator has seen them)"
+            else:
+                mend += f" --fold {self.fold}"
             raise DiffaugError(
-                f"{found}, expected none; run: diffaug {verb} --task {self.plans_manager.dataset_name} --exclude "
-                f'fold:{self.fold}, or set "allow_leakage": true in the plan\'s diffaug block'
+                f'{found}, expected none; run: {mend}, or set "allow_leakage": true in the plan\'s diffaug block'
             )
         self.print_to_log_file(f"\n{'!' * 80}\ndiffaug: WARNING: {found}: its validation score is too good\n{'!' * 80}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -70,6 +71,8 @@ def loader(batches: StepBatches, *, start: int, workers: int, pin: bool) -> Iter
         num_workers=workers,
         pin_memory=pin,
         prefetch_factor=4 if workers else None,
+        # Python 3.14 would pickle the example instead, and with it networks that cannot be pickled
+        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
     )
     try:
         for batch in data:

@@ -126,7 +126,8 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
         known = "network_weights" in content
     except Exception as error:  # torch raises many kinds for a broken file
         raise DiffaugError(
-            f"{file}: cannot be read ({type(error).__name__}), expected a checkpoint of nnU-Net; train it again"
+            f"{file}: cannot be read ({type(error).__name__}), expected a checkpoint of nnU-Net; is it whole, "
+            "and written by about this version of numpy and torch?"
         ) from error
     if not known:
         raise DiffaugError(f"{file}: holds no network_weights, expected a checkpoint of nnU-Net; give that")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from diffaug.errors import DiffaugError
 from diffaug.pretraining.encoder_file import encoder_path
 from diffaug.workspace import atomic_path, read_json
 
+FINE = 10  # repetitions of the rarer kind, at most: shares come out right within a hundredth or two
 PLACES = 2000  # voxels of each label that are remembered, for nnU-Net's oversampling of foreground
 
 
@@ -50,7 +52,7 @@ def save_labelled(folder: Path, name: str, image: np.ndarray, labels: np.ndarray
         chosen = rng.choice(len(found), min(PLACES, len(found)), replace=False)
         places[str(value)] = np.pad(found[chosen], ((0, 0), (1, 0)))  # nnU-Net counts a channel axis, too
     # the image last: a volume counts as written when its image is there
-    for ending, values in (("_places.npz", places), ("_seg.npy", labels[None].astype(np.int8)), (".npy", image)):
+    for ending, values in (("_places.npz", places), ("_seg.npy", labels[None].astype(np.int16)), (".npy", image)):
         with atomic_path(folder / f"{name}{ending}") as temporary, temporary.open("wb") as file:
             if isinstance(values, dict):
                 np.savez(file, **values)  # type: ignore[arg-type]
@@ -86,7 +88,12 @@ class MixedCases:
         names = list(self.manifest["volumes"])
         wanted = share / (1 - share) * len(labelled.identifiers) / len(names)  # draws of one of them per labelled case
         self.volumes = set(names)
-        self.identifiers = list(labelled.identifiers) * max(1, round(1 / wanted)) + names * max(1, round(wanted))
+        often = (
+            1 / Fraction(1 / wanted).limit_denominator(FINE) if wanted < 1 else Fraction(wanted).limit_denominator(FINE)
+        )
+        made = names * often.numerator
+        self.identifiers = list(labelled.identifiers) * often.denominator + made
+        self.share = len(made) / len(self.identifiers)
 
     def load_case(self, identifier: str) -> tuple[Any, Any, None, Mapping[str, Any]]:
         """Give a case as nnU-Net's own datasets do.

@@ -37,4 +37,14 @@ def read_plans(workspace: Workspace) -> tuple[PlansManager, ConfigurationManager
             f"{workspace.plans_file}: configuration {workspace.configuration} is {found}D, expected one of {known}; mend "
             "--configuration"
         )
+    if plans.plans_name != workspace.plans:
+        raise DiffaugError(
+            f"{workspace.plans_file}: calls itself plans_name {plans.plans_name}, and nnU-Net names its folders by that, "
+            f"expected {workspace.plans}; mend plans_name in the file"
+        )
+    if configuration.previous_stage_name is not None:
+        raise DiffaugError(
+            f"{workspace.plans_file}: configuration {workspace.configuration} is a cascade's second stage, which also takes "
+            f"masks, expected one of {known} that takes images alone; mend --configuration"
+        )
     return plans, configuration

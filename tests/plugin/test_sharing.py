@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import torch
@@ -43,6 +44,16 @@ def test_imported_encoder_starts_a_training(nnunet, tmp_path):
     trainer.on_train_start()
     stem = network.keys_to_in_proj[0] + ".weight"
     assert torch.equal(trainer.network.state_dict()[stem], network.state_dict()[stem])
+
+
+def test_exported_and_imported_encoder_starts_a_training_that_says_it_knows_no_case(nnunet, tmp_path):
+    nnunet.write_encoder()
+    export_encoder(workspace(nnunet), tmp_path / "shared.pt")
+    import_encoder(workspace(nnunet), tmp_path / "shared.pt", fresh=True)
+    nnunet.settings(load="encoder")
+    trainer = nnunet.trainer()
+    trainer.on_train_start()
+    assert "does not say which cases it has seen" in Path(trainer.log_file).read_text()
 
 
 def test_import_refuses_another_architecture_and_an_encoder_that_is_there(nnunet, tmp_path, refusal):

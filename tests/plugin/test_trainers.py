@@ -109,8 +109,22 @@ def test_other_strides_of_equal_shapes_are_refused(nnunet):
 def test_seen_validation_cases_are_refused(nnunet):
     nnunet.write_encoder(case_ids=nnunet.cases)
     message = refused(nnunet.trainer())
-    for told in ("1 of the 1 validation cases of fold 0", "case_3", "--exclude fold:0", "allow_leakage"):
+    for told in (
+        "1 of the 1 validation cases of fold 0",
+        "case_3",
+        "--exclude labelled --fresh",
+        "--configuration",
+        "allow_leakage",
+    ):
         assert told in message
+
+
+def test_2d_is_refused_before_a_command_is_told_that_would_be_refused_too(nnunet):
+    trainer = nnunet.trainer()
+    trainer.configuration_manager.configuration["patch_size"] = [16, 16]
+    message = refused(trainer)
+    assert "2D" in message
+    assert "diffaug pretrain" not in message
 
 
 def test_allowed_leakage_warns(nnunet):

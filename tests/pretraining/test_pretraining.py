@@ -26,6 +26,7 @@ from diffaug.pretraining.pretexts.denoise import Denoise
 from diffaug.pretraining.teacher import CLUSTERS, FEATURES
 from diffaug.volumes.cache import VolumeCache
 from diffaug.volumes.dataset import excluded_ids
+from diffaug.workspace import Workspace
 
 PATCH = [16, 16, 16]
 REAL = PretrainRequest(images=("real",), budget="cpu-small")
@@ -409,6 +410,21 @@ def test_missing_plans_are_told_with_the_command(task, refusal):
     message = refusal(run, task)
     assert "nnUNetPlans.json" in message
     assert "nnUNetv2_plan_and_preprocess -d 905" in message
+
+
+def test_plans_that_nnunet_would_call_by_another_name_are_refused(planned, refusal):
+    (planned.preprocessed / "custom.json").write_text(json.dumps(plans()))
+    told = refusal(pretrain, Workspace(planned.dataset, plans="custom"), REAL, device="cpu")
+    assert "plans_name" in told
+    assert "custom" in told
+
+
+def test_second_stage_of_a_cascade_is_refused(planned, refusal):
+    content = plans()
+    content["configurations"]["cascade"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
+    (planned.preprocessed / "nnUNetPlans.json").write_text(json.dumps(content))
+    told = refusal(pretrain, Workspace(planned.dataset, configuration="cascade"), REAL, device="cpu")
+    assert "second stage" in told
 
 
 def test_folder_of_other_channels_is_refused(planned, tmp_path, refusal):
