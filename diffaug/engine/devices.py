@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from datetime import timedelta
 from functools import cache
 
 import torch
+import torch.distributed as dist
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 
@@ -45,4 +47,7 @@ def start_fabric(device: str = "auto") -> Fabric:
         precision="bf16-mixed" if gpu and torch.cuda.get_device_capability() >= (8, 0) else "32-true",
     )
     fabric.launch()
+    if world > 1 and not gpu:
+        # Fabric does so for GPUs alone; gloo's threads, still running when the interpreter goes, now and then abort it
+        atexit.register(dist.destroy_process_group)
     return fabric
