@@ -251,10 +251,20 @@ def discard(folder: Path) -> None:
         folder: The folder; its lock stays.
     """
     for entry in folder.iterdir():
-        if entry.is_dir():
-            shutil.rmtree(entry)
-        elif entry.name != ".lock":
-            entry.unlink()
+        if entry.name != ".lock":
+            remove(entry)
+
+
+def remove(entry: Path) -> None:
+    """Remove a file, or a folder and all that is in it.
+
+    Args:
+        entry: Which.
+    """
+    if entry.is_dir():
+        shutil.rmtree(entry)
+    else:
+        entry.unlink()
 
 
 @contextmanager

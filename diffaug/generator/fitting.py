@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -28,7 +27,7 @@ from diffaug.generator.preparing import FitRequest, agree, fill_cache, find_site
 from diffaug.generator.views import encode_views
 from diffaug.volumes.cache import VolumeCache
 from diffaug.volumes.pictures import curves
-from diffaug.workspace import Workspace, discard, file_hash, fingerprint, locked, read_json, write_json
+from diffaug.workspace import Workspace, discard, file_hash, fingerprint, locked, read_json, remove, write_json
 
 GRAIN_SCANS = 32
 COPIES = "copies.json"  # the calibrated copy detector, beside the generator
@@ -198,8 +197,6 @@ def _finish(generator: Generator, folder: Path, target: Path) -> None:
     generator.save(target)
     done = {"finished": True, "figures": figures, "inputs": hashes, "generator_sha256": file_hash(target)}
     write_json(folder / "manifest.json", {**manifest, **done})
-    for pattern in ("*.state.pt", "copies_*.json"):  # what resumes a fit is not what a user loads
-        for file in folder.glob(pattern):
-            file.unlink()
-    for latents in folder.glob("latents_*"):
-        shutil.rmtree(latents)
+    for pattern in ("*.state.pt", "copies_*.json", "latents_*"):  # what resumes a fit is not what a user loads
+        for entry in folder.glob(pattern):
+            remove(entry)

@@ -6,6 +6,7 @@ to predict them (DreamTeacher, arXiv 2307.07487).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from diffaug.errors import DiffaugError
 from diffaug.generator.model import Generator
 from diffaug.volumes.grid import read_off, to_canonical
 from diffaug.volumes.scan import Scan, reorient
-from diffaug.volumes.windows import Window, centred, coordinates, cut, paste_extent
+from diffaug.volumes.windows import Window, centred, coordinates, cut, inside, paste_extent
 
 SIGMAS = (0.2, 0.8)  # noise, in standard deviations of the latent, at which the denoiser is asked
 FEATURES = 12  # leading principal components that are kept
@@ -99,7 +100,7 @@ class Teacher:
         layers, window = _layers(self.generator, scan)
         widths = [layer.shape[1] for layer in layers]
         shape = self.generator.plan.grid.shape
-        # components first, voxels after: both are linear, and a thousand layers' channels of every voxel fill no memory
+        # components before voxels: both are linear, and all layers' channels, a thousand, of every voxel fill the memory
         parts = [
             F.interpolate(
                 torch.einsum("fd,bdzyx->bfzyx", axes.to(layer), layer - mean.to(layer)), shape, mode="trilinear"
@@ -134,10 +135,10 @@ def _layers(generator: Generator, scan: Scan) -> tuple[list[Tensor], Window]:
 
 def _draw(window: Window, shape: Sequence[int], rng: np.random.Generator) -> Tensor:
     """Draw voxels of a window that lie within its scan, `(N, 3)`: x, y and z from -1 to 1, from edge to edge."""
-    low = np.maximum(np.negative(window.offset), 0)
-    size = np.minimum(shape, np.subtract(window.extent, window.offset)) - low
-    drawn = rng.choice(size.prod(), min(VOXELS, size.prod()), replace=False)
-    index = np.stack(np.unravel_index(drawn, size), 1) + low
+    parts = inside(window, shape)
+    size = [part.stop - part.start for part in parts]
+    drawn = rng.choice(math.prod(size), min(VOXELS, math.prod(size)), replace=False)
+    index = np.stack(np.unravel_index(drawn, size), 1) + [part.start for part in parts]
     return torch.from_numpy((2 * index + 1) / np.array(shape) - 1).flip(1).float()
 
 

@@ -94,12 +94,24 @@ def paste_extent(voxels: np.ndarray, window: Window) -> np.ndarray:
     Returns:
         `(C, z, y, x)`, a view.
     """
-    inside = [
-        slice(max(-offset, 0), min(length, size - offset))
-        for offset, size, length in zip(window.offset, window.extent, voxels.shape[1:], strict=True)
-    ]
-    z, y, x = inside
+    z, y, x = inside(window, voxels.shape[1:])
     return voxels[:, z, y, x]
+
+
+def inside(window: Window, shape: Sequence[int]) -> tuple[slice, ...]:
+    """Tell which part of a window lies inside its scan.
+
+    Args:
+        window: Where it lies.
+        shape: Voxels (Z, Y, X) of the window.
+
+    Returns:
+        Of each axis the window's voxels that do.
+    """
+    return tuple(
+        slice(max(-offset, 0), min(length, size - offset))
+        for offset, size, length in zip(window.offset, window.extent, shape, strict=True)
+    )
 
 
 def refill(inside: np.ndarray, window: Window, shape: Sequence[int]) -> np.ndarray:

@@ -9,8 +9,6 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-NORMS = (nn.InstanceNorm3d,)  # nnU-Net's own
-
 
 @contextmanager
 def sparse(network: nn.Module, masked: Tensor) -> Iterator[None]:
@@ -44,7 +42,8 @@ def sparse(network: nn.Module, masked: Tensor) -> Iterator[None]:
         return features * seen(features)
 
     def normalised(module: nn.InstanceNorm3d, given: tuple[Tensor], features: Tensor) -> Tensor:
-        apart = given[0].float() - mean(given[0].float())
+        before = given[0].float()
+        apart = before - mean(before)
         apart = apart / (mean(apart.square()) + module.eps).sqrt()
         if module.affine:
             apart = apart * module.weight.view(1, -1, 1, 1, 1) + module.bias.view(1, -1, 1, 1, 1)
@@ -53,11 +52,11 @@ def sparse(network: nn.Module, masked: Tensor) -> Iterator[None]:
     def filled(module: nn.Module, given: Any, skips: list[Tensor]) -> list[Tensor]:
         return [skip + (1 - seen(skip)) * (mean(skip) - skip) for skip in skips]
 
-    hooks = [encoder.register_forward_hook(filled)] if hasattr(network, "encoder") else []
+    hooks = [encoder.register_forward_hook(filled)]
     for module in encoder.modules():
         if isinstance(module, nn.Conv3d):
             hooks.append(module.register_forward_hook(convolved))
-        elif isinstance(module, NORMS):
+        elif isinstance(module, nn.InstanceNorm3d):
             hooks.append(module.register_forward_hook(normalised))  # type: ignore[arg-type]
     try:
         yield
