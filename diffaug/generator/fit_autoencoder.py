@@ -43,7 +43,9 @@ class AutoencoderObjective:
         self.autoencoder = Autoencoder(**plan.autoencoder)
         self.autoencoder.begin_linear(self._blocks())
         self.discriminator = make_discriminator(plan)
-        self.networks: dict[str, nn.Module] = {"autoencoder": self.autoencoder, "discriminator": self.discriminator}
+        self.networks: dict[str, nn.Module] = {"autoencoder": self.autoencoder}
+        if self.discriminator is not None:
+            self.networks["discriminator"] = self.discriminator
         self.held_out = [centre_window(cache, case, plan.grid.shape) for case in plan.held_out[:HELD_OUT_SHOWN]]
 
     def example(self, generator: np.random.Generator) -> Tensor:
@@ -80,7 +82,7 @@ class AutoencoderObjective:
         return {name: Adam(net.parameters(), learning_rate, betas=(0.5, 0.9)) for name, net in self.networks.items()}
 
     def losses(self, batch: Tensor, progress: float) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
-        """Yield the autoencoder's loss, then the discriminator's.
+        """Yield the autoencoder's loss, then the discriminator's, if there is one.
 
         Args:
             batch: `(B, C, Z, Y, X)`.
@@ -93,7 +95,7 @@ class AutoencoderObjective:
         error = reconstruction_error(reconstruction, batch)
         total = error + COMMITMENT * commitment + SCALE * F.l1_loss(halved, F.avg_pool3d(batch, 2))
         figures = {"l1": F.l1_loss(reconstruction.detach(), batch), "perplexity": perplexity}
-        if progress < ADVERSARIAL_START:
+        if self.discriminator is None or progress < ADVERSARIAL_START:
             yield "autoencoder", total, figures
             return
         self.discriminator.requires_grad_(False)
@@ -164,20 +166,22 @@ class AutoencoderObjective:
         mosaic(rows, file, spacing=self.plan.grid.spacing, orientation=self.plan.grid.orientation)
 
 
-def make_discriminator(plan: GeneratorPlan) -> PatchDiscriminator:
+def make_discriminator(plan: GeneratorPlan) -> PatchDiscriminator | None:
     """Build the discriminator of patches.
 
     Args:
         plan: The plan.
 
     Returns:
-        An untrained one, as wide as the autoencoder's first level.
+        An untrained one, as wide as the autoencoder's first level; None where volumes are too thin for any.
     """
+    if plan.discriminator_layers is None:
+        return None
     return PatchDiscriminator(
         spatial_dims=3,
         channels=plan.autoencoder["channels"][0],
         in_channels=len(plan.channels),
-        num_layers_d=2,
+        num_layers_d=plan.discriminator_layers,
         norm="INSTANCE",  # batches of two make batch norm noise
     )
 

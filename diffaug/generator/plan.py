@@ -24,6 +24,9 @@ HELD_OUT = 0.1  # share of the scans that the generator never trains on
 # scans' number they would fit training scans far better than others
 COMPONENTS, SCANS_PER_COMPONENT = 32, 4
 MOST_VALUES = 2**24  # of all components together: 64 MB of the generator file
+# Voxels that the patch discriminator needs along every axis, by the number of its layers: fewer, and nothing is left of
+# a volume after its strides (hearts have 6 to 12 slices)
+DISCRIMINATOR_NEEDS = {2: 12, 1: 6, 0: 4}
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,7 @@ class GeneratorPlan:
         autoencoder_training: How long and fast.
         denoiser_training: How long and fast.
         conditions: What else the denoiser is told of a scan.
+        discriminator_layers: Of the autoencoder's critic, a key of `DISCRIMINATOR_NEEDS`; None trains without one.
     """
 
     budget: str
@@ -129,6 +133,7 @@ class GeneratorPlan:
     autoencoder_training: Training
     denoiser_training: Training
     conditions: ConditionPlan = field(default_factory=ConditionPlan)
+    discriminator_layers: int | None = max(DISCRIMINATOR_NEEDS)
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
@@ -212,6 +217,10 @@ class GeneratorPlan:
             "steps, batch_size, learning_rate and gradient_clip are positive": all(
                 min(t.steps, t.batch_size, t.learning_rate, t.gradient_clip) > 0 for t in fits
             ),
+            f"discriminator_layers is one of {', '.join(map(str, DISCRIMINATOR_NEEDS))} or null": self.discriminator_layers
+            in (None, *DISCRIMINATOR_NEEDS),
+            "autoencoder_crop has the voxels that discriminator_layers need": min(self.autoencoder_crop)
+            >= DISCRIMINATOR_NEEDS.get(self.discriminator_layers, 0),  # type: ignore[arg-type]
             "warmup_steps and workers are not negative": all(min(t.warmup_steps, t.workers) >= 0 for t in fits),
             "the conditions' sites are those of the cases to train on, each once": sorted(told.sites)
             == sorted({told.site_of[case] for case in self.cases if case in told.site_of}),
@@ -312,6 +321,7 @@ def make_plan(
     values = size.autoencoder["latent_channels"] * cells
     components = min(COMPONENTS, len(cases) // SCANS_PER_COMPONENT, MOST_VALUES // values)
     batch_size = max(1, min(size.denoiser_training.batch_size, size.cells // cells))
+    crop = tuple(max(2 * f, min(size.crop, n) // (2 * f) * 2 * f) for n, f in zip(grid.shape, factors, strict=True))
     return GeneratorPlan(
         budget=budget,
         channels=tuple(channels),
@@ -319,12 +329,11 @@ def make_plan(
         cases=cases,
         held_out=tuple(sorted(held_out)),
         autoencoder={"image_channels": len(channels), "strides": strides, **size.autoencoder},
-        autoencoder_crop=tuple(
-            max(2 * f, min(size.crop, n) // (2 * f) * 2 * f) for n, f in zip(grid.shape, factors, strict=True)
-        ),
+        autoencoder_crop=crop,
         denoiser={"latent_channels": size.autoencoder["latent_channels"], "components": components, **size.denoiser},
         views=size.views,
         autoencoder_training=replace(size.autoencoder_training, seed=seed),
         denoiser_training=replace(size.denoiser_training, seed=seed, batch_size=batch_size),
         conditions=plan_conditions(readings, grid, cases, site_of or {}),
+        discriminator_layers=max((n for n, needed in DISCRIMINATOR_NEEDS.items() if min(crop) >= needed), default=None),
     )

@@ -10,9 +10,10 @@ from torch._subclasses import FakeTensorMode
 
 from diffaug.generator.autoencoder import Autoencoder
 from diffaug.generator.conditions import ConditionPlan
-from diffaug.generator.fit_autoencoder import make_discriminator
+from diffaug.generator.fit_autoencoder import AutoencoderObjective, make_discriminator
 from diffaug.generator.fitting import fit
 from diffaug.generator.plan import BUDGETS, GeneratorPlan, make_plan
+from diffaug.volumes.cache import VolumeCache
 from diffaug.volumes.grid import Reading
 
 
@@ -79,6 +80,30 @@ def test_a_step_fits_the_gpu_whatever_the_scans(scan, budget, most):
     assert min(needed.values()) > 0.5, "something was counted"
     assert max(needed.values()) < most
     assert plan.denoiser_training.batch_size > 1
+
+
+@pytest.mark.parametrize(
+    ("slices", "layers"), [(13, 2), (12, 2), (11, 1), (10, 1), (6, 1), (5, 0), (4, 0), (3, None), (2, None)]
+)
+def test_thin_scans_get_a_discriminator_that_fits_them_or_none(tmp_path, slices, layers):
+    """Hearts have 6 to 12 slices; the discriminator begins half-way, far too late to find that out."""
+    size = (slices, 24, 22)
+    scans = [replace(reading, size=size) for reading in readings(spacing=(10.0, 1.5, 1.5))]
+    plan = make_plan(scans, ["MR"], budget="cpu-small")
+    assert plan.discriminator_layers == layers
+    cache = VolumeCache(tmp_path / "cache")
+    rng = np.random.default_rng(0)
+    cache.fill([scan.case for scan in scans], lambda _: rng.uniform(-1, 1, (1, *size)))
+    torch.manual_seed(0)
+    objective = AutoencoderObjective(plan, cache)
+    batch = torch.stack([objective.example(rng) for _ in range(2)])
+    losses = {}
+    for name, loss, _ in objective.losses(batch, progress=0.9):
+        loss.backward()
+        losses[name] = float(loss)
+    expected = {"autoencoder"} if layers is None else {"autoencoder", "discriminator"}
+    assert losses.keys() == objective.networks.keys() == expected
+    assert np.isfinite(list(losses.values())).all()
 
 
 def test_conditions_are_planned_and_saved(tmp_path):
@@ -172,6 +197,8 @@ NONSENSE = {
     "site without a case": put("conditions.sites", ["A"]),
     "site that is not listed": put("conditions.site_of", {"c00": "A", "c01": "A", "c02": "A"}),
     "sites of another kind": put("conditions.site_of", ["A"]),
+    "discriminator of no depth that is known": put("discriminator_layers", 5),
+    "discriminator deeper than its pieces": put("autoencoder_crop", [8, 16, 16]),
     "no average": put("denoiser_training.ema_decay", "none"),
 }
 
