@@ -44,7 +44,7 @@ def scattered(extent: Sequence[int], shape: Sequence[int], reach: int, generator
     Args:
         extent: Voxels (Z, Y, X) of the scan.
         shape: Voxels (Z, Y, X) of the window.
-        reach: How many voxels it may stick out of the scan, or lie off its middle; of thin scans half a scan at most.
+        reach: How many voxels it may stick out of the scan, or lie off its middle; less where either is thin.
         generator: Source of randomness.
 
     Returns:
@@ -53,7 +53,7 @@ def scattered(extent: Sequence[int], shape: Sequence[int], reach: int, generator
     middle = centred(extent, shape).offset
     offset = []
     for size, length, centre in zip(extent, shape, middle, strict=True):
-        near = min(reach, size // 2, length // 2)  # some of every window lies in its scan
+        near = min(reach, (min(size, length) + length) // 4)  # some of every window lies in its scan
         low, high = (-near, size - length + near) if size > length else (centre - near, centre + near)
         offset.append(int(generator.integers(low, high + 1)))
     return Window(tuple(offset), tuple(extent))

@@ -65,6 +65,15 @@ def test_scattered_windows_stay_in_reach_and_get_everywhere(reach):
         assert set(offsets[:, axis]) == set(range(middle[axis] - reach, middle[axis] + reach + 1))
 
 
+@pytest.mark.parametrize("size", [1, 2, 5, 12])
+@pytest.mark.parametrize("length", [1, 2, 4, 8])
+def test_scattered_windows_of_thin_scans_still_hold_some_of_them(size, length):
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        window = scattered((size, 9, 9), (length, 4, 4), 4, rng)
+        assert paste_extent(np.zeros((1, length, 4, 4)), window).size
+
+
 def test_scattered_is_a_function_of_its_generator():
     one, other = (scattered((20, 20, 20), (8, 8, 8), 2, np.random.default_rng(5)) for _ in range(2))
     assert one == other
