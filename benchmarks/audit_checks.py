@@ -1,6 +1,6 @@
 """Does the audit say what is wrong? Six synthetic sets with known defects, made from the hippocampus scans, and its verdicts.
 
-    python benchmarks/audit_checks.py --dataset $nnUNet_raw/Dataset004_Hippocampus --samples SYNTHETIC/imagesTr --work work
+    python -m benchmarks.audit_checks --dataset $nnUNet_raw/Dataset004_Hippocampus --samples SYNTHETIC/imagesTr --work work
 
 Real scans are halved by person (consecutive ids 2k-1 and 2k); ids in the list `test` of scarce_split.json are in nothing.
 Every audit is `diffaug audit --real first_half --synthetic SET`. All share one --out, so the copy detector is fitted once.

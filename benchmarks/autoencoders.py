@@ -1,6 +1,6 @@
 """Our autoencoder against MONAI's VQVAE: equal latent, parameters, steps, batches and pieces of scans, in one run.
 
-    python benchmarks/autoencoders.py --task 4 --configuration 3d_cpu_small --out work/autoencoders
+    python -m benchmarks.autoencoders --task 4 --configuration 3d_cpu_small --out work/autoencoders
 
 Uses the plan and the preprocessed scans of a task that `diffaug fit --plan-only` (or a whole fit) has prepared. MONAI's
 network is trained as MONAI's tutorial trains it (mean absolute error plus quantisation loss, Adam), once with the

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from assembled import assemble
-from medicaldiffusion_shims import make_diffusion, make_vqgan
 from monai.inferers import LatentDiffusionInferer
 from monai.networks.nets import AutoencoderKL, DiffusionModelUNet
 from monai.networks.schedulers import DDIMScheduler, DDPMScheduler, RFlowScheduler
 from torch import Tensor, nn
 
+from benchmarks.assembled import assemble
+from benchmarks.medicaldiffusion_shims import make_diffusion, make_vqgan
 from diffaug.errors import DiffaugError
 from diffaug.generator.plan import BUDGETS, GeneratorPlan
 from diffaug.generator.sampling import DEFAULT_STEPS, SampleRequest

@@ -1,6 +1,6 @@
 """How many planted copies the copy test finds, and how many real scans it takes for copies, on several data sets.
 
-    python benchmarks/copy_detectors.py --task 4 --task 950 --task 900 --out benchmarks/results/copy_detectors.md
+    python -m benchmarks.copy_detectors --task 4 --task 950 --task 900 --out benchmarks/results/copy_detectors.md
 
 Each task needs what `diffaug fit --plan-only` writes. Copies of 12 training scans are planted, of every kind; scans that are
 no copies are all others, each held against other people's.
@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 
 import torch
-from measuring import machine
 
+from benchmarks.measuring import machine
 from diffaug.copies.calibrating import make_detector
 from diffaug.generator.plan import GeneratorPlan
 from diffaug.generator.preparing import open_cache

@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 import torch
-from assembled import TASK, assemble, set_folders, write_phantoms
-from contenders import BATCH, SHAPE, resize_plan, silenced
-from measuring import interleaved
-from medicaldiffusion_shims import make_diffusion, make_vqgan
-from step_profile import bare_step
 
+from benchmarks.assembled import TASK, assemble, set_folders, write_phantoms
+from benchmarks.contenders import BATCH, SHAPE, resize_plan, silenced
+from benchmarks.measuring import interleaved
+from benchmarks.medicaldiffusion_shims import make_diffusion, make_vqgan
+from benchmarks.step_profile import bare_step
 from diffaug.engine.batches import StepBatches
 from diffaug.generator.plan import GeneratorPlan
 from diffaug.volumes.pictures import mosaic

@@ -1,6 +1,6 @@
 """One volume of 256 x 256 x 128 voxels: seconds and peak memory, with untrained networks of a budget.
 
-    python benchmarks/large_volume.py --budget cpu-small
+    python -m benchmarks.large_volume --budget cpu-small
 
 Weights do not change what sampling costs. Peak memory is of the whole process, torch and all.
 """

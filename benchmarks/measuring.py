@@ -11,7 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -141,7 +141,7 @@ def machine() -> dict[str, Any]:
     """Say what this ran on, without names or paths.
 
     Returns:
-        Processor, cores, threads, date and versions.
+        Processor, GPU where there is one, cores, threads, date and versions.
     """
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
@@ -150,12 +150,20 @@ def machine() -> dict[str, Any]:
         "date": datetime.date.today().isoformat(),
         "processor": models[0] if models else platform.machine(),
         "vector instructions": torch.backends.cpu.get_cpu_capability(),
+        **({"GPU": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load before": [round(value, 1) for value in os.getloadavg()],
         "python": platform.python_version(),
-        **{name: version(name) for name in PACKAGES},
+        **{name: _version(name) for name in PACKAGES},
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # imported from a folder
+        return "not installed"
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

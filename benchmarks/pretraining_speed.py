@@ -1,6 +1,6 @@
 """How close pretraining comes to the bare network: loader, augmentation, pretext and loop against nothing but the network.
 
-    python benchmarks/pretraining_speed.py --threads 1
+    python -m benchmarks.pretraining_speed --threads 1
 
 The network is that of the scarce-label benchmark's phantoms. Volumes hold random structures; those of pretexts with a
 teacher hold random features, too, read and turned with the volume as in earnest. Steps of the bare network run in between.
@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measuring import machine, write_report
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
-from step_profile import bare_step, profile_fit
 
+from benchmarks.measuring import machine, write_report
+from benchmarks.step_profile import bare_step, profile_fit
 from diffaug.pretraining.fitting import PretextObjective
 from diffaug.pretraining.plan import BUDGETS
 from diffaug.pretraining.pretexts import PRETEXTS
@@ -115,7 +115,7 @@ def main() -> None:
     for name in PRETEXTS:
         with tempfile.TemporaryDirectory() as folder:
             rows.append(measure(name, arguments.steps, Path(folder)))
-        command = f"`python benchmarks/pretraining_speed.py --steps {arguments.steps} --threads {arguments.threads}`"
+        command = f"`python -m benchmarks.pretraining_speed --steps {arguments.steps} --threads {arguments.threads}`"
         budget = BUDGETS["cpu-small"]
         patch = " x ".join(map(str, PATCH))
         text = f"Batches of {budget.batch_size} patches of {patch} voxels, {budget.workers} loading process."

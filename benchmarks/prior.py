@@ -1,6 +1,6 @@
 """What the denoiser's Gaussian prior is worth: held-out loss with and without it, after equally many steps.
 
-    python benchmarks/prior.py --task 4 --steps 400 --out benchmarks/results/prior_hippocampus.md
+    python -m benchmarks.prior --task 4 --steps 400 --out benchmarks/results/prior_hippocampus.md
 
 The task needs a generator that `diffaug fit` has finished: its plan, autoencoder and scans are used again.
 Losses are those of `diffaug.generator.diffusion.denoising_error` on held-out scans, about 1 for a useless network. Without
@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import machine, table
 
+from benchmarks.measuring import machine, table
 from diffaug.engine.devices import start_fabric
 from diffaug.engine.loop import read_log, train
 from diffaug.generator import fit_denoiser

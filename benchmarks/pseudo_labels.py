@@ -1,7 +1,7 @@
 """How good a few-label model's labels of the unlabelled pool are, and what averaging mirrored predictions adds to them.
 
-    python benchmarks/scarce_labels.py run --data phantom --arms real --labelled 10 20 --seeds 2
-    python benchmarks/pseudo_labels.py --labelled 10 20 --seeds 2
+    python -m benchmarks.scarce_labels run --data phantom --arms real --labelled 10 20 --seeds 2
+    python -m benchmarks.pseudo_labels --labelled 10 20 --seeds 2
 
 Teachers are the models that the first command leaves. The pool is phantoms of the other site, whose true masks are known.
 """
@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measuring import machine, write_report
 from monai.metrics import compute_dice
-from scarce.arms import ARMS
-from scarce.data import PHANTOM, PHANTOM_SHAPE
-from scarce.oracle import true_mask
 
+from benchmarks.measuring import machine, write_report
+from benchmarks.scarce.arms import ARMS
+from benchmarks.scarce.data import PHANTOM, PHANTOM_SHAPE
+from benchmarks.scarce.oracle import true_mask
 from diffaug.pretraining.labelling import SURE, likeliest
 from diffaug.pretraining.networks import load_model, make_predictor
 from diffaug.pretraining.sources import folder_source, preprocess
@@ -104,7 +104,7 @@ def main() -> None:
             for seed in range(arguments.seeds)
             for row in measure(labelled, seed, arguments.volumes, Path(folder))
         ]
-    command = f"`{' '.join(['python', 'benchmarks/pseudo_labels.py', *sys.argv[1:]])}`"
+    command = f"`{' '.join(['python', '-m', 'benchmarks.pseudo_labels', *sys.argv[1:]])}`"
     text = (
         f"{arguments.volumes} phantoms of site A, labelled by models of arm `{ARM.name}` that were trained on cases of "
         f"site B. Sure: the likeliest label has a probability of at least {SURE}."

@@ -1,6 +1,6 @@
 """Peak memory of one quantisation, in a process of its own; `speed.py` calls it once per contender.
 
-    python benchmarks/quantise_memory.py medicaldiffusion --medicaldiffusion PATH
+    python -m benchmarks.quantise_memory medicaldiffusion --medicaldiffusion PATH
 
 32,768 positions of 8 channels, as all four latents of the paper have, against 16,384 codes. Linux only.
 """
@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 
 import torch
-from medicaldiffusion_shims import load_medicaldiffusion
 
+from benchmarks.medicaldiffusion_shims import load_medicaldiffusion
 from diffaug.generator.codebook import Codebook
 
 LATENT = (1, 8, 32, 32, 32)

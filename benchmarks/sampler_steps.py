@@ -1,6 +1,6 @@
 """Quality against number of steps, for every sampler on one fitted generator; the default follows from the table.
 
-    python benchmarks/sampler_steps.py --task 4 --configuration 3d_cpu_small -n 48 --out benchmarks/results/sampler_steps
+    python -m benchmarks.sampler_steps --task 4 --configuration 3d_cpu_small -n 48 --out benchmarks/results/sampler_steps
 
 All cells start from the same noise. Features are those of the audit's self-supervised encoder, which is fitted here to the
 real scans where no audit has done so; the reference are all real scans, and the same figures of as many other real scans (two

@@ -1,7 +1,7 @@
 """Scarce labels: what pretraining is worth to stock nnU-Net, with the controls that the paper left out.
 
-    python benchmarks/scarce_labels.py run --data phantom --arms scratch real synthetic --labelled 10 20 --seeds 5
-    python benchmarks/scarce_labels.py report --data phantom
+    python -m benchmarks.scarce_labels run --data phantom --arms scratch real synthetic --labelled 10 20 --seeds 5
+    python -m benchmarks.scarce_labels report --data phantom
 
 `run` prepares the data, pretrains each arm once and trains every cell (data set x arm x number of labels x seed) that
 has no result yet; killed, it goes on when run again. Several processes may share a folder of cells, and folders of
@@ -18,13 +18,13 @@ import time
 from pathlib import Path
 
 import torch
-from measuring import PACKAGES, machine
-from scarce.arms import ARMS, label_volumes, pretrain_arm
-from scarce.cells import RESULTS, Cell, collect, save, unfinished
-from scarce.data import DATA_SETS, DataSet, custom, prepare
-from scarce.report import write_report
-from scarce.training import train_cell
 
+from benchmarks.measuring import PACKAGES, machine
+from benchmarks.scarce.arms import ARMS, label_volumes, pretrain_arm
+from benchmarks.scarce.cells import RESULTS, Cell, collect, save, unfinished
+from benchmarks.scarce.data import DATA_SETS, DataSet, custom, prepare
+from benchmarks.scarce.report import write_report
+from benchmarks.scarce.training import train_cell
 from diffaug.engine.devices import start_fabric
 from diffaug.errors import DiffaugError
 
@@ -73,7 +73,7 @@ def report(arguments: argparse.Namespace) -> None:
     shown = [arm for arm in arms if arm in set(cells["arm"])]
     counts = " ".join(map(str, sorted(cells["labelled"].unique())))
     command = (
-        f"python benchmarks/scarce_labels.py run --data {data.name} --arms {' '.join(shown)} --labelled {counts} "
+        f"python -m benchmarks.scarce_labels run --data {data.name} --arms {' '.join(shown)} --labelled {counts} "
         f"--seeds {cells['seed'].nunique()}"
     )
     write_report(arguments.cells, data.name, shown, out, [command])

@@ -1,7 +1,7 @@
 """Speed of diffaug against medicaldiffusion and MONAI at equal latent, parameters and threads; ratios within one run.
 
-    python benchmarks/speed.py --medicaldiffusion PATH
-    python benchmarks/speed.py --medicaldiffusion PATH --quality 30
+    python -m benchmarks.speed --medicaldiffusion PATH
+    python -m benchmarks.speed --medicaldiffusion PATH --quality 30
 
 PATH is a checkout of github.com/FirasGit/medicaldiffusion, whose code runs unmodified; its package is not part of this
 repository. Without it only MONAI is compared. Everything is timed in turn, A B C A B C, so that a busy machine falls on all
@@ -25,14 +25,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from assembled import assemble
-from contenders import BATCH, PARAMETERS, SHAPE, MedicalDiffusion, Monai, Ours
-from equal_time import VOLUMES, compare_quality
-from measuring import interleaved, machine, ratio, times, write_report
-from medicaldiffusion_shims import load_medicaldiffusion
-from quantise_memory import LATENT
-from step_profile import PARTS, Profile, bare_step, flops, peaks, profile_fit, variants
 
+from benchmarks.assembled import assemble
+from benchmarks.contenders import BATCH, PARAMETERS, SHAPE, MedicalDiffusion, Monai, Ours
+from benchmarks.equal_time import VOLUMES, compare_quality
+from benchmarks.measuring import interleaved, machine, ratio, times, write_report
+from benchmarks.medicaldiffusion_shims import load_medicaldiffusion
+from benchmarks.quantise_memory import LATENT
+from benchmarks.step_profile import PARTS, Profile, bare_step, flops, peaks, profile_fit, variants
 from diffaug.engine.batches import StepBatches
 from diffaug.engine.loop import Training
 
@@ -163,14 +163,13 @@ def measure_memory(checkout: Path | None, rounds: int, threads: int) -> Section:
     Returns:
         A section of the report.
     """
-    script = Path(__file__).with_name("quantise_memory.py")
     commands = {"diffaug": ["diffaug"]}
     if checkout is not None:
         commands["medicaldiffusion"] = ["medicaldiffusion", "--medicaldiffusion", str(checkout)]
     found: dict[str, list[dict[str, float]]] = {name: [] for name in commands}
     for _ in range(rounds):
         for name, options in commands.items():
-            command = [sys.executable, str(script), *options, "--threads", str(threads)]
+            command = [sys.executable, "-m", "benchmarks.quantise_memory", *options, "--threads", str(threads)]
             answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
             found[name].append(json.loads(answer.splitlines()[-1]))
     rows = []
@@ -277,7 +276,7 @@ def _command(arguments: argparse.Namespace) -> str:
     told["parts"] = " ".join(arguments.parts) if arguments.quality is None else False
     told["volumes"] = arguments.volumes if arguments.quality is not None else False
     words = [f"--{key}" if value is True else f"--{key} {value}" for key, value in told.items() if value is not False]
-    return " ".join(["python benchmarks/speed.py", *words])
+    return " ".join(["python -m benchmarks.speed", *words])
 
 
 def main() -> None:

@@ -13,13 +13,13 @@ from typing import Any
 from unittest import mock
 
 import torch
-from measuring import Stopwatch, interleaved
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.measuring import Stopwatch, interleaved
 from diffaug.engine import loop
 from diffaug.engine.batches import StepBatches
 from diffaug.engine.devices import start_fabric

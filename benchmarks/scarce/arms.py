@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.scarce.data import PHANTOM, PHANTOM_SHAPE, DataSet, forbidden
+from benchmarks.scarce.oracle import pretrain_oracle
 from diffaug.errors import DiffaugError
 from diffaug.pretraining.fitting import PretrainRequest, pretrain
 from diffaug.pretraining.labelling import LabelRequest, label
 from diffaug.pretraining.pretexts import PRETEXTS
 from diffaug.workspace import Workspace, read_json, write_json
-from scarce.data import PHANTOM, PHANTOM_SHAPE, DataSet, forbidden
-from scarce.oracle import pretrain_oracle
 
 
 @dataclass(frozen=True)

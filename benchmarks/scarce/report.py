@@ -8,11 +8,11 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from measuring import table
 
+from benchmarks.measuring import table
+from benchmarks.scarce.cells import collect
+from benchmarks.scarce.statistics import Difference, compare, compare_counts, grid, holm, interval
 from diffaug.workspace import read_json
-from scarce.cells import collect
-from scarce.statistics import Difference, compare, compare_counts, grid, holm, interval
 
 BASELINE = "scratch"
 LEAST_GAP = 0.005  # Dice; a share of less than that is a share of chance

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from benchmarks.scarce.arms import Arm
+from benchmarks.scarce.data import DataSet, judging_cases
+from benchmarks.scarce.scores import score
 from diffaug.pretraining.networks import make_predictor
 from diffaug.volumes.dataset import open_dataset
 from diffaug.workspace import read_json
 from nnunet_plugin import trainers
-from scarce.arms import Arm
-from scarce.data import DataSet, judging_cases
-from scarce.scores import score
 
 
 def train_cell(data: DataSet, arm: Arm, labelled: int, seed: int, device: torch.device) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -149,13 +149,7 @@ def train(
             not divide among the processes.
     """
     require_shares(training, fabric, name)
-    for network in objective.networks.values():
-        _share_weights(network.to(fabric.device))
-        # channels last: a tenth to a fifth faster for the autoencoder on a CPU, nothing lost for the others there, and
-        # what bfloat16 convolutions want on a GPU
-        network.to(memory_format=torch.channels_last_3d).train()  # type: ignore[call-overload]
-    optimizers = objective.optimizers(training.learning_rate)
-    average = _average(objective, training)
+    optimizers, average = set_up(objective, training, fabric)
     state = _State(folder / f"{name}.state.pt", fingerprint([asdict(training), identity]))
     step = state.load(objective, optimizers, average)
     log = _Log(folder / "log.jsonl", name, step, enabled=fabric.is_global_zero)
@@ -175,16 +169,8 @@ def train(
         for step, batch in enumerate(data, start=step):  # noqa: B020 (goes on counting from the resumed step)
             if turn.stop:
                 break
-            seed_step(training.seed, step, fabric.global_rank)
-            scale = learning_rate_scale(step, training)
-            with fabric.autocast():
-                for optimizer_name, loss, figures in objective.losses(fabric.to_device(batch), step / training.steps):
-                    log.add({f"{optimizer_name}_loss": loss.detach(), **figures})
-                    # of all processes together; not finite either when the loss is not
-                    norm = _update(optimizers[optimizer_name], loss, scale * training.learning_rate, training, fabric)
-                    finite &= norm.isfinite()
-            if average is not None and step % AVERAGING == 0:
-                average.update_parameters(objective.networks[objective.averaged or ""])
+            norms = take_step(objective, fabric.to_device(batch), step, training, fabric, optimizers, average, log.add)
+            finite &= torch.stack(norms).isfinite().all()  # of all processes together
             bar.update()
             done = step + 1
             if done % every == 0 or done == training.steps:
@@ -210,6 +196,64 @@ def train(
         why = f", stopped because {turn.why} got worse" if turn.stop else ""
         fabric.print(f"{name}: weights of step {kept} of {training.steps} kept{why}")
     return average
+
+
+def set_up(
+    objective: Objective, training: Training, fabric: Fabric
+) -> tuple[dict[str, Optimizer], AveragedModel | None]:
+    """Bring an objective to where it is trained.
+
+    Args:
+        objective: What to train.
+        training: The settings.
+        fabric: Device, precision, processes.
+
+    Returns:
+        The optimisers by name, and the averaged network, if any.
+    """
+    for network in objective.networks.values():
+        _share_weights(network.to(fabric.device))
+        # channels last: a tenth to a fifth faster for the autoencoder on a CPU, nothing lost for the others there, and
+        # what bfloat16 convolutions want on a GPU
+        network.to(memory_format=torch.channels_last_3d).train()  # type: ignore[call-overload]
+    return objective.optimizers(training.learning_rate), _average(objective, training)
+
+
+def take_step(
+    objective: Objective,
+    batch: Any,
+    step: int,
+    training: Training,
+    fabric: Fabric,
+    optimizers: dict[str, Optimizer],
+    average: AveragedModel | None,
+    told: Callable[[dict[str, Tensor]], None],
+) -> list[Tensor]:
+    """Make one step with all optimisers.
+
+    Args:
+        objective: What is trained.
+        batch: On the device.
+        step: Number of the step, from 0.
+        training: The settings.
+        fabric: Device, precision, processes.
+        optimizers: By name.
+        average: The averaged network, if any.
+        told: Is given the losses and figures.
+
+    Returns:
+        The norm of each optimiser's gradients, not finite where its loss is not.
+    """
+    seed_step(training.seed, step, fabric.global_rank)
+    rate = learning_rate_scale(step, training) * training.learning_rate
+    norms = []
+    with fabric.autocast():
+        for name, loss, figures in objective.losses(batch, step / training.steps):
+            told({f"{name}_loss": loss.detach(), **figures})
+            norms.append(_update(optimizers[name], loss, rate, training, fabric))
+    if average is not None and step % AVERAGING == 0:
+        average.update_parameters(objective.networks[objective.averaged or ""])
+    return norms
 
 
 def _update(optimizer: Optimizer, loss: Tensor, rate: float, training: Training, fabric: Fabric) -> Tensor:

@@ -1,9 +1,9 @@
 import pytest
-from assembled import assemble
-from contenders import CELLS, CHANNELS, PARAMETERS, SHAPE, Monai, count_parameters, match_widths, resize_plan
-from equal_time import flatten
 from torch import nn
 
+from benchmarks.assembled import assemble
+from benchmarks.contenders import CELLS, CHANNELS, PARAMETERS, SHAPE, Monai, count_parameters, match_widths, resize_plan
+from benchmarks.equal_time import flatten
 from diffaug.errors import DiffaugError
 
 

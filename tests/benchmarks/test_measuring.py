@@ -1,9 +1,10 @@
 import json
 from types import SimpleNamespace
 
-import measuring
 import pytest
-from measuring import Stopwatch, interleaved, ratio, table, times, write_report
+
+from benchmarks import measuring
+from benchmarks.measuring import Stopwatch, interleaved, ratio, table, times, write_report
 
 
 def test_contenders_are_run_in_turn_after_a_warm_up_that_does_not_count():

@@ -3,11 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
-from scarce.cells import Cell, collect, save, unfinished
-from scarce.data import DataSet, draws, forbidden, judging_cases, validation
-from scarce.scores import score
-from scarce.statistics import compare, grid, holm, interval
 
+from benchmarks.scarce.cells import Cell, collect, save, unfinished
+from benchmarks.scarce.data import DataSet, draws, forbidden, judging_cases, validation
+from benchmarks.scarce.scores import score
+from benchmarks.scarce.statistics import compare, grid, holm, interval
 from diffaug.volumes.dataset import excluded_ids
 from diffaug.volumes.phantom import write_dataset
 from diffaug.workspace import write_json

@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from scarce.arms import ARMS, Arm, pretrain_arm
-from scarce.cells import Cell, save
-from scarce.data import DataSet, draws, judging_cases, prepare
-from scarce.report import write_report
-from scarce.training import train_cell
 
+from benchmarks.scarce.arms import ARMS, Arm, pretrain_arm
+from benchmarks.scarce.cells import Cell, save
+from benchmarks.scarce.data import DataSet, draws, judging_cases, prepare
+from benchmarks.scarce.report import write_report
+from benchmarks.scarce.training import train_cell
 from diffaug.errors import DiffaugError
 from diffaug.volumes.phantom import write_dataset
 from diffaug.workspace import read_json, write_json

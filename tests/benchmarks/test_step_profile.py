@@ -1,13 +1,12 @@
-import measuring
 import numpy as np
 import pytest
-import step_profile
 import torch
-from medicaldiffusion_shims import RotaryEmbedding, check_shape, load_medicaldiffusion, rearrange_many
-from step_profile import flops, profile_fit
 from test_measuring import Clock
 from torch import nn
 
+from benchmarks import measuring, step_profile
+from benchmarks.medicaldiffusion_shims import RotaryEmbedding, check_shape, load_medicaldiffusion, rearrange_many
+from benchmarks.step_profile import flops, profile_fit
 from diffaug.engine.loop import Training
 from diffaug.errors import DiffaugError
 

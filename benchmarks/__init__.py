@@ -1,0 +1,1 @@
+"""Experiments, run on demand from the project's root: python -m benchmarks.NAME."""
