@@ -101,7 +101,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("verb", choices=("run", "report"))
     parser.add_argument(
-        "--data", default="phantom", help="phantom, phantom-trials, hippocampus, or any task of nnU-Net (%(default)s)"
+        "--data",
+        default="phantom",
+        help="phantom, phantom-trials, hippocampus, hearts, or any task of nnU-Net (%(default)s)",
     )
     parser.add_argument("--arms", nargs="+", default=["scratch"], choices=list(ARMS), metavar="ARM")
     parser.add_argument(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ class DataSet:
         tolerance: Of the surface Dice, in mm.
         pool: Folder name of the dataset whose scans are the unlabelled pool, and whose generator is sampled.
         lists: JSON with the ids of `pool` and `test` cases of `imagesTr`; None where tests are in `imagesTs`.
-        paired: Whether ids 2k-1 and 2k are of one person and stay together.
+        person: Tells by an id whose case it is: those of one person stay together. Each case is of another by default.
         budget: Of nnU-Net's configuration and of the pretraining.
         tests: Folder name of another dataset whose test cases judge, so that choices leave the task's own untouched.
     """
@@ -44,7 +44,7 @@ class DataSet:
     tolerance: float
     pool: str
     lists: Path | None = None
-    paired: bool = False
+    person: Callable[[str], Any] = str
     budget: str = "cpu-small"
     tests: str | None = None
 
@@ -73,11 +73,20 @@ HIPPOCAMPUS = DataSet(
     tolerance=1.0,
     pool="Dataset004_Hippocampus",
     lists=Path("scarce_split.json"),
-    paired=True,
+    person=lambda case: (int(case.rpartition("_")[2]) + 1) // 2,  # ids 2k-1 and 2k are a person's two sides
+)
+HEARTS = DataSet(
+    "hearts",
+    "Dataset910_HeartVendorA",
+    (2, 4, 10, 20),
+    tolerance=2.5,
+    pool="Dataset911_HeartVendorB",
+    lists=Path("scarce_split.json"),
+    person=lambda case: case.rpartition("_")[0],  # both phases of a heart
 )
 # what is chosen between arms is chosen here: the same trainings, judged by phantoms that no table of results knows
 TRIALS = replace(PHANTOM, name="phantom-trials", tests="Dataset952_BreastPhantomB")
-DATA_SETS = {data.name: data for data in (PHANTOM, TRIALS, HIPPOCAMPUS)}
+DATA_SETS = {data.name: data for data in (PHANTOM, TRIALS, HIPPOCAMPUS, HEARTS)}
 
 
 def prepare(data: DataSet) -> None:
@@ -133,7 +142,7 @@ def draws(data: DataSet) -> list[dict[str, list[str]]]:
     held, splits = validation(data), []
     drawn = sorted(set(_pool(data)) - set(held))
     for seed in range(SEEDS):
-        people = by_person(drawn, data.paired)
+        people = by_person(drawn, data.person)
         order = np.random.default_rng(seed).permutation(len(people))
         cases = [case for person in order for case in people[person]]
         splits += [{"train": sorted(cases[:count]), "val": held} for count in data.counts]
@@ -142,7 +151,7 @@ def draws(data: DataSet) -> list[dict[str, list[str]]]:
 
 def validation(data: DataSet) -> list[str]:
     """Give the cases that are held back for nnU-Net's own validation: the last ones of the pool."""
-    people, held = by_person(sorted(_pool(data)), data.paired), []
+    people, held = by_person(sorted(_pool(data)), data.person), []
     while len(held) < VALIDATION:
         held += people.pop()
     return sorted(held)
@@ -177,21 +186,19 @@ def _lists(data: DataSet) -> dict[str, Any]:
     return read_json(data.workspace.raw / data.lists, "expected a JSON with the lists pool and test; write one")
 
 
-def by_person(cases: Sequence[str], paired: bool) -> list[list[str]]:
+def by_person(cases: Iterable[str], person: Callable[[str], Any]) -> list[list[str]]:
     """Group cases by the person they are of.
 
     Args:
-        cases: Ids; the number after the last underscore tells who they belong to.
-        paired: Whether ids 2k-1 and 2k are of one person; otherwise every case is.
+        cases: Ids.
+        person: Tells by an id whose case it is.
 
     Returns:
-        The groups, by number.
+        The groups, by person.
     """
-    if not paired:
-        return [[case] for case in cases]
-    people: dict[int, list[str]] = {}
+    people: dict[Any, list[str]] = {}
     for case in cases:
-        people.setdefault((int(case.rpartition("_")[2]) + 1) // 2, []).append(case)
+        people.setdefault(person(case), []).append(case)
     return [people[key] for key in sorted(people)]
 
 

@@ -115,8 +115,7 @@ def ensure_plans(dataset: str, plans: str = "nnUNetPlans", exclude: Collection[s
             f"run nnUNetv2_plan_and_preprocess -d {_number(dataset)} with the planner that does, or choose other plans"
         )
     read_json(workspace.raw / "dataset.json", "every nnU-Net dataset has one: write it")
-    # nnU-Net tells at length; its tables would bury the lines that matter here.
-    with _one_worker(), contextlib.redirect_stdout(io.StringIO()):
+    with _quietly():
         extractor = DatasetFingerprintExtractor(dataset, num_processes=1)
         extractor.dataset = {
             case: files
@@ -130,9 +129,7 @@ def ensure_plans(dataset: str, plans: str = "nnUNetPlans", exclude: Collection[s
                 f"{workspace.plans_file}"
             )
         extractor.run(overwrite_existing=bool(exclude))
-        planner = PLANNERS[plans](dataset)
-        planner.dataset_json["numTraining"] = len(extractor.dataset)
-        planner.plan_experiment()
+    run_planner(dataset, plans, len(extractor.dataset))
     print(f"{workspace.plans_file}: planned by nnU-Net from {len(extractor.dataset)} labelled cases")
     return workspace.plans_file
 
@@ -141,18 +138,36 @@ def _number(dataset: str) -> str:
     return dataset.removeprefix("Dataset").partition("_")[0]
 
 
+def run_planner(dataset: str, plans: str, cases: int) -> None:
+    """Have nnU-Net plan a dataset from its fingerprint.
+
+    Args:
+        dataset: Folder name of the dataset, `DatasetXXX_Name`.
+        plans: A key of `PLANNERS`.
+        cases: How many are labelled.
+    """
+    with _quietly():
+        planner = PLANNERS[plans](dataset)
+        planner.dataset_json["numTraining"] = cases
+        planner.plan_experiment()
+
+
 @contextlib.contextmanager
-def _one_worker() -> Iterator[None]:
-    """Lift `nnUNet_n_proc_DA=0` while planning: it means "no workers", but the planner takes it for a thread count."""
+def _quietly() -> Iterator[None]:
+    """Keep nnU-Net's tables from burying the lines that matter here, and lift `nnUNet_n_proc_DA=0` meanwhile.
+
+    It means "no workers", but the planner takes it for a number of threads.
+    """
     variable = "nnUNet_n_proc_DA"
-    if os.environ.get(variable) != "0":
-        yield
-        return
-    os.environ[variable] = "1"
+    none = os.environ.get(variable) == "0"
+    if none:
+        os.environ[variable] = "1"
     try:
-        yield
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
     finally:
-        os.environ[variable] = "0"
+        if none:
+            os.environ[variable] = "0"
 
 
 def _for_cpu(base: Mapping[str, Any], place: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.scarce.cells import Cell, collect, save, unfinished
-from benchmarks.scarce.data import DataSet, draws, forbidden, judging_cases, validation
+from benchmarks.scarce.data import HIPPOCAMPUS, DataSet, draws, forbidden, judging_cases, validation
 from benchmarks.scarce.scores import score
 from benchmarks.scarce.statistics import compare, grid, holm, interval
 from diffaug.volumes.dataset import excluded_ids
@@ -68,7 +68,7 @@ def test_people_stay_together(phantoms, tmp_path):
     raw = phantoms.workspace.raw
     names = [f"phantomB_{number:04d}" for number in range(1, 21)]
     write_json(raw / "lists.json", {"pool": names[4:], "test": names[:4]})
-    paired = DataSet("paired", phantoms.task, (2, 4), 1.0, phantoms.task, raw / "lists.json", paired=True)
+    paired = DataSet("paired", phantoms.task, (2, 4), 1.0, phantoms.task, raw / "lists.json", person=HIPPOCAMPUS.person)
     for split in draws(paired):
         numbers = sorted(int(case[-4:]) for case in split["train"])
         assert all(b == a + 1 and a % 2 for a, b in zip(numbers[::2], numbers[1::2], strict=True))

@@ -1,0 +1,69 @@
+"""The data of parts 4 to 6: hearts of two vendors where they are at hand, else phantoms of two scanners."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from benchmarks.gpu.context import Context
+from benchmarks.gpu.sizes import ARMS, Sizes
+from benchmarks.scarce.arms import Arm, add_configuration
+from benchmarks.scarce.data import HEARTS, VALIDATION, DataSet, prepare
+from diffaug.volumes.phantom import write_dataset
+from diffaug.workspace import nnunet_folder
+
+REPEATED = 991  # number of the phantoms that are fitted again and again
+REPEATED_SCANS = 8
+PHANTOMS = DataSet(
+    "phantoms", "Dataset951_BreastPhantomB", (), tolerance=5.0, pool="Dataset950_BreastPhantomA", budget="cpu-small"
+)
+
+
+def data_set(sizes: Sizes) -> DataSet:
+    """Tell which data the parts use.
+
+    Args:
+        sizes: How large the parts are.
+
+    Returns:
+        Hearts or phantoms.
+    """
+    raw = nnunet_folder("nnUNet_raw")
+    chosen = HEARTS if all((raw / name).is_dir() for name in (HEARTS.task, HEARTS.pool)) else PHANTOMS
+    return replace(chosen, counts=sizes.counts)
+
+
+def arms(sizes: Sizes) -> dict[str, Arm]:
+    """List what few-label trainings start from; new networks and pretexts are added here and to the names in `sizes`.
+
+    Args:
+        sizes: How large the parts are.
+
+    Returns:
+        The arms by name; all have the same number of fine-tuning steps.
+    """
+    settings = {"epochs": sizes.epochs}
+    made = (
+        Arm("gpu-scratch", "nnUNetTrainerDiffAugScratch", settings=settings),
+        Arm("gpu-real", images=("pool",), steps=sizes.pretext_steps, settings=settings),
+        Arm("gpu-synthetic", images=("synthetic",), steps=sizes.pretext_steps, settings=settings),
+    )
+    return dict(zip(ARMS, made, strict=True))
+
+
+def run(context: Context) -> None:
+    """Make what is missing: phantoms, nnU-Net's plans, preprocessed cases, draws, a configuration for each arm.
+
+    Args:
+        context: The part's surroundings.
+    """
+    sizes, raw = context.sizes, nnunet_folder("nnUNet_raw")
+    write_dataset(raw, task=REPEATED, cases=REPEATED_SCANS, labelled=0, shape=sizes.phantom)
+    data = data_set(sizes)
+    if data.name == PHANTOMS.name:
+        cases = sizes.labelled + VALIDATION
+        write_dataset(raw, task=951, cases=cases, test=sizes.test, site="B", shape=sizes.phantom)
+        write_dataset(raw, task=950, cases=sizes.pool, labelled=0, site="A", shape=sizes.phantom)
+    prepare(data)
+    for arm in arms(sizes).values():  # all of them before any training: the plans are one file
+        add_configuration(data, arm)
+    context.record(data=data.name, task=data.task, pool=data.pool)
