@@ -16,7 +16,7 @@ from benchmarks.gpu.record import record
 
 OK = "ok"
 MEMORY = re.compile(r"OutOfMemoryError|CUDA out of memory|GPU's memory is full|MemoryError")
-POLL = 0.1  # seconds between two looks
+POLL = 0.05  # seconds between two looks
 TAIL = 4000  # characters at the end of a job's output that are searched for what went wrong
 
 
