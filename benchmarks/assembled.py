@@ -15,9 +15,10 @@ import torch
 
 from diffaug.engine import loop
 from diffaug.engine.loop import Objective, Training
-from diffaug.generator import fitting
 from diffaug.generator.model import Generator
 from diffaug.generator.plan import GeneratorPlan
+from diffaug.stages.pipeline import fit
+from diffaug.stages.requests import FitRequest
 from diffaug.volumes.phantom import case_parameters, render
 from diffaug.volumes.scan import Geometry, Scan, write_scan
 from diffaug.workspace import Workspace, write_json
@@ -96,8 +97,8 @@ def assemble(
         What `fit` put together.
     """
     write_phantoms(set_folders(work), shape, cases=cases)
-    request = fitting.FitRequest(budget="cpu-small", field_of_view="whole", exclude=("none",))
-    file = fitting.fit(Workspace(TASK), request, device="cpu", plan_only=True)
+    request = FitRequest(budget="cpu-small", field_of_view="whole", exclude=("none",))
+    file = fit(Workspace(TASK), request, device="cpu", plan_only=True)
     write_json(file, asdict(edit(GeneratorPlan.load(file))))
     fits: dict[str, tuple[Any, Training]] = {}
 
@@ -110,6 +111,6 @@ def assemble(
         for module in users:
             if getattr(module, "train", None) is loop.train:
                 stack.enter_context(mock.patch.object(module, "train", begin))
-        model = fitting.fit(Workspace(TASK), request, device="cpu")
+        model = fit(Workspace(TASK), request, device="cpu")
     kept = {name: fits[name] for name in ("autoencoder", "denoiser")}
     return Assembled(Generator.load(model).to(torch.device("cpu")), kept)

@@ -28,7 +28,7 @@ from diffaug.engine.loop import Training, train
 from diffaug.engine.turning import Watch
 from diffaug.generator.fit_autoencoder import AutoencoderObjective, centre_window
 from diffaug.generator.plan import GeneratorPlan
-from diffaug.generator.preparing import open_cache
+from diffaug.stages.fit import open_cache
 from diffaug.volumes.pictures import mosaic
 from diffaug.volumes.similarity import psnr, ssim
 from diffaug.workspace import Workspace, dataset_name

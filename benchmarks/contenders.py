@@ -23,7 +23,8 @@ from benchmarks.assembled import assemble
 from benchmarks.medicaldiffusion_shims import make_diffusion, make_vqgan
 from diffaug.errors import DiffaugError
 from diffaug.generator.plan import BUDGETS, GeneratorPlan
-from diffaug.generator.sampling import DEFAULT_STEPS, SampleRequest
+from diffaug.generator.sampling import DEFAULT_STEPS
+from diffaug.stages.requests import SampleRequest
 
 SHAPE = (32, 64, 64)  # voxels of a volume
 CELLS = (8, 16, 16)  # of its latent

@@ -18,7 +18,7 @@ import torch
 from benchmarks.measuring import machine
 from diffaug.copies.calibrating import make_detector
 from diffaug.generator.plan import GeneratorPlan
-from diffaug.generator.preparing import open_cache
+from diffaug.stages.fit import open_cache
 from diffaug.workspace import Workspace, dataset_name
 
 

@@ -24,8 +24,8 @@ from diffaug.engine.loop import read_log, train
 from diffaug.generator import fit_denoiser
 from diffaug.generator.fit_denoiser import HELD_OUT_SIGMAS, DenoiserObjective
 from diffaug.generator.model import Generator
-from diffaug.generator.preparing import open_cache
 from diffaug.generator.views import encode_views
+from diffaug.stages.fit import open_cache
 from diffaug.volumes.cache import VolumeCache
 from diffaug.workspace import Workspace, dataset_name
 

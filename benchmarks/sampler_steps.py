@@ -27,7 +27,7 @@ from diffaug.engine.devices import start_fabric
 from diffaug.generator.fit_autoencoder import centre_window
 from diffaug.generator.model import Generator
 from diffaug.generator.plan import GeneratorPlan
-from diffaug.generator.preparing import open_cache
+from diffaug.stages.fit import open_cache
 from diffaug.volumes.cache import VolumeCache
 from diffaug.volumes.pictures import mosaic, plt
 from diffaug.workspace import Workspace, dataset_name, file_hash, read_json, write_json

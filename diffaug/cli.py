@@ -218,8 +218,9 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
 
 
 def _images(arguments: Arguments) -> tuple[str, ...]:
-    kinds = ("synthetic", "real", "shapes")
-    return tuple(name if name in kinds else str(Path(name).resolve()) for name in arguments.images)
+    from diffaug.pretraining.sources import KINDS
+
+    return tuple(name if name in KINDS else str(Path(name).resolve()) for name in arguments.images)
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
@@ -234,7 +235,7 @@ def _workspace(arguments: Arguments) -> Any:
 
 
 def _fit_request(arguments: Arguments) -> Any:
-    from diffaug.generator.preparing import FitRequest
+    from diffaug.stages.requests import FitRequest
 
     return FitRequest(
         budget=arguments.budget,
@@ -247,7 +248,7 @@ def _fit_request(arguments: Arguments) -> Any:
 
 
 def _fit(arguments: Arguments) -> None:
-    from diffaug.generator.fitting import fit
+    from diffaug.stages.pipeline import fit
 
     workspace, request = _workspace(arguments), _fit_request(arguments)
     made = fit(workspace, request, device=arguments.device, fresh=arguments.fresh, plan_only=arguments.plan_only)
@@ -256,7 +257,8 @@ def _fit(arguments: Arguments) -> None:
 
 def _sample(arguments: Arguments) -> None:
     from diffaug.generator.conditions import Condition
-    from diffaug.generator.sampling import SampleRequest, sample
+    from diffaug.stages.pipeline import sample
+    from diffaug.stages.requests import SampleRequest
 
     request = SampleRequest(
         arguments.count,
@@ -273,9 +275,9 @@ def _sample(arguments: Arguments) -> None:
 
 
 def _audit(arguments: Arguments) -> None:
-    from diffaug.audit.auditing import audit, audit_folders
     from diffaug.audit.folders import FoldersRequest
     from diffaug.audit.measuring import Extras
+    from diffaug.stages.pipeline import audit, audit_folders
 
     extras = Extras(tuple(arguments.weights), arguments.nnunet_model)
     run = {"device": arguments.device, "fresh": arguments.fresh}
@@ -291,8 +293,8 @@ def _audit(arguments: Arguments) -> None:
 
 
 def _pretrain(arguments: Arguments) -> None:
-    from diffaug.generator.sampling import SampleRequest
-    from diffaug.pretraining.fitting import PretrainRequest, pretrain
+    from diffaug.stages.pipeline import pretrain
+    from diffaug.stages.requests import PretrainRequest, SampleRequest
 
     request = PretrainRequest(
         images=_images(arguments),
@@ -342,7 +344,7 @@ def _share_model(arguments: Arguments) -> None:
 
 def _plan(arguments: Arguments) -> None:
     from diffaug.pretraining.nnunet_plans import add_budget_configuration, ensure_plans
-    from diffaug.volumes.dataset import excluded_ids
+    from diffaug.volumes.exclusion import excluded_ids
     from diffaug.workspace import Workspace, dataset_name
 
     workspace = Workspace(dataset_name(arguments.task), arguments.plans, arguments.base)

@@ -8,8 +8,8 @@ import numpy as np
 import SimpleITK as sitk
 from scipy.ndimage import gaussian_filter
 
-from diffaug.generator.fitting import fit
-from diffaug.generator.preparing import FitRequest
+from diffaug.stages.pipeline import fit
+from diffaug.stages.requests import FitRequest
 from diffaug.workspace import Workspace
 
 DATASET = "Dataset905_Blobs"

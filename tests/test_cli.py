@@ -137,23 +137,23 @@ def test_debug_raises(task):
 
 
 def test_fault_of_the_program_is_not_disguised(task, monkeypatch):
-    from diffaug.generator import preparing
+    from diffaug.stages import fit
 
     def fault(*arguments, **keywords):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(preparing, "open_dataset", fault)
+    monkeypatch.setattr(fit, "open_dataset", fault)
     with pytest.raises(ZeroDivisionError):
         main([*FIT])
 
 
 def test_interruption_says_that_the_same_command_goes_on(task, monkeypatch, capsys):
-    from diffaug.generator import preparing
+    from diffaug.stages import fit
 
     def interrupt(*arguments, **keywords):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(preparing, "open_dataset", interrupt)
+    monkeypatch.setattr(fit, "open_dataset", interrupt)
     assert main([*FIT]) == 130
     assert "goes on" in error_line(capsys.readouterr().err)
 

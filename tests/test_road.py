@@ -21,7 +21,7 @@ from nnunetv2.run.run_training import get_trainer_from_args
 from blobs import blob, write_image
 from diffaug.cli import main
 from diffaug.engine.loop import Training
-from diffaug.pretraining import fitting
+from diffaug.pretraining.plan import BUDGETS
 from diffaug.workspace import Workspace
 from nnunet_plugin.trainer_path import trainer_path
 
@@ -33,9 +33,7 @@ SHORT = {"epochs": 1, "iterations_per_epoch": 2, "val_iterations_per_epoch": 1}
 @pytest.mark.slow
 def test_from_unlabelled_scans_to_a_predicted_mask(folders, monkeypatch):
     monkeypatch.setenv("nnUNet_extTrainer", trainer_path())
-    monkeypatch.setitem(
-        fitting.BUDGETS, "cpu-small", Training(steps=3, batch_size=1, learning_rate=1e-3, warmup_steps=1)
-    )
+    monkeypatch.setitem(BUDGETS, "cpu-small", Training(steps=3, batch_size=1, learning_rate=1e-3, warmup_steps=1))
     size = ["--shape", "16", "24", "32", "--cases", "8", "--labelled", "6", "--test", "1"]
     assert main(["phantom", "--out", str(folders / "raw"), "--task", "702", *size]) == 0
     assert main(["plan", "--task", "702", "--budget", "cpu-small"]) == 0
@@ -72,7 +70,7 @@ def test_two_channels_thick_slices_and_whatever_network_nnunet_plans(
     folders, monkeypatch, planner, configuration, network, kernel
 ):
     monkeypatch.setenv("nnUNet_extTrainer", trainer_path())
-    monkeypatch.setitem(fitting.BUDGETS, "gpu-24g", Training(steps=2, batch_size=1, learning_rate=1e-3, warmup_steps=1))
+    monkeypatch.setitem(BUDGETS, "gpu-24g", Training(steps=2, batch_size=1, learning_rate=1e-3, warmup_steps=1))
     raw, spacing = folders / "raw" / "Dataset703_Thick", (4.0, 1.0, 1.0)
     for number in range(5):
         body = blob(number, (40, 160, 160))

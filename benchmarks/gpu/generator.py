@@ -15,11 +15,11 @@ from benchmarks.gpu.context import Context
 from benchmarks.gpu.datasets import data_set
 from benchmarks.gpu.sizes import SMOKE
 from benchmarks.gpu.steps import measure_steps
-from diffaug.audit.auditing import audit
-from diffaug.generator.fitting import fit
 from diffaug.generator.plan import GeneratorPlan
-from diffaug.generator.preparing import FitRequest, open_cache
-from diffaug.generator.sampling import SampleRequest, name, sample
+from diffaug.stages.fit import open_cache
+from diffaug.stages.pipeline import audit, fit, sample
+from diffaug.stages.requests import FitRequest, SampleRequest
+from diffaug.stages.sample import name
 from diffaug.volumes.pictures import mosaic
 from diffaug.workspace import Workspace
 

@@ -18,8 +18,8 @@ from benchmarks.gpu.context import Context
 from benchmarks.gpu.datasets import REPEATED
 from benchmarks.gpu.sizes import WAYS
 from diffaug.engine.loop import read_log
-from diffaug.generator.fitting import fit
-from diffaug.generator.preparing import FitRequest
+from diffaug.stages.pipeline import fit
+from diffaug.stages.requests import FitRequest
 from diffaug.workspace import Workspace, dataset_name, write_json
 
 PYTHON = [sys.executable, "-m"]

@@ -9,9 +9,10 @@ from typing import Any
 from benchmarks.scarce.data import PHANTOM, PHANTOM_SHAPE, DataSet, forbidden
 from benchmarks.scarce.oracle import pretrain_oracle
 from diffaug.errors import DiffaugError
-from diffaug.pretraining.fitting import PretrainRequest, pretrain
 from diffaug.pretraining.labelling import LabelRequest, label
 from diffaug.pretraining.pretexts import PRETEXTS
+from diffaug.stages.pipeline import pretrain
+from diffaug.stages.requests import PretrainRequest
 from diffaug.workspace import Workspace, read_json, write_json
 
 

@@ -12,12 +12,10 @@ import SimpleITK as sitk
 
 from diffaug.errors import DiffaugError
 from diffaug.generator.plan import GeneratorPlan
-from diffaug.generator.preparing import open_cache
 from diffaug.volumes.cache import VolumeCache
-from diffaug.volumes.dataset import open_dataset
 from diffaug.volumes.grid import Grid
 from diffaug.volumes.windows import Window, centred, cut
-from diffaug.workspace import Workspace, read_json
+from diffaug.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -123,13 +121,21 @@ class Material:
         return [(case, self.names[i] if patch else None) for case, i in zip(cases, picks, strict=True)]
 
 
-def from_task(workspace: Workspace, plan: GeneratorPlan, volumes: dict[str, Any]) -> Material:
+def from_task(
+    workspace: Workspace,
+    plan: GeneratorPlan,
+    volumes: dict[str, Any],
+    scans: VolumeCache,
+    files: dict[str, tuple[Path, ...]],
+) -> Material:
     """Take what `fit` and `sample` left in a task's run folder.
 
     Args:
         workspace: The task's workspace.
         plan: The generator's plan.
         volumes: Entry `volumes` of the stage `sample`'s manifest.
+        scans: The scans on the plan's grid.
+        files: Files of every scan.
 
     Returns:
         The material.
@@ -144,23 +150,17 @@ def from_task(workspace: Workspace, plan: GeneratorPlan, volumes: dict[str, Any]
         grid=plan.grid,
         training=plan.cases,
         unseen=plan.held_out,
-        scans=open_cache(workspace, plan),
+        scans=scans,
         names=tuple(made),
         read=lambda name: _in_range(made[name], plan.grid),
         windows={name: Window(tuple(v["offset"]), tuple(v["extent"])) for name, v in volumes.items()},
-        files=_real_files(workspace),
+        files=files,
         synthetic_files=made,
         about=(
             "Real scans are as the generator was shown them: each scaled to its own robust range. Synthetic volumes were "
             "made in that range and keep it.",
         ),
     )
-
-
-def _real_files(workspace: Workspace) -> dict[str, tuple[Path, ...]]:
-    manifest = read_json(workspace.generator / "manifest.json", "run: diffaug fit --fresh")
-    extra = [Path(folder) for folder in manifest["request"]["images"]]
-    return {case.id: case.files for case in open_dataset(workspace.raw, extra=extra).cases}
 
 
 def _in_range(files: Sequence[Path], grid: Grid) -> np.ndarray:

@@ -175,7 +175,7 @@ def _organs(material: Material, model: Path | None, device: torch.device) -> dic
     if model is None:
         return {}
     real, made = (
-        measure_organs(model, [list(files[name]) for name in names], device)
+        measure_organs(model, [list(files[name]) for name in names if name in files], device)
         for files, names in (
             (material.files, material.training),
             (material.synthetic_files, material.names),

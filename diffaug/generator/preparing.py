@@ -1,117 +1,103 @@
-"""What `fit` does before any network is trained: agree on the request, measure the scans, plan, resample."""
+"""What comes before any network is trained: measure the scans, notice which have changed, plan, resample."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
-from diffaug import __version__
 from diffaug.errors import DiffaugError
-from diffaug.generator.plan import GeneratorPlan, make_plan
-from diffaug.generator.sites import read_sites
+from diffaug.generator.plan import GeneratorPlan
 from diffaug.volumes.cache import VolumeCache
-from diffaug.volumes.dataset import RawDataset, excluded_ids, open_dataset
+from diffaug.volumes.dataset import Case, RawDataset
 from diffaug.volumes.grid import Reading, read_off, to_canonical
 from diffaug.volumes.nnunet import read_plans
-from diffaug.workspace import Workspace, file_hash, fingerprint, read_json, write_json
+from diffaug.workspace import Workspace, file_hash, fingerprint, read_json
+
+READINGS = "readings.json"  # what was measured of every scan, in the generator's folder
+Entries = dict[str, dict[str, Any]]
 
 
-@dataclass(frozen=True)
-class FitRequest:
-    """What was asked of `fit`; a second run must ask the same, or discard the first with `--fresh`.
-
-    Attributes:
-        budget: A key of `diffaug.generator.plan.BUDGETS`.
-        field_of_view: `auto`, `whole` or `patch`.
-        images: Extra folders of images.
-        exclude: `--exclude` rules.
-        seed: Of everything random.
-        sites: File that tells which site each case comes from; None takes `sites.csv` of the raw dataset, if it is there.
-    """
-
-    budget: str = "gpu-24g"
-    field_of_view: str = "auto"
-    images: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ("fold:0",)
-    seed: int = 0
-    sites: str | None = None
-
-    @staticmethod
-    def from_dict(content: dict[str, Any]) -> FitRequest:
-        """Rebuild a request from a manifest.
-
-        Args:
-            content: What `asdict` gave, read from JSON.
-
-        Returns:
-            The request.
-        """
-        return FitRequest(**{**content, "images": tuple(content["images"]), "exclude": tuple(content["exclude"])})
-
-
-def agree(workspace: Workspace, request: FitRequest | None) -> tuple[dict[str, Any], RawDataset]:
-    """Compare what is asked now with what was asked before, and list the scans.
+def stored_readings(folder: Path) -> Entries:
+    """Read what was measured of the scans before.
 
     Args:
-        workspace: The task's workspace.
-        request: What is wanted; None takes whatever was asked before, or the defaults.
+        folder: The generator's folder.
 
     Returns:
-        The manifest and the dataset.
-
-    Raises:
-        DiffaugError: If request or scans are no longer those it was begun with.
+        By case; empty where nothing was.
     """
-    file = workspace.generator / "manifest.json"
-    before = read_json(file, "run: diffaug fit --fresh") if file.is_file() else None
-    if before is not None:
-        asked = FitRequest.from_dict(before["request"])
-        if request is not None and request != asked:
-            changed = [k for k, v in asdict(asked).items() if asdict(request)[k] != v]
-            raise DiffaugError(
-                f"{file}: this generator was begun with other options ({', '.join(changed)}), expected the same; repeat "
-                "them, or discard it with --fresh"
-            )
-        request = asked
-    request = request or FitRequest()
-    extra = [Path(folder) for folder in request.images]
-    excluded = excluded_ids(workspace, request.exclude, extra)
-    dataset = open_dataset(workspace.raw, extra=extra, exclude=excluded)
-    cases = [case.id for case in dataset.cases]
-    if before is None:
-        begun = {"stage": "fit", "finished": False, "version": __version__, "request": asdict(request)}
-        return {**begun, "cases": cases, "excluded": sorted(excluded)}, dataset
-    if before["cases"] != cases:
-        raise DiffaugError(
-            f"{file}: the scans of {workspace.dataset} are no longer those it was begun with ({len(before['cases'])} then, "
-            f"{len(cases)} now); restore them, or fit anew with --fresh"
-        )
-    return before, dataset
+    file = folder / READINGS
+    return read_json(file, "delete it and run diffaug fit again") if file.is_file() else {}
 
 
-def measure_scans(dataset: RawDataset, folder: Path) -> dict[str, Reading]:
-    """Measure every scan once; this also finds every broken file before anything long begins.
+def measure_scans(dataset: RawDataset) -> Entries:
+    """Measure every scan; this also finds every broken file before anything long begins.
 
     Args:
         dataset: The scans.
-        folder: The generator's folder, which keeps the readings.
 
     Returns:
-        Id of each case and its reading.
+        By case what `readings.json` holds: the reading, and of each file the hash, size and time of change.
     """
-    file = folder / "readings.json"
-    if not file.is_file():
-        entries = {}
-        for case in tqdm(dataset.cases, "reading scans", unit="scan", ascii=True):
-            reading = read_off(case.id, dataset.read(case), dataset.channels)
-            entries[case.id] = {**asdict(reading), "sha256": [file_hash(path) for path in case.files]}
-        write_json(file, entries)
-    stored = read_json(file, "delete it and run diffaug fit again")
-    return {case: _reading(entry) for case, entry in stored.items()}
+    entries = {}
+    for case in tqdm(dataset.cases, "reading scans", unit="scan", ascii=True):
+        reading = asdict(read_off(case.id, dataset.read(case), dataset.channels))
+        entries[case.id] = {**reading, "sha256": [file_hash(path) for path in case.files], "files": _states(case)}
+    return entries
+
+
+def _states(case: Case) -> list[list[int]]:
+    return [[state.st_size, state.st_mtime_ns] for state in (path.stat() for path in case.files)]
+
+
+def readings_of(entries: Entries) -> dict[str, Reading]:
+    """Take the readings out of what `readings.json` holds.
+
+    Args:
+        entries: By case.
+
+    Returns:
+        By case.
+    """
+    return {case: _reading(entry) for case, entry in entries.items()}
+
+
+def changed_scans(dataset: RawDataset, cases: list[str], entries: Entries) -> list[str]:
+    """Tell how the scans differ from those that something was begun with.
+
+    A file of the size and time of change that it had is taken for the same; others are hashed.
+
+    Args:
+        dataset: The scans now.
+        cases: The ids then.
+        entries: What was measured then.
+
+    Returns:
+        In words, with the first few ids: which are new, gone, or another scan under their old name.
+    """
+    now = {case.id: case for case in dataset.cases}
+    replaced = [case for case in cases if case in now and case in entries and _is_another(now[case], entries[case])]
+    found = {
+        "new": sorted(now.keys() - set(cases)),
+        "gone": sorted(set(cases) - now.keys()),
+        "replaced under the old name": replaced,
+    }
+    return [
+        f"{len(ids)} {what} ({', '.join(ids[:3])}{' ...' if len(ids) > 3 else ''})"
+        for what, ids in found.items()
+        if ids
+    ]
+
+
+def _is_another(case: Case, entry: Mapping[str, Any]) -> bool:
+    if entry.get("files") == _states(case):
+        return False
+    return [file_hash(path) for path in case.files] != entry["sha256"]
 
 
 def _reading(entry: dict[str, Any]) -> Reading:
@@ -126,69 +112,32 @@ def _reading(entry: dict[str, Any]) -> Reading:
     )
 
 
-def find_sites(workspace: Workspace, request: FitRequest, manifest: dict[str, Any]) -> dict[str, str]:
-    """Read where the scans come from, if that is known and the plan does not yet say it.
+def require_known(plan: GeneratorPlan, file: Path, readings: Mapping[str, Reading]) -> None:
+    """Require that a plan, which a person may have edited, names no other cases than there are.
 
     Args:
-        workspace: The task's workspace.
-        request: What is wanted.
-        manifest: Of the fit.
-
-    Returns:
-        Site of each case that the file names.
-    """
-    beside = workspace.raw / "sites.csv"
-    if (workspace.generator / "plan.json").is_file() or (request.sites is None and not beside.is_file()):
-        return {}
-    return read_sites(Path(request.sites or beside), manifest["cases"], manifest["excluded"])
-
-
-def plan_task(
-    workspace: Workspace,
-    request: FitRequest,
-    dataset: RawDataset,
-    readings: dict[str, Reading],
-    sites: Mapping[str, str],
-) -> GeneratorPlan:
-    """Read the plan, or make it where there is none.
-
-    Args:
-        workspace: The task's workspace.
-        request: What is wanted.
-        dataset: The scans.
-        readings: Id of each case and its reading.
-        sites: Site of each case where it is known.
-
-    Returns:
-        The plan, as a person may have edited it.
+        plan: The plan.
+        file: Where it was read.
+        readings: The scans.
 
     Raises:
-        DiffaugError: If the plan is broken or names cases that are not there.
+        DiffaugError: If it does.
     """
-    file = workspace.generator / "plan.json"
-    if not file.is_file():
-        spacing, patch_size = _nnunet_geometry(workspace)
-        plan = make_plan(
-            list(readings.values()),
-            dataset.channels,
-            budget=request.budget,
-            field_of_view=request.field_of_view,
-            spacing=spacing,
-            patch_size=patch_size,
-            site_of=sites,
-            seed=request.seed,
-        )
-        plan.save(file)
-    plan = GeneratorPlan.load(file)
     if unknown := {*plan.cases, *plan.held_out, *plan.conditions.site_of} - readings.keys():
         raise DiffaugError(
             f"{file}: found the unknown case {min(unknown)}, expected ids of the dataset; mend the lists"
         )
-    return plan
 
 
-def _nnunet_geometry(workspace: Workspace) -> tuple[list[float] | None, list[int] | None]:
-    """Take spacing and patch size from the nnU-Net plan, if there is one, in the files' axis order."""
+def nnunet_geometry(workspace: Workspace) -> tuple[list[float] | None, list[int] | None]:
+    """Take spacing and patch size from the nnU-Net plan, if there is one, in the files' axis order.
+
+    Args:
+        workspace: The task's workspace.
+
+    Returns:
+        Spacing in mm and patch size in voxels, (Z, Y, X).
+    """
     if not workspace.plans_file.is_file():
         return None, None  # an unlabelled dataset has no plan
     plans, configuration = read_plans(workspace)
@@ -211,20 +160,14 @@ def fill_cache(dataset: RawDataset, plan: GeneratorPlan, readings: dict[str, Rea
     # an edited grid gets a cache of its own
     cache = VolumeCache(folder / "cache" / fingerprint([plan.grid.spacing, plan.grid.orientation]))
     cases = {case.id: case for case in dataset.cases}
-    wanted = tqdm([*plan.cases, *plan.held_out], "resampling scans", unit="scan", ascii=True)
-    cache.fill(wanted, lambda case: to_canonical(dataset.read(cases[case]), readings[case], plan.grid)[0])
+
+    def resampled(case: str) -> np.ndarray:
+        if case not in cases:
+            raise DiffaugError(
+                f"{cache.folder}: holds no {case}, and {dataset.name} has no such scan any more, expected one of them; "
+                "restore the scan"
+            )
+        return to_canonical(dataset.read(cases[case]), readings[case], plan.grid)[0]
+
+    cache.fill(tqdm([*plan.cases, *plan.held_out], "resampling scans", unit="scan", ascii=True), resampled)
     return cache
-
-
-def open_cache(workspace: Workspace, plan: GeneratorPlan) -> VolumeCache:
-    """Open the scans as fitting resampled them; what is no longer there is resampled again.
-
-    Args:
-        workspace: The task's workspace.
-        plan: The generator's plan.
-
-    Returns:
-        The cache, with all of the plan's scans.
-    """
-    _, dataset = agree(workspace, None)
-    return fill_cache(dataset, plan, measure_scans(dataset, workspace.generator), workspace.generator)

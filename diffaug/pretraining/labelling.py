@@ -17,7 +17,7 @@ from diffaug.pretraining.networks import load_model, make_predictor
 from diffaug.pretraining.pretexts.appearance import vary
 from diffaug.pretraining.pseudo_labels import pseudo_labels_path, save_labelled
 from diffaug.pretraining.sources import open_sources, preprocess, source_hashes
-from diffaug.volumes.dataset import excluded_ids
+from diffaug.volumes.exclusion import excluded_ids
 from diffaug.volumes.nnunet import read_plans
 from diffaug.workspace import Workspace, discard, file_hash, fingerprint, locked, nnunet_folder, read_json, write_json
 
@@ -78,8 +78,6 @@ def label(
     if manager.has_regions or manager.has_ignore_label:
         raise DiffaugError(f"{workspace.raw / 'dataset.json'}: has regions or an ignore label, expected plain labels")
     with locked(folder):
-        if fresh:
-            discard(folder)
         excluded = excluded_ids(workspace, request.exclude, [])
         sources = open_sources(workspace, request.images, [], excluded)
         if not sources:
@@ -90,6 +88,8 @@ def label(
         inputs = {source.name: source_hashes(source) for source in sources}
         taught_by = {"file": str(checkpoint), "sha256": file_hash(checkpoint)}
         identity = fingerprint([asdict(request), inputs, taught_by["sha256"], SURE, VARIED])
+        if fresh:  # all is checked
+            discard(folder)
         done = folder / "manifest.json"
         manifest: dict[str, Any] = {"stage": "label", "finished": False, "identity": identity}
         if done.is_file():

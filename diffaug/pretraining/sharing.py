@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from diffaug.errors import DiffaugError
 from diffaug.pretraining.encoder_file import IMPORTED, load_encoder, read_encoder, write_encoder
 from diffaug.pretraining.networks import build_downstream, read_checkpoint
+from diffaug.pretraining.sources import KINDS
 from diffaug.volumes.nnunet import read_plans
 from diffaug.workspace import Workspace, atomic_path, discard, locked, read_json, write_json
 
@@ -39,11 +42,18 @@ def export_encoder(workspace: Workspace, out: Path) -> Path:
         "network_weights": encoder.weights,
         "nnssl_adaptation_plan": {**plan, "architecture_kwargs": plan["architecture_plans"]["arch_kwargs"]},
         "citations": [],
-        # who was seen is the hospital's business; how many, and how, is everybody's
-        "diffaug": {k: len(v) if isinstance(v, list) else v for k, v in encoder.provenance.items()},
+        "diffaug": _without_names(encoder.provenance),
     }
     write_encoder(out, content)
     return out
+
+
+def _without_names(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep how many cases were seen, and how, which is everybody's; who and where is the hospital's business."""
+    told = {key: len(value) if isinstance(value, (list, tuple)) else value for key, value in provenance.items()}
+    if "images" in provenance:
+        told["images"] = [name if name in KINDS else "folder" for name in provenance["images"]]
+    return told
 
 
 def import_encoder(workspace: Workspace, file: Path, *, fresh: bool = False) -> Path:

@@ -22,6 +22,8 @@ from diffaug.volumes.scan import Scan
 from diffaug.volumes.shapes import draw_shapes
 from diffaug.workspace import Workspace, file_hash, fingerprint, read_json
 
+KINDS = ("synthetic", "real", "shapes")  # what images may be called; any other name is a folder
+
 
 @dataclass(frozen=True)
 class Source:

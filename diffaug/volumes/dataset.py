@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,13 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
-from nnunetv2.utilities.crossval_split import generate_crossval_split
 
 from diffaug.errors import DiffaugError
 from diffaug.volumes.scan import Scan, read_scan
-from diffaug.workspace import Workspace, read_json
-
-CASES_SHOWN = 3  # as many ids as a one-line message bears
+from diffaug.workspace import read_json
 
 
 @dataclass(frozen=True)
@@ -74,7 +70,7 @@ def open_dataset(folder: Path, *, extra: Sequence[Path] = (), exclude: Iterable[
         DiffaugError: If `dataset.json` is missing or broken, no image is found, or a case lacks a channel.
     """
     info = read_json(folder / "dataset.json", "expected nnU-Net's raw layout with a dataset.json; write one")
-    channels, ending = _channels_and_ending(info, folder / "dataset.json")
+    channels, ending = channels_and_ending(info, folder / "dataset.json")
     cases = list_cases([folder / "imagesTr", folder / "imagesUn", *extra], ending, len(channels), info, folder)
     return _without(folder, cases, exclude, channels, info)
 
@@ -90,12 +86,24 @@ def open_folder(folder: Path, info: dict[str, Any], *, exclude: Iterable[str] = 
     Returns:
         The images as a dataset.
     """
-    channels, ending = _channels_and_ending(info, folder)
+    channels, ending = channels_and_ending(info, folder)
     cases = list_cases([folder / "imagesTr", folder / "imagesUn", folder], ending, len(channels))
     return _without(folder, cases, exclude, channels, info)
 
 
-def _channels_and_ending(info: dict[str, Any], source: Path) -> tuple[tuple[str, ...], str]:
+def channels_and_ending(info: dict[str, Any], source: Path) -> tuple[tuple[str, ...], str]:
+    """Read what every `dataset.json` must say of its images.
+
+    Args:
+        info: Its content.
+        source: Where it was read, for the message.
+
+    Returns:
+        Channel names in order, and the file ending.
+
+    Raises:
+        DiffaugError: If something is missing.
+    """
     try:
         channels = tuple(info["channel_names"][key] for key in sorted(info["channel_names"], key=int))
         return channels, info["file_ending"]
@@ -185,78 +193,3 @@ def labelled_ids(folder: Path, info: dict[str, Any]) -> list[str]:
         return []
     images = {case.id for case in list_cases([folder / "imagesTr"], ending, len(info["channel_names"]))}
     return sorted(images & {p.name[: -len(ending)] for p in labels.iterdir() if p.name.endswith(ending)})
-
-
-def excluded_ids(workspace: Workspace, rules: Sequence[str], extra: Sequence[Path] = ()) -> set[str]:
-    """Turn `--exclude` rules into case ids.
-
-    Args:
-        workspace: The task's workspace.
-        rules: Each `fold:N` (validation cases of nnU-Net's fold N), `labelled` (all labelled cases), `none`, or
-            `FILE[:KEY]`: a text file with an id a line, or JSON with a list (under KEY).
-        extra: Further folders of images.
-
-    Returns:
-        The ids.
-
-    Raises:
-        DiffaugError: If a rule is none of these, a fold does not exist, or a file cannot be read.
-    """
-    file = workspace.raw / "dataset.json"
-    info = read_json(file, "expected nnU-Net's raw layout with a dataset.json; write one")
-    _channels_and_ending(info, file)
-    labelled = labelled_ids(workspace.raw, info)
-    ids: set[str] = set()
-    for rule in rules:
-        if rule == "none":
-            continue
-        if rule == "labelled":
-            ids |= set(labelled)
-        elif rule.startswith("fold:"):
-            ids |= set(_validation_ids(workspace, labelled, rule))
-        else:
-            named = set(_ids_in_file(rule))
-            known = {case.id for case in open_dataset(workspace.raw, extra=extra).cases}
-            if not named & known:
-                raise DiffaugError(
-                    f"--exclude {rule}: none of its {len(named)} ids is a case of {workspace.dataset}, expected ids such as "
-                    f"{min(known, default='case_001')}; mend the list"
-                )
-            ids |= named
-    return ids
-
-
-def _validation_ids(workspace: Workspace, labelled: Sequence[str], rule: str) -> list[str]:
-    file = workspace.preprocessed / "splits_final.json"
-    if file.is_file():
-        splits = read_json(file, "delete it, nnU-Net makes a new one")
-    elif len(labelled) >= 5:
-        splits = generate_crossval_split(sorted(labelled), seed=12345, n_splits=5)  # what nnU-Net will do at training
-    else:
-        return []  # nnU-Net cannot split so few either: only fold `all` exists
-    number = rule.removeprefix("fold:")
-    if not number.isdigit() or int(number) >= len(splits):
-        raise DiffaugError(f"--exclude {rule}: no such fold, expected fold:0 to fold:{len(splits) - 1}; mend it")
-    return [str(case) for case in splits[int(number)]["val"]]  # nnU-Net's are NumPy strings
-
-
-def _ids_in_file(rule: str) -> list[str]:
-    path, _, key = rule.rpartition(":") if ":" in rule and not Path(rule).exists() else (rule, "", "")
-    file = Path(path)
-    try:
-        text = file.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DiffaugError(
-            f"--exclude {rule}: cannot be read, expected none, labelled, fold:N or FILE[:KEY] with case ids; mend it"
-        ) from error
-    if file.suffix != ".json":
-        return text.split()
-    try:
-        content = json.loads(text)
-        ids = content[key] if key else content
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise DiffaugError(f"{file}: found no list of case ids under '{key}', expected one; mend --exclude") from error
-    if not isinstance(ids, list):
-        keys = ", ".join(content) if isinstance(content, dict) else "none"
-        raise DiffaugError(f"{file}: found no list of case ids, expected FILE:KEY with one of the keys {keys}")
-    return [str(case) for case in ids]

@@ -11,11 +11,9 @@ from test_memorisation import blobs
 
 from blobs import blob, write_image
 from diffaug.audit import fit_encoder
-from diffaug.audit.auditing import audit, audit_folders
 from diffaug.audit.folders import FoldersRequest
-from diffaug.generator.fitting import fit
-from diffaug.generator.preparing import FitRequest
-from diffaug.generator.sampling import SampleRequest, sample
+from diffaug.stages.pipeline import audit, audit_folders, fit, sample
+from diffaug.stages.requests import FitRequest, SampleRequest
 from diffaug.volumes.scan import Geometry, Scan, write_scan
 from diffaug.workspace import Workspace, read_json, write_json
 

@@ -8,7 +8,7 @@ from benchmarks.scarce.cells import Cell, collect, save, unfinished
 from benchmarks.scarce.data import HIPPOCAMPUS, DataSet, draws, forbidden, judging_cases, validation
 from benchmarks.scarce.scores import score
 from benchmarks.scarce.statistics import compare, grid, holm, interval
-from diffaug.volumes.dataset import excluded_ids
+from diffaug.volumes.exclusion import excluded_ids
 from diffaug.volumes.phantom import write_dataset
 from diffaug.workspace import write_json
 

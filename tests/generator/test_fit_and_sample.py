@@ -13,19 +13,22 @@ import torch
 from safetensors.torch import load_file
 
 from blobs import LABELLED, REQUEST, SPACING, UNLABELLED, Task, blob, write_image
+from diffaug import stages
 from diffaug.cli import main
 from diffaug.copies.detector import CopyDetector
 from diffaug.engine.loop import read_log
 from diffaug.errors import DiffaugError
-from diffaug.generator import fit_denoiser, fitting, sampling
+from diffaug.generator import fit_denoiser, fitting
 from diffaug.generator.conditions import Condition
-from diffaug.generator.fitting import fit
 from diffaug.generator.model import Generator
 from diffaug.generator.plan import GeneratorPlan
-from diffaug.generator.preparing import open_cache
 from diffaug.generator.prior import GaussianPrior
-from diffaug.generator.sampling import SampleRequest, name, sample
-from diffaug.volumes.dataset import excluded_ids
+from diffaug.stages import stage
+from diffaug.stages.fit import open_cache
+from diffaug.stages.pipeline import fit, sample
+from diffaug.stages.requests import SampleRequest
+from diffaug.stages.sample import name
+from diffaug.volumes.exclusion import excluded_ids
 from diffaug.volumes.windows import paste_extent, refill
 
 COUNT = 5  # more than one batch of four
@@ -340,10 +343,10 @@ def test_of_many_scans_the_prior_looks_at_fewer_views(task, monkeypatch):
     assert plan["views"] == 2
 
 
-@pytest.mark.parametrize("call", ["curves", "file_hash", "write_json"])
-def test_stopped_while_finishing_it_finishes_without_fitting_again(task, fitted, monkeypatch, call):
+@pytest.mark.parametrize(("module", "call"), [(fitting, "curves"), (stages.fit, "file_hash"), (stage, "write_json")])
+def test_stopped_while_finishing_it_finishes_without_fitting_again(task, fitted, monkeypatch, module, call):
     task.tiny_plan(STEPS)
-    real, armed = getattr(fitting, call), []
+    real, armed = getattr(module, call), []
     finish = fitting._finish
 
     def stop(*arguments, **keywords):
@@ -356,7 +359,7 @@ def test_stopped_while_finishing_it_finishes_without_fitting_again(task, fitted,
         return finish(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(fitting, call, stop)
+        patch.setattr(module, call, stop)
         patch.setattr(fitting, "_finish", arm)
         with pytest.raises(KeyboardInterrupt):
             fit(task.workspace, device="cpu")
@@ -369,7 +372,7 @@ def test_stopped_while_finishing_it_finishes_without_fitting_again(task, fitted,
 
 
 def test_set_that_grows_is_not_finished_until_it_has_grown(done, monkeypatch):
-    write = sampling.write_scan
+    write = stages.sample.write_scan
 
     def stops_at_nine(scan, folder, case):
         if case == name(8):
@@ -377,7 +380,7 @@ def test_set_that_grows_is_not_finished_until_it_has_grown(done, monkeypatch):
         return write(scan, folder, case)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sampling, "write_scan", stops_at_nine)
+        patch.setattr(stages.sample, "write_scan", stops_at_nine)
         with pytest.raises(KeyboardInterrupt):
             sample(done.workspace, replace(SHORT, count=10), device="cpu")
     told = manifest(done.workspace.synthetic)

@@ -11,8 +11,8 @@ from torch._subclasses import FakeTensorMode
 from diffaug.generator.autoencoder import Autoencoder
 from diffaug.generator.conditions import ConditionPlan
 from diffaug.generator.fit_autoencoder import AutoencoderObjective, make_discriminator
-from diffaug.generator.fitting import fit
 from diffaug.generator.plan import BUDGETS, GeneratorPlan, make_plan
+from diffaug.stages.pipeline import fit
 from diffaug.volumes.cache import VolumeCache
 from diffaug.volumes.grid import Reading
 
@@ -100,7 +100,7 @@ def test_thin_scans_get_a_discriminator_that_fits_them_or_none(tmp_path, slices,
     losses = {}
     for name, loss, _ in objective.losses(batch, progress=0.9):
         loss.backward()
-        losses[name] = float(loss)
+        losses[name] = float(loss.detach())
     expected = {"autoencoder"} if layers is None else {"autoencoder", "discriminator"}
     assert losses.keys() == objective.networks.keys() == expected
     assert np.isfinite(list(losses.values())).all()

@@ -9,8 +9,9 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from diffaug.pretraining.encoder_file import read_encoder
-from diffaug.pretraining.fitting import PretrainRequest, pretrain
 from diffaug.pretraining.sharing import export_encoder, import_encoder, share_model
+from diffaug.stages.pipeline import pretrain
+from diffaug.stages.requests import PretrainRequest
 from diffaug.workspace import Workspace
 
 

@@ -15,17 +15,20 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from blobs import LABELLED, SPACING, UNLABELLED, Task, blob, write_image
+from diffaug import stages
 from diffaug.engine.loop import Training, read_log
-from diffaug.generator.sampling import SampleRequest, sample
 from diffaug.pretraining import fitting
 from diffaug.pretraining.encoder_file import load_encoder, read_encoder
-from diffaug.pretraining.fitting import PretrainRequest, pretrain
 from diffaug.pretraining.networks import build_network
+from diffaug.pretraining.plan import BUDGETS
 from diffaug.pretraining.pretexts import PRETEXTS, Shown
 from diffaug.pretraining.pretexts.denoise import Denoise
 from diffaug.pretraining.teacher import CLUSTERS, FEATURES
+from diffaug.stages import stage
+from diffaug.stages.pipeline import pretrain, sample
+from diffaug.stages.requests import PretrainRequest, SampleRequest
 from diffaug.volumes.cache import VolumeCache
-from diffaug.volumes.dataset import excluded_ids
+from diffaug.volumes.exclusion import excluded_ids
 from diffaug.workspace import Workspace
 
 PATCH = [16, 16, 16]
@@ -91,7 +94,7 @@ def plans() -> dict:
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch):
     few = Training(steps=STEPS, batch_size=2, learning_rate=1e-3, warmup_steps=2)
-    monkeypatch.setitem(fitting.BUDGETS, "cpu-small", few)
+    monkeypatch.setitem(BUDGETS, "cpu-small", few)
 
 
 @pytest.fixture
@@ -151,8 +154,8 @@ def test_excluded_scans_are_never_opened(planned):
 
 
 def test_training_moves_the_weights_and_lowers_the_loss(planned, monkeypatch):
-    longer = replace(fitting.BUDGETS["cpu-small"], steps=150, learning_rate=5e-3)
-    monkeypatch.setitem(fitting.BUDGETS, "cpu-small", longer)
+    longer = replace(BUDGETS["cpu-small"], steps=150, learning_rate=5e-3)
+    monkeypatch.setitem(BUDGETS, "cpu-small", longer)
     run(planned)
     losses = [line["held_out"] for line in read_log(planned.workspace.encoder / "log.jsonl") if "held_out" in line]
     assert losses[-1] < 0.8 * losses[0]
@@ -360,9 +363,9 @@ def test_resumed_run_equals_unbroken_run(planned, tmp_path, pretext):
 
 def test_stopped_while_finishing_it_does_not_train_again(planned, tmp_path, monkeypatch):
     unbroken = shutil.copy(run(planned), tmp_path / "unbroken.pt")
-    for call in ("save_encoder", "curves", "write_json"):
+    for module, call in ((fitting, "save_encoder"), (fitting, "curves"), (stage, "write_json")):
         shutil.rmtree(planned.workspace.encoder)
-        finish, real = fitting._finish, getattr(fitting, call)
+        finish, real = stages.pretrain._finish, getattr(module, call)
         armed = []
 
         def stop(*arguments, real=real, armed=armed, **keywords):
@@ -375,8 +378,8 @@ def test_stopped_while_finishing_it_does_not_train_again(planned, tmp_path, monk
             return finish(*arguments)
 
         with monkeypatch.context() as patch:
-            patch.setattr(fitting, call, stop)
-            patch.setattr(fitting, "_finish", arm)
+            patch.setattr(module, call, stop)
+            patch.setattr(stages.pretrain, "_finish", arm)
             with pytest.raises(KeyboardInterrupt):
                 run(planned)
         logged = (planned.workspace.encoder / "log.jsonl").read_text()
@@ -457,8 +460,8 @@ KILLED = """
 import sys, torch
 torch.set_num_threads(1)
 from diffaug.engine.loop import Training
-from diffaug.pretraining import fitting
-fitting.BUDGETS["cpu-small"] = Training(steps=%d, batch_size=2, learning_rate=1e-3, warmup_steps=2)
+from diffaug.pretraining.plan import BUDGETS
+BUDGETS["cpu-small"] = Training(steps=%d, batch_size=2, learning_rate=1e-3, warmup_steps=2)
 from diffaug.cli import main
 sys.exit(main("pretrain --task 905 --images real --budget cpu-small --device cpu".split()))
 """

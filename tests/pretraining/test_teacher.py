@@ -5,10 +5,11 @@ import torch
 import torch.nn.functional as F
 
 from diffaug.generator.model import Generator
-from diffaug.generator.sampling import SampleRequest, sample
 from diffaug.pretraining import teacher
 from diffaug.pretraining.sources import synthetic_source
 from diffaug.pretraining.teacher import CLUSTERS, FEATURES, FITTED, Teacher
+from diffaug.stages.pipeline import sample
+from diffaug.stages.requests import SampleRequest
 from diffaug.volumes.windows import Window, paste_extent
 
 

@@ -10,7 +10,8 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 
 from blobs import LABELLED, UNLABELLED, blob, write_image
-from diffaug.volumes.dataset import excluded_ids, list_cases, open_dataset, open_folder
+from diffaug.volumes.dataset import list_cases, open_dataset, open_folder
+from diffaug.volumes.exclusion import excluded_ids
 
 
 def edit(task, **changes):
@@ -161,12 +162,12 @@ def test_too_few_labelled_cases_for_folds_exclude_none(task):
 
 
 def test_rules_add_up(task, tmp_path):
-    (tmp_path / "ids.txt").write_text("free_0\n\nfree_1  other\n")
+    (tmp_path / "ids.txt").write_text("free_0\n\nfree_1\n")
     (tmp_path / "ids.json").write_text(json.dumps(["blob_1"]))
     (tmp_path / "keys.json").write_text(json.dumps({"test": ["blob_2"], "train": ["blob_3"]}))
     assert excluded_ids(task.workspace, []) == excluded_ids(task.workspace, ["none"]) == set()
     assert excluded_ids(task.workspace, ["labelled"]) == set(LABELLED)
-    assert excluded_ids(task.workspace, [str(tmp_path / "ids.txt")]) == {"free_0", "free_1", "other"}
+    assert excluded_ids(task.workspace, [str(tmp_path / "ids.txt")]) == {"free_0", "free_1"}
     rules = [str(tmp_path / "ids.json"), f"{tmp_path / 'keys.json'}:test"]
     assert excluded_ids(task.workspace, rules) == {"blob_1", "blob_2"}
 
@@ -178,3 +179,64 @@ def test_bad_rule_is_refused_by_name(task, tmp_path, refusal, rule):
     (tmp_path / "keys.json").write_text(json.dumps({"test": ["blob_2"]}))
     rule = rule.format(tmp=tmp_path)
     assert rule.partition(":no")[0] in refusal(excluded_ids, task.workspace, [rule])
+
+
+LISTS = {
+    "endings": "blob_1.nii.gz\nblob_2.nii\n",
+    "channel numbers": "blob_1_0000.nii.gz\nblob_2_0000\n",
+    "paths": "imagesTr/blob_1_0000.nii.gz\n/data/raw/blob_2.nii.gz\n",
+    "byte order mark": "\ufeffblob_1\nblob_2\n",
+    "comments": "# the first site\nblob_1  # twice\n\nblob_2\n",
+    "quotes and blanks": ' "blob_1" \n\tblob_2\r\n',
+}
+
+
+@pytest.mark.parametrize("text", LISTS.values(), ids=LISTS)
+def test_lists_as_people_write_them_mean_what_they_mean(task, tmp_path, text):
+    file = tmp_path / "leave_out.txt"
+    file.write_text(text, encoding="utf-8")
+    assert excluded_ids(task.workspace, [str(file)]) == {"blob_1", "blob_2"}
+    names = [line.split("  #")[0].strip(' \t"\ufeff') for line in text.splitlines() if line.strip() and line[0] != "#"]
+    (tmp_path / "leave_out.json").write_text(json.dumps(names))
+    assert excluded_ids(task.workspace, [str(tmp_path / "leave_out.json")]) == {"blob_1", "blob_2"}
+
+
+def test_ids_with_spaces_and_ids_that_end_in_a_channel_number_are_ids(task, tmp_path):
+    for name in ("the first one", "blob_1_0001"):
+        write_image(task.raw / "imagesUn" / f"{name}_0000.nii.gz", blob(1))
+    file = tmp_path / "leave_out.txt"
+    file.write_text("the first one\nblob_1_0001\n")
+    assert excluded_ids(task.workspace, [str(file)]) == {"the first one", "blob_1_0001"}
+
+
+@pytest.mark.parametrize("text", ["blob_1\nblob_O2\n", "blob_1 blob_2\n", "blob_1\nblob_2\nid\n", "Blob_1\n"])
+def test_every_name_that_is_no_case_is_told(task, tmp_path, refusal, text):
+    """Whoever it was meant for would be trained on."""
+    file = tmp_path / "leave_out.txt"
+    file.write_text(text)
+    message = refusal(excluded_ids, task.workspace, [str(file)])
+    wrong = [line for line in text.splitlines() if line not in LABELLED]
+    assert all(line in message for line in wrong)
+    assert "blob_0" in message, "an example of what an id looks like"
+
+
+def test_a_fold_of_ids_that_are_no_cases_is_told(task, refusal):
+    task.preprocessed.mkdir()
+    (task.preprocessed / "splits_final.json").write_text(json.dumps([{"train": [], "val": ["blob_5", "blob_55"]}]))
+    message = refusal(excluded_ids, task.workspace, ["fold:0"])
+    assert "blob_55" in message
+    assert "1 of 2" in message
+
+
+def test_test_cases_may_be_named_though_nobody_reads_them(task, tmp_path):
+    file = tmp_path / "leave_out.txt"
+    file.write_text("held_back\nblob_1\n")
+    assert "blob_1" in excluded_ids(task.workspace, [str(file)])
+
+
+def test_cases_of_further_folders_may_be_named(task, tmp_path, refusal):
+    write_image(tmp_path / "more" / "more_0_0000.nii.gz", blob(1))
+    file = tmp_path / "leave_out.txt"
+    file.write_text("more_0\n")
+    assert "more_0" in refusal(excluded_ids, task.workspace, [str(file)])
+    assert excluded_ids(task.workspace, [str(file)], [tmp_path / "more"]) == {"more_0"}

@@ -1,0 +1,101 @@
+"""How long fitting is likely to take here: operations of a step, over what this machine does of them in a second."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import nn
+from torch._subclasses import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from diffaug.generator.autoencoder import Autoencoder
+from diffaug.generator.plan import BUDGETS, GeneratorPlan, make_plan
+from diffaug.volumes.grid import Reading
+
+# Share of the convolutions' speed that training steps reach (benchmarks/results/speed_arithmetic.md, bare steps)
+REACHED = {"autoencoder": 0.28, "denoiser": 0.68}
+BOTH_WAYS = 3  # forward, and twice as much backward
+EDGE, WIDTH, BATCH = 24, 64, 2  # of the convolution that is timed
+SECONDS = 0.2  # that this takes
+
+
+def likely_seconds(plan: GeneratorPlan, device: torch.device) -> float:
+    """Estimate how long both fits take, without reading, validation and calibration.
+
+    Args:
+        plan: The plan.
+        device: Where to train.
+
+    Returns:
+        Seconds, right within a factor of two or three.
+    """
+    with FakeTensorMode():
+        autoencoder = Autoencoder(**plan.autoencoder)
+        autoencoder.codebook.eval()  # its codes move by what the values are, and here there are none
+        pieces = torch.zeros(plan.autoencoder_training.batch_size, len(plan.channels), *plan.autoencoder_crop)
+        batch, channels = plan.denoiser_training.batch_size, plan.autoencoder["latent_channels"]
+        latent, places = (torch.zeros(batch, count, *plan.latent_shape) for count in (channels, 3))
+        denoiser = plan.make_denoiser()
+        with torch.no_grad(), FlopCounterMode(display=False) as first:
+            autoencoder(pieces)
+        with torch.no_grad(), FlopCounterMode(display=False) as second:
+            denoiser(latent, torch.ones(batch), places)
+    rate = _speed(device)
+    work = {"autoencoder": first.get_total_flops(), "denoiser": second.get_total_flops()}
+    steps = {"autoencoder": plan.autoencoder_training.steps, "denoiser": plan.denoiser_training.steps}
+    return sum(BOTH_WAYS * work[name] * steps[name] / (rate * REACHED[name]) for name in work)
+
+
+def largest_plan(budget: str) -> GeneratorPlan:
+    """Plan for scans that fill a budget, where nothing is known of the scans yet.
+
+    Args:
+        budget: A key of `BUDGETS`.
+
+    Returns:
+        The plan.
+    """
+    edge = round(BUDGETS[budget].voxels ** (1 / 3))
+    reading = {"size": (edge,) * 3, "spacing": (1.0,) * 3, "orientation": "LPS", "ranges": ((0.0, 1.0),)}
+    return make_plan(
+        [Reading(case=f"scan_{n}", mean=(0.0,), std=(1.0,), **reading) for n in range(10)],  # type: ignore[arg-type]
+        ["any"],
+        budget=budget,
+    )
+
+
+def in_words(seconds: float) -> str:
+    """Write a time as people say it.
+
+    Args:
+        seconds: The time.
+
+    Returns:
+        For example `12 minutes`.
+    """
+    for name, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {name}"
+    return "two minutes or less"
+
+
+def _speed(device: torch.device) -> float:
+    """Time a 3D convolution, in operations per second."""
+    layer = nn.Conv3d(WIDTH, WIDTH, 3, padding=1).to(device)
+    volume = torch.zeros(BATCH, WIDTH, EDGE, EDGE, EDGE, device=device)
+    work = 2 * BATCH * EDGE**3 * WIDTH**2 * 27
+    count = 0
+    with torch.no_grad():
+        layer(volume)
+        started = _now(device)
+        while _now(device) - started < SECONDS:
+            layer(volume)
+            count += 1
+        return work * count / (_now(device) - started)
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

@@ -1,0 +1,144 @@
+"""The stage `audit`: how good, how varied and how private synthetic volumes are, in one report, whoever made them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from diffaug import __version__
+from diffaug.audit.auditing import Inputs, Report, make_report
+from diffaug.audit.folders import FoldersRequest, from_folders, open_folders
+from diffaug.audit.listing import identity
+from diffaug.audit.material import from_task
+from diffaug.audit.measuring import Extras
+from diffaug.engine.devices import start_fabric
+from diffaug.errors import DiffaugError
+from diffaug.generator.fitting import COPIES
+from diffaug.generator.model import Generator
+from diffaug.stages.fit import fitted_request, open_cache, scans_of
+from diffaug.stages.stage import MANIFEST, Stage, open_stage
+from diffaug.workspace import Workspace, file_hash, fingerprint, read_json
+
+
+def audit(workspace: Workspace, model: Path, volumes: Path, extras: Extras, *, device: str, fresh: bool) -> Path:
+    """Audit the synthetic volumes of a task.
+
+    Args:
+        workspace: The task's workspace.
+        model: The generator file.
+        volumes: The folder of its volumes.
+        extras: What the user added.
+        device: `auto`, `cpu` or `cuda`.
+        fresh: Whether to discard an audit that is there.
+
+    Returns:
+        The report, one HTML file that needs nothing beside it. It shows real scans: treat it as patient data.
+    """
+    manifest = read_json(volumes / MANIFEST, "run: diffaug sample")
+    inputs = {
+        "generator_sha256": file_hash(model),
+        "sample_manifest_sha256": file_hash(volumes / MANIFEST),
+        "copy_test_sha256": file_hash(workspace.generator / COPIES),
+    }
+
+    def gather() -> Inputs:
+        generator = Generator.load(model).to(start_fabric(device).device)
+        plan = generator.plan
+        if extras.nnunet_model is not None and plan.grid.field_of_view == "patch":
+            raise DiffaugError(
+                f"--nnunet-model {extras.nnunet_model}: this generator makes windows that cut organs, expected one of whole "
+                "scans; leave the option out"
+            )
+        dataset, _ = scans_of(workspace, fitted_request(workspace))
+        files = {case.id: case.files for case in dataset.cases}
+        material = from_task(workspace, plan, manifest["volumes"], open_cache(workspace, plan), files)
+        work = _work(workspace.audit, inputs["generator_sha256"])
+        return Inputs(material, workspace.generator / COPIES, work, generator.autoencoder)
+
+    return _audit(workspace.audit, inputs | {"sampling": manifest["request"]}, gather, extras, device, fresh)
+
+
+def audit_folders(request: FoldersRequest, out: Path, extras: Extras, *, device: str, fresh: bool) -> Path:
+    """Audit the volumes of any generator, from folders of files.
+
+    Args:
+        request: The folders.
+        out: Where report, pictures and everything in between go.
+        extras: What the user added.
+        device: `auto`, `cpu` or `cuda`.
+        fresh: Whether to discard an audit that is there.
+
+    Returns:
+        The report, as `audit` gives it.
+    """
+    found = open_folders(request)
+    inputs: dict[str, Any] = {
+        name: {"folder": str(folder), "volumes": len(dataset.cases), "state": fingerprint(identity(dataset))}
+        for name, folder in (("real", request.real), ("synthetic", request.synthetic), ("unseen", request.unseen))
+        if folder is not None and (dataset := found[name])
+    }
+    kind = start_fabric(device).device.type
+    # another set of synthetic volumes against the same scans needs no other grid and no other detector
+    of_scans = [kind, *(v["state"] for name, v in inputs.items() if name != "synthetic")]
+
+    def gather() -> Inputs:
+        work = _work(out, fingerprint(of_scans))
+        return Inputs(from_folders(request, found, work, kind), work / COPIES, work, None)
+
+    return _audit(out, inputs, gather, extras, device, fresh)
+
+
+def _work(folder: Path, key: str) -> Path:
+    return folder / "work" / key
+
+
+def require_there(extras: Extras) -> None:
+    """Find what is missing before anything long begins.
+
+    Args:
+        extras: What the user added.
+
+    Raises:
+        DiffaugError: If a file or folder is missing.
+    """
+    for file in extras.weights:
+        if not file.is_file():
+            raise DiffaugError(f"--weights {file}: no such file, expected a network's weights; mend the path")
+    if extras.nnunet_model is not None and not extras.nnunet_model.is_dir():
+        raise DiffaugError(
+            f"--nnunet-model {extras.nnunet_model}: no such folder, expected a trained model; mend the path"
+        )
+
+
+def _audit(
+    folder: Path, inputs: dict[str, Any], gather: Callable[[], Inputs], extras: Extras, device: str, fresh: bool
+) -> Path:
+    """Make the report, unless it is there and of the same inputs and version: what has changed is named."""
+    with open_stage("audit", folder, fresh=fresh) as stage:
+        model = extras.nnunet_model
+        inputs = inputs | {
+            "weights": [file_hash(file) for file in extras.weights],
+            "nnunet_model": str(model.resolve()) if model else None,
+        }
+        report = folder / "report.html"
+        changed = _changed(stage, inputs)
+        if stage.finished and report.is_file():
+            if not changed:
+                print(f"audit: {report} is there already")
+                return report
+            print(f"audit: {', '.join(changed)} changed since the report was made; it is made anew", flush=True)
+        gathered = gather()
+        stage.before = None  # what was measured of other inputs is no beginning
+        stage.agree(None, inputs=inputs)
+        stage.save()
+        fabric = start_fabric(device)
+        made: Report = make_report(gathered, extras, inputs, folder, report, fabric)
+        stage.finish(**made)
+    return report
+
+
+def _changed(stage: Stage, inputs: dict[str, Any]) -> list[str]:
+    before = stage.before or {}
+    names = [name for name, value in inputs.items() if before.get("inputs", {}).get(name) != value]
+    return [*names, *(["diffaug's version"] if before.get("version") != __version__ else [])]

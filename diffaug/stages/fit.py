@@ -1,0 +1,178 @@
+"""The stage `fit`: from a raw dataset to a generator file. Each step leaves its result on disk and is never redone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from diffaug.engine.devices import start_fabric
+from diffaug.engine.loop import require_shares
+from diffaug.generator.fitting import clear, fit_networks
+from diffaug.generator.model import Generator
+from diffaug.generator.plan import GeneratorPlan, make_plan
+from diffaug.generator.preparing import (
+    READINGS,
+    Entries,
+    changed_scans,
+    fill_cache,
+    measure_scans,
+    nnunet_geometry,
+    readings_of,
+    require_known,
+    stored_readings,
+)
+from diffaug.generator.sites import read_sites
+from diffaug.stages.requests import FitRequest, remembered
+from diffaug.stages.stage import MANIFEST, Stage, open_stage
+from diffaug.volumes.cache import VolumeCache
+from diffaug.volumes.dataset import RawDataset, open_dataset
+from diffaug.volumes.exclusion import excluded_ids
+from diffaug.workspace import Workspace, file_hash, read_json, write_json
+
+GENERATOR = "generator.safetensors"
+
+
+def fit(
+    workspace: Workspace, asked: FitRequest | None, *, device: str, fresh: bool, plan_only: bool, used: bool = False
+) -> Path:
+    """Fit the generator of a task, or go on fitting it.
+
+    Args:
+        workspace: The task's workspace.
+        asked: What is wanted; None takes whatever was asked before, or the defaults.
+        device: `auto`, `cpu` or `cuda`.
+        fresh: Whether to discard what is there, once everything else is found to be in order.
+        plan_only: Whether to stop once the plan is written, for a person to edit it.
+        used: Whether another stage asks, which takes a finished generator as it is: that scans have changed is then told,
+            not refused.
+
+    Returns:
+        The generator file, or the plan.
+    """
+    fabric = start_fabric(device)
+    folder = workspace.generator
+    with open_stage("fit", folder, fresh=fresh, active=fabric.is_global_zero) as stage:
+        fresh = fresh and stage.active  # the others find what the first process has made anew
+        with fabric.rank_zero_first():
+            request = stage.request(FitRequest, asked)
+            dataset, excluded = scans_of(workspace, request)
+            target = folder / GENERATOR
+            entries = {} if fresh else stored_readings(folder)
+            changed = changed_scans(dataset, stage.before["cases"], entries) if stage.before is not None else []
+            if stage.finished and target.is_file():
+                if used and changed:
+                    told = f"fit: the scans have changed since ({'; '.join(changed)})"
+                    fabric.print(f"{told}; this generator is kept, diffaug fit --fresh begins anew")
+                elif not used:
+                    stage.refuse(changed)
+                    fabric.print(f"fit: {target} is there already")
+                return target
+            stage.refuse(changed)
+            plan_file = folder / "plan.json"
+            planned = plan_file.is_file() and not fresh
+            sites = {} if planned else _sites(workspace, request, dataset, excluded)  # told before all scans are read
+            entries = entries or measure_scans(dataset)
+            readings = readings_of(entries)
+            plan = GeneratorPlan.load(plan_file) if planned else _make_plan(workspace, request, dataset, entries, sites)
+            require_known(plan, plan_file, readings)
+            for name in ("autoencoder", "denoiser"):  # before the first of them has taken hours
+                require_shares(getattr(plan, f"{name}_training"), fabric, name)
+            cases = [case.id for case in dataset.cases]
+            stage.agree(request, cases=cases, excluded=sorted(excluded))
+            _write(stage, entries, plan, plan_file)
+            if plan_only:
+                return plan_file
+            cache = fill_cache(dataset, plan, readings, folder)
+            conditions = {case: plan.conditions.of(reading, plan.grid) for case, reading in readings.items()}
+        generator = fit_networks(plan, cache, conditions, folder, fabric, stage.save)
+        if fabric.is_global_zero:
+            _finish(stage, generator, entries, target)
+        fabric.barrier()
+    return target
+
+
+def _sites(workspace: Workspace, request: FitRequest, dataset: RawDataset, excluded: set[str]) -> dict[str, str]:
+    """Read where the scans come from, if that is known."""
+    beside = workspace.raw / "sites.csv"
+    if request.sites is None and not beside.is_file():
+        return {}
+    return read_sites(Path(request.sites or beside), [case.id for case in dataset.cases], sorted(excluded))
+
+
+def _make_plan(
+    workspace: Workspace, request: FitRequest, dataset: RawDataset, entries: Entries, sites: dict[str, str]
+) -> GeneratorPlan:
+    spacing, patch_size = nnunet_geometry(workspace)
+    return make_plan(
+        list(readings_of(entries).values()),
+        dataset.channels,
+        budget=request.budget,
+        field_of_view=request.field_of_view,
+        spacing=spacing,
+        patch_size=patch_size,
+        site_of=sites,
+        seed=request.seed,
+    )
+
+
+def _write(stage: Stage, entries: Entries, plan: GeneratorPlan, plan_file: Path) -> None:
+    if not stage.active:
+        return
+    if not (stage.folder / READINGS).is_file():
+        write_json(stage.folder / READINGS, entries)
+    if not plan_file.is_file():
+        plan.save(plan_file)
+    stage.save()
+
+
+def _finish(stage: Stage, generator: Generator, entries: Entries, target: Path) -> None:
+    manifest = stage.manifest
+    figures = generator.provenance.pop("figures")
+    generator.provenance = {"seen": manifest["cases"], "excluded": manifest["excluded"], "figures": figures}
+    generator.save(target)
+    inputs: dict[str, Any] = {case: entry["sha256"] for case, entry in entries.items()}
+    stage.finish(figures=figures, inputs=inputs, generator_sha256=file_hash(target))
+    clear(stage.folder)
+
+
+def scans_of(workspace: Workspace, request: FitRequest) -> tuple[RawDataset, set[str]]:
+    """List the scans that a request means.
+
+    Args:
+        workspace: The task's workspace.
+        request: The request.
+
+    Returns:
+        The dataset, and the ids that are left out of it.
+    """
+    extra = [Path(folder) for folder in request.images]
+    excluded = excluded_ids(workspace, request.exclude, extra)
+    return open_dataset(workspace.raw, extra=extra, exclude=excluded), excluded
+
+
+def fitted_request(workspace: Workspace) -> FitRequest:
+    """Tell what a task's generator was asked for.
+
+    Args:
+        workspace: The task's workspace.
+
+    Returns:
+        The request.
+    """
+    file = workspace.generator / MANIFEST
+    return remembered(FitRequest, read_json(file, "run: diffaug fit --fresh"), file)
+
+
+def open_cache(workspace: Workspace, plan: GeneratorPlan) -> VolumeCache:
+    """Open the scans as fitting resampled them; what is no longer there is resampled again.
+
+    Args:
+        workspace: The task's workspace.
+        plan: The generator's plan.
+
+    Returns:
+        The cache, with all of the plan's scans.
+    """
+    dataset, _ = scans_of(workspace, fitted_request(workspace))
+    readings = readings_of(stored_readings(workspace.generator) or measure_scans(dataset))
+    return fill_cache(dataset, plan, readings, workspace.generator)

@@ -1,0 +1,233 @@
+"""The stage `pretrain`: from images of any kind to the encoder file that the nnU-Net trainer loads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+
+from diffaug import __version__
+from diffaug.engine.devices import start_fabric
+from diffaug.engine.loop import Training, require_shares, train
+from diffaug.errors import DiffaugError
+from diffaug.pretraining.encoder_file import IMPORTED
+from diffaug.pretraining.fitting import ENCODER, SHAPES, PretextObjective, require_loadable, write_result
+from diffaug.pretraining.networks import build_network
+from diffaug.pretraining.plan import BUDGETS
+from diffaug.pretraining.pretexts import PRETEXTS
+from diffaug.pretraining.sources import KINDS, Source, draw, find_teacher, open_sources, preprocess, source_hashes
+from diffaug.stages.requests import PretrainRequest
+from diffaug.stages.stage import Stage, open_stage
+from diffaug.volumes.cache import VolumeCache
+from diffaug.volumes.exclusion import excluded_ids
+from diffaug.volumes.nnunet import read_plans
+from diffaug.workspace import Workspace, file_hash, fingerprint, read_json
+
+
+def require_possible(request: PretrainRequest) -> None:
+    """Refuse what cannot be done, before anything is looked at.
+
+    Args:
+        request: What is wanted.
+
+    Raises:
+        DiffaugError: If pretext, budget, images or steps make no sense.
+    """
+    if request.pretext not in PRETEXTS or request.budget not in BUDGETS:
+        raise DiffaugError(
+            f"pretrain: found pretext '{request.pretext}' and budget '{request.budget}', expected one of "
+            f"{', '.join(PRETEXTS)} and one of {', '.join(BUDGETS)}; mend the options"
+        )
+    if not request.images or (PRETEXTS[request.pretext].taught and "shapes" in request.images):
+        raise DiffaugError(
+            f"pretrain: found images '{' '.join(request.images)}' for pretext '{request.pretext}', expected some, and no "
+            "shapes where a generator teaches; mend the options"
+        )
+    if request.steps is not None and request.steps < 1:
+        raise DiffaugError(f"--pretext-steps: found {request.steps}, expected a positive number; mend the option")
+
+
+def finished(workspace: Workspace, request: PretrainRequest) -> bool:
+    """Tell whether the encoder that is wanted is there, so that nothing upstream needs to be.
+
+    Args:
+        workspace: The task's workspace.
+        request: What is wanted.
+
+    Returns:
+        Whether it is.
+
+    Raises:
+        DiffaugError: If another one is there, or was begun; what differs is named.
+    """
+    _require_own(workspace)
+    with open_stage("pretrain", workspace.encoder, fresh=False, active=False) as stage:
+        stage.request(PretrainRequest, request)
+        return stage.finished and (workspace.encoder / ENCODER).is_file()
+
+
+def pretrain(workspace: Workspace, asked: PretrainRequest, *, device: str, fresh: bool) -> Path:
+    """Pretrain the network of a task's nnU-Net plan, or go on.
+
+    Args:
+        workspace: The task's workspace.
+        asked: What is wanted.
+        device: `auto`, `cpu` or `cuda`.
+        fresh: Whether to discard an encoder that is there, once everything else is found to be in order.
+
+    Returns:
+        The encoder file.
+    """
+    work = _Work.of(workspace)
+    fabric = start_fabric(device)
+    target = workspace.encoder / ENCODER
+    with open_stage("pretrain", workspace.encoder, fresh=fresh, active=fabric.is_global_zero) as stage:
+        if not fresh:
+            _require_own(workspace)
+        request = stage.request(PretrainRequest, asked)
+        if stage.finished and target.is_file():
+            fabric.print(f"pretrain: {target} is there already")
+            return target
+        training = replace(BUDGETS[request.budget], seed=request.seed)
+        if request.steps is not None:
+            training = replace(training, steps=request.steps)
+        require_shares(training, fabric, "pretext")
+        excluded, sources = _sources(workspace, request, request.images)
+        inputs = {source.name: source_hashes(source) for source in sources}
+        if stage.before is not None and "inputs" in stage.before:
+            stage.refuse(_changed(stage.before["inputs"], inputs))
+        fabric.barrier()  # no process may find what is about to go
+        stage.agree(request, inputs=inputs)
+        stage.save()
+        fabric.barrier()
+        volumes = _volumes(work, request, sources, inputs, fabric)
+        provenance = {
+            "case_ids": sorted({case for source in sources for case in source.seen}),
+            "excluded": sorted(excluded),
+            "volumes": len(volumes),
+            "steps": training.steps,
+            **{key: getattr(request, key) for key in ("images", "pretext", "budget", "seed")},
+            "version": __version__,
+        }
+        network = _fit(work, request, training, volumes, inputs, provenance, fabric)
+        if fabric.is_global_zero:
+            _finish(stage, work, request, network, provenance)
+        fabric.barrier()
+    return target
+
+
+def check(workspace: Workspace, request: PretrainRequest) -> None:
+    """Look for slips before anything upstream is made.
+
+    Args:
+        workspace: The task's workspace.
+        request: What is wanted.
+
+    Raises:
+        DiffaugError: If plans, rules or folders are not there.
+    """
+    _Work.of(workspace)
+    _sources(workspace, request, [name for name in request.images if name != "synthetic"])
+
+
+def _sources(workspace: Workspace, request: PretrainRequest, images: Sequence[str]) -> tuple[set[str], list[Source]]:
+    """Turn the rules into ids that must not be seen, and open the images without them."""
+    extra = [Path(folder) for folder in request.more_images]
+    others = [Path(name) for name in images if name not in KINDS]
+    excluded = excluded_ids(workspace, request.exclude, extra, others)
+    return excluded, open_sources(workspace, images, extra, excluded)
+
+
+def _require_own(workspace: Workspace) -> None:
+    if (workspace.encoder / IMPORTED).is_file():
+        raise DiffaugError(
+            f"{workspace.encoder / ENCODER}: was imported, expected none or one of diffaug pretrain; discard it with --fresh"
+        )
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A task as nnU-Net sees it."""
+
+    workspace: Workspace
+    plans: PlansManager
+    configuration: ConfigurationManager
+    dataset_json: dict[str, Any]
+
+    @staticmethod
+    def of(workspace: Workspace) -> _Work:
+        plans, configuration = read_plans(workspace)
+        return _Work(workspace, plans, configuration, read_json(workspace.raw / "dataset.json", "restore it"))
+
+    @property
+    def channels(self) -> int:
+        return len(self.dataset_json["channel_names"])
+
+
+def _changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Name the images that differ from those that this was begun with."""
+    found = []
+    for name in sorted(before.keys() | now.keys()):
+        old, new = before.get(name, {}), now.get(name, {})
+        cases = sorted(case for case in old.keys() | new.keys() if old.get(case) != new.get(case))
+        if cases:
+            found.append(f"{len(cases)} images of {name} ({', '.join(cases[:3])}{' ...' if len(cases) > 3 else ''})")
+    return found
+
+
+def _volumes(
+    work: _Work, request: PretrainRequest, sources: list[Source], inputs: dict[str, Any], fabric: Fabric
+) -> list[tuple[VolumeCache, str]]:
+    """Bring all images into the network's space."""
+    pretext, folder, configuration = PRETEXTS[request.pretext], work.workspace.encoder, work.configuration
+    volumes: list[tuple[VolumeCache, str]] = []
+    with fabric.rank_zero_first():
+        for source in sources:
+            key = fingerprint([source.name, inputs[source.name], configuration.configuration, pretext.taught])
+            teacher = cache(partial(find_teacher, source, fabric.device)) if pretext.taught else None
+            made, cases = preprocess(
+                source, work.plans, configuration, work.dataset_json, folder / "cache" / key, teacher
+            )
+            volumes += [(made, case) for case in cases]
+            teacher = None  # its networks leave the memory before the training begins
+        if "shapes" in request.images:
+            made, cases = draw(SHAPES, work.channels, configuration.patch_size, folder / "cache", request.seed)
+            volumes += [(made, case) for case in cases]
+    return volumes
+
+
+def _fit(
+    work: _Work,
+    request: PretrainRequest,
+    training: Training,
+    volumes: list[tuple[VolumeCache, str]],
+    inputs: dict[str, Any],
+    provenance: dict[str, Any],
+    fabric: Fabric,
+) -> torch.nn.Module:
+    pretext, configuration = PRETEXTS[request.pretext], work.configuration
+    torch.manual_seed(request.seed)
+    network = build_network(configuration, work.channels, pretext.outputs(work.channels))
+    require_loadable(network, work.workspace, configuration, work.plans, work.dataset_json, provenance)
+    objective = PretextObjective(
+        network, pretext, volumes, configuration.patch_size, configuration.spacing, request.seed
+    )
+    identity = [asdict(request), inputs, configuration.configuration]
+    folder = work.workspace.encoder
+    train(objective, objective.example, training, fabric=fabric, folder=folder, name="pretext", identity=identity)
+    return network
+
+
+def _finish(
+    stage: Stage, work: _Work, request: PretrainRequest, network: torch.nn.Module, provenance: dict[str, Any]
+) -> None:
+    figures = write_result(work.workspace, request.pretext, work.configuration, network, provenance)
+    told = {key: value for key, value in provenance.items() if key not in ("version", "images")}
+    stage.finish(figures=figures, encoder_sha256=file_hash(stage.folder / ENCODER), **told)
+    (stage.folder / "pretext.state.pt").unlink(missing_ok=True)
