@@ -18,6 +18,7 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/pydoclint --quiet diffaug nnunet_plugin benchmarks
 	$(MAKE) test
 

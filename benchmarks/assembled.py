@@ -13,14 +13,14 @@ from unittest import mock
 
 import torch
 
-from diffaug.engine import loop
-from diffaug.engine.loop import Objective, Training
 from diffaug.generator.model import Generator
 from diffaug.generator.plan import GeneratorPlan
+from diffaug.phantom.dataset import case_parameters, render
+from diffaug.scans.scan import Geometry, Scan, write_scan
 from diffaug.stages.pipeline import fit
 from diffaug.stages.requests import FitRequest
-from diffaug.volumes.phantom import case_parameters, render
-from diffaug.volumes.scan import Geometry, Scan, write_scan
+from diffaug.training import loop
+from diffaug.training.loop import Objective, Training
 from diffaug.workspace import Workspace, write_json
 
 TASK = "Dataset901_Benchmark"

@@ -23,14 +23,14 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from diffaug.audit.figures import mean_figure
-from diffaug.engine.devices import start_fabric
-from diffaug.engine.loop import Training, train
-from diffaug.engine.turning import Watch
 from diffaug.generator.fit_autoencoder import AutoencoderObjective, centre_window
 from diffaug.generator.plan import GeneratorPlan
+from diffaug.scans.pictures import mosaic
+from diffaug.scans.similarity import psnr, ssim
 from diffaug.stages.fit import open_cache
-from diffaug.volumes.pictures import mosaic
-from diffaug.volumes.similarity import psnr, ssim
+from diffaug.training.devices import start_fabric
+from diffaug.training.loop import Training, train
+from diffaug.training.overfitting import Watch
 from diffaug.workspace import Workspace, dataset_name
 
 TUTORIAL_RATE = 1e-4

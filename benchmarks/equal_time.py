@@ -27,9 +27,9 @@ from benchmarks.contenders import BATCH, SHAPE, resize_plan, silenced
 from benchmarks.measuring import interleaved
 from benchmarks.medicaldiffusion_shims import make_diffusion, make_vqgan
 from benchmarks.step_profile import bare_step
-from diffaug.engine.batches import StepBatches
 from diffaug.generator.plan import GeneratorPlan
-from diffaug.volumes.pictures import mosaic
+from diffaug.scans.pictures import mosaic
+from diffaug.training.batches import StepBatches
 from diffaug.workspace import Workspace, atomic_path, write_json
 
 CASES, UNSEEN, VOLUMES = 60, 24, 32

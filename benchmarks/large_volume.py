@@ -19,7 +19,7 @@ from diffaug.generator.grain import fit_grain
 from diffaug.generator.model import Generator
 from diffaug.generator.plan import BUDGETS, GeneratorPlan, plan_strides
 from diffaug.generator.sampling import DEFAULT_STEPS
-from diffaug.volumes.grid import Grid
+from diffaug.scans.grid import Grid
 
 SHAPE = (128, 256, 256)
 

@@ -23,8 +23,8 @@ from benchmarks.step_profile import bare_step, profile_fit
 from diffaug.pretraining.fitting import PretextObjective
 from diffaug.pretraining.plan import BUDGETS
 from diffaug.pretraining.pretexts import PRETEXTS
-from diffaug.volumes.cache import VolumeCache
-from diffaug.volumes.shapes import draw_shapes
+from diffaug.scans.cache import VolumeCache
+from diffaug.scans.shapes import draw_shapes
 
 PATCH = (48, 24, 32)
 VOLUMES = 24

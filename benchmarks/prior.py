@@ -19,14 +19,14 @@ from typing import Any
 import torch
 
 from benchmarks.measuring import machine, table
-from diffaug.engine.devices import start_fabric
-from diffaug.engine.loop import read_log, train
 from diffaug.generator import fit_denoiser
 from diffaug.generator.fit_denoiser import HELD_OUT_SIGMAS, DenoiserObjective
 from diffaug.generator.model import Generator
 from diffaug.generator.views import encode_views
+from diffaug.scans.cache import VolumeCache
 from diffaug.stages.fit import open_cache
-from diffaug.volumes.cache import VolumeCache
+from diffaug.training.devices import start_fabric
+from diffaug.training.loop import read_log, train
 from diffaug.workspace import Workspace, dataset_name
 
 

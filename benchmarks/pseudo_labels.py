@@ -22,10 +22,10 @@ from benchmarks.measuring import machine, write_report
 from benchmarks.scarce.arms import ARMS
 from benchmarks.scarce.data import PHANTOM, PHANTOM_SHAPE
 from benchmarks.scarce.oracle import true_mask
+from diffaug.nnunet.networks import load_model, make_predictor
+from diffaug.nnunet.plans import read_plans
 from diffaug.pretraining.labelling import SURE, likeliest
-from diffaug.pretraining.networks import load_model, make_predictor
 from diffaug.pretraining.sources import folder_source, preprocess
-from diffaug.volumes.nnunet import read_plans
 from diffaug.workspace import nnunet_folder, read_json
 
 ARM = ARMS["real"]

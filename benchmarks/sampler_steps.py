@@ -23,13 +23,13 @@ from diffaug.audit.encoder import Encoder
 from diffaug.audit.figures import Compared
 from diffaug.audit.fit_encoder import fit_encoder
 from diffaug.audit.textures import describe, texture_distances
-from diffaug.engine.devices import start_fabric
 from diffaug.generator.fit_autoencoder import centre_window
 from diffaug.generator.model import Generator
 from diffaug.generator.plan import GeneratorPlan
+from diffaug.scans.cache import VolumeCache
+from diffaug.scans.pictures import mosaic, plt
 from diffaug.stages.fit import open_cache
-from diffaug.volumes.cache import VolumeCache
-from diffaug.volumes.pictures import mosaic, plt
+from diffaug.training.devices import start_fabric
 from diffaug.workspace import Workspace, dataset_name, file_hash, read_json, write_json
 
 STEPS = (4, 8, 10, 16, 32, 300)

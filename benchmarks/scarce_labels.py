@@ -2,10 +2,12 @@
 
     python -m benchmarks.scarce_labels run --data phantom --arms scratch real synthetic --labelled 10 20 --seeds 5
     python -m benchmarks.scarce_labels report --data phantom
+    python -m benchmarks.scarce_labels pack
 
 `run` prepares the data, pretrains each arm once and trains every cell (data set x arm x number of labels x seed) that
 has no result yet; killed, it goes on when run again. Several processes may share a folder of cells, and folders of
-several machines may be copied into one. nnU-Net's three variables must be set; phantoms are made there, other data must
+several machines may be copied into one. `report` computes every figure of the page anew; `pack` moves finished cells into one
+table, `<cells>.csv.gz`, which all verbs read. nnU-Net's three variables must be set; phantoms are made there, other data must
 lie in `nnUNet_raw`. For any nnU-Net dataset: `--data 101 --lists FILE --labelled 4 8 16 --tolerance 1`, FILE a JSON with
 the ids of `pool` and `test`.
 """
@@ -21,12 +23,12 @@ import torch
 
 from benchmarks.measuring import PACKAGES, machine
 from benchmarks.scarce.arms import ARMS, label_volumes, pretrain_arm
-from benchmarks.scarce.cells import RESULTS, Cell, collect, save, unfinished
+from benchmarks.scarce.cells import RESULTS, Cell, collect, pack, save, unfinished
 from benchmarks.scarce.data import DATA_SETS, DataSet, custom, prepare
 from benchmarks.scarce.report import write_report
 from benchmarks.scarce.training import train_cell
-from diffaug.engine.devices import start_fabric
 from diffaug.errors import DiffaugError
+from diffaug.training.devices import start_fabric
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -36,6 +38,8 @@ def run(arguments: argparse.Namespace) -> None:
         arguments: The command line.
     """
     data = _data(arguments)
+    if unknown := [name for name in arguments.arms if name not in ARMS]:
+        raise DiffaugError(f"--arms {unknown[0]}: no such arm, expected some of {', '.join(ARMS)}; mend the option")
     prepare(data)
     for name in arguments.arms:
         pretrain_arm(data, ARMS[name], arguments.device)
@@ -99,13 +103,13 @@ def main() -> int:
         The exit code.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("verb", choices=("run", "report"))
+    parser.add_argument("verb", choices=("run", "report", "pack"))
     parser.add_argument(
         "--data",
         default="phantom",
         help="phantom, phantom-trials, hippocampus, hearts, or any task of nnU-Net (%(default)s)",
     )
-    parser.add_argument("--arms", nargs="+", default=["scratch"], choices=list(ARMS), metavar="ARM")
+    parser.add_argument("--arms", nargs="+", default=["scratch"], metavar="ARM")
     parser.add_argument(
         "--labelled", type=int, nargs="+", metavar="N", help="numbers of labelled cases (the data set's)"
     )
@@ -122,7 +126,7 @@ def main() -> int:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     try:
-        (run if arguments.verb == "run" else report)(arguments)
+        {"run": run, "report": report, "pack": lambda given: print(pack(given.cells))}[arguments.verb](arguments)
     except DiffaugError as error:
         print(error, file=sys.stderr)
         return 2

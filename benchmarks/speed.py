@@ -33,8 +33,8 @@ from benchmarks.measuring import interleaved, machine, ratio, times, write_repor
 from benchmarks.medicaldiffusion_shims import load_medicaldiffusion
 from benchmarks.quantise_memory import LATENT
 from benchmarks.step_profile import PARTS, Profile, bare_step, flops, peaks, profile_fit, variants
-from diffaug.engine.batches import StepBatches
-from diffaug.engine.loop import Training
+from diffaug.training.batches import StepBatches
+from diffaug.training.loop import Training
 
 PART = 30  # steps timed of samplers with hundreds of equal ones; the whole of them is timed once, too
 HIPPOCAMPUS = (36, 50, 35)  # voxels of a typical crop of the Decathlon's task
@@ -143,7 +143,7 @@ def measure_training(
         for name, each in values.items()
     ]
     text = (
-        f"One training step of the diffusion model with {BATCH} volumes. diffaug: `engine.loop.train`, {steps} steps in "
+        f"One training step of the diffusion model with {BATCH} volumes. diffaug: `training.loop.train`, {steps} steps in "
         f"{rounds} fits, divided by their number: latents from memory, EMA, logging, validation, previews and checkpoints "
         f"included, as often as in the budget's {ours.training.steps} steps. medicaldiffusion: its `Trainer`, encoding and "
         "EMA included, samples and checkpoints left out. MONAI: as its tutorial, encoding included. The bare network is "

@@ -343,8 +343,8 @@ def _share_model(arguments: Arguments) -> None:
 
 
 def _plan(arguments: Arguments) -> None:
-    from diffaug.pretraining.nnunet_plans import add_budget_configuration, ensure_plans
-    from diffaug.volumes.exclusion import excluded_ids
+    from diffaug.nnunet.budget_configurations import add_budget_configuration, ensure_plans
+    from diffaug.scans.exclusion import excluded_ids
     from diffaug.workspace import Workspace, dataset_name
 
     workspace = Workspace(dataset_name(arguments.task), arguments.plans, arguments.base)
@@ -355,7 +355,7 @@ def _plan(arguments: Arguments) -> None:
 
 
 def _phantom(arguments: Arguments) -> None:
-    from diffaug.volumes.phantom import write_dataset
+    from diffaug.phantom.dataset import write_dataset
 
     folder = write_dataset(
         arguments.out,

@@ -115,14 +115,13 @@ def _trainer() -> str:
             f"nnUNet_extTrainer is '{value}', expected the folder of diffaug's trainers; "
             'run: export nnUNet_extTrainer="$(diffaug trainer-path)"'
         )
-    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+    from diffaug.nnunet.trainers import find_trainer
 
-    found = recursive_find_trainer_class_by_name("nnUNetTrainerDiffAug")
-    return f"nnU-Net finds {found.__name__}"
+    return f"nnU-Net finds {find_trainer('nnUNetTrainerDiffAug').__name__}"
 
 
 def _dataset(workspace: Workspace) -> str:
-    from diffaug.volumes.dataset import labelled_ids, open_dataset
+    from diffaug.scans.dataset import labelled_ids, open_dataset
 
     dataset = open_dataset(workspace.raw)
     info = read_json(workspace.raw / "dataset.json", "restore it")
@@ -132,8 +131,8 @@ def _dataset(workspace: Workspace) -> str:
 
 
 def _plans(workspace: Workspace) -> str:
-    from diffaug.pretraining.networks import build_downstream
-    from diffaug.volumes.nnunet import read_plans
+    from diffaug.nnunet.networks import build_downstream
+    from diffaug.nnunet.plans import read_plans
 
     plans, configuration = read_plans(workspace)
     network = build_downstream(configuration, plans, read_json(workspace.raw / "dataset.json", "restore it"))

@@ -16,14 +16,10 @@ import torch
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from diffaug.pretraining.encoder_file import (
-    PARTS,
-    DiffaugError,
-    encoder_path,
-    load_encoder,
-    overlap,
-    read_encoder,
-)
+from diffaug.errors import DiffaugError
+from diffaug.nnunet.weights.format import overlap, read_encoder
+from diffaug.nnunet.weights.path import encoder_path
+from diffaug.nnunet.weights.transfer import PARTS, load_encoder
 from diffaug.pretraining.pseudo_labels import MixedCases, pseudo_labels_path
 
 CUDA = torch.device("cuda")

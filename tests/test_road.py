@@ -20,8 +20,8 @@ from nnunetv2.run.run_training import get_trainer_from_args
 
 from blobs import blob, write_image
 from diffaug.cli import main
-from diffaug.engine.loop import Training
 from diffaug.pretraining.plan import BUDGETS
+from diffaug.training.loop import Training
 from diffaug.workspace import Workspace
 from nnunet_plugin.trainer_path import trainer_path
 

@@ -8,7 +8,7 @@ from benchmarks.gpu.context import Context
 from benchmarks.gpu.sizes import ARMS, Sizes
 from benchmarks.scarce.arms import Arm, add_configuration
 from benchmarks.scarce.data import HEARTS, VALIDATION, DataSet, prepare
-from diffaug.volumes.phantom import write_dataset
+from diffaug.phantom.dataset import write_dataset
 from diffaug.workspace import nnunet_folder
 
 REPEATED = 991  # number of the phantoms that are fitted again and again

@@ -16,11 +16,11 @@ from benchmarks.gpu.datasets import data_set
 from benchmarks.gpu.sizes import SMOKE
 from benchmarks.gpu.steps import measure_steps
 from diffaug.generator.plan import GeneratorPlan
+from diffaug.scans.pictures import mosaic
 from diffaug.stages.fit import open_cache
 from diffaug.stages.pipeline import audit, fit, sample
 from diffaug.stages.requests import FitRequest, SampleRequest
 from diffaug.stages.sample import name
-from diffaug.volumes.pictures import mosaic
 from diffaug.workspace import Workspace
 
 FITTING = 0.4  # share of the part's time for training steps; the rest goes to reading, validation, copies and sampling

@@ -12,7 +12,6 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from diffaug.copies.detector import CopyDetector
-from diffaug.engine.loop import Training
 from diffaug.generator.autoencoder import Autoencoder
 from diffaug.generator.conditions import Condition
 from diffaug.generator.fit_autoencoder import AutoencoderObjective
@@ -20,15 +19,16 @@ from diffaug.generator.fit_denoiser import DenoiserObjective
 from diffaug.generator.grain import fit_grain
 from diffaug.generator.plan import GeneratorPlan, make_plan
 from diffaug.generator.views import Views
+from diffaug.nnunet.budget_configurations import run_planner
+from diffaug.nnunet.networks import build_network
+from diffaug.nnunet.plans import read_plans
 from diffaug.pretraining.fitting import PretextObjective
-from diffaug.pretraining.networks import build_network
-from diffaug.pretraining.nnunet_plans import run_planner
 from diffaug.pretraining.plan import BUDGETS
 from diffaug.pretraining.pretexts import PRETEXTS
-from diffaug.volumes.cache import VolumeCache
-from diffaug.volumes.grid import Reading
-from diffaug.volumes.nnunet import read_plans
-from diffaug.volumes.windows import Window
+from diffaug.scans.cache import VolumeCache
+from diffaug.scans.grid import Reading
+from diffaug.scans.windows import Window
+from diffaug.training.loop import Training
 from diffaug.workspace import Workspace, write_json
 
 SCANS = 12  # of noise, on disk

@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 from benchmarks.gpu.context import Context
 from benchmarks.gpu.datasets import REPEATED
 from benchmarks.gpu.sizes import WAYS
-from diffaug.engine.loop import read_log
 from diffaug.stages.pipeline import fit
 from diffaug.stages.requests import FitRequest
+from diffaug.training.loop import read_log
 from diffaug.workspace import Workspace, dataset_name, write_json
 
 PYTHON = [sys.executable, "-m"]

@@ -14,9 +14,9 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from benchmarks.gpu.context import finish, forget_peak, peak
-from diffaug.engine.batches import StepBatches, loader
-from diffaug.engine.devices import start_fabric
-from diffaug.engine.loop import Training, set_up, take_step
+from diffaug.training.batches import StepBatches, loader
+from diffaug.training.devices import start_fabric
+from diffaug.training.loop import Training, set_up, take_step
 
 WARM = 3  # steps that do not count: kernels are chosen, loading processes start
 ENDLESS = 10**9

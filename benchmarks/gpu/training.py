@@ -11,7 +11,7 @@ from benchmarks.gpu import objectives
 from benchmarks.gpu.context import Context
 from benchmarks.gpu.objectives import Measured
 from benchmarks.gpu.steps import measure_steps
-from diffaug.volumes.nnunet import read_plans
+from diffaug.nnunet.plans import read_plans
 
 
 def run(context: Context) -> None:

@@ -1,4 +1,4 @@
-"""Cells: data set x arm x number of labels x seed, one JSON file each. A folder of them is a result."""
+"""Cells: data set x arm x number of labels x seed, one JSON file each while they come in, one table afterwards."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from diffaug.workspace import read_json, write_json
+from diffaug.workspace import atomic_path, read_json, write_json
 
+FIGURES = ("dice", "nsd", "hd95")
+ABOUT = ("settings", "versions", "machine")
+COLUMNS = ["data", "arm", "labelled", "seed", "case", "label", *FIGURES, "train", "test", "about"]
 RESULTS = Path(__file__).parents[1] / "results" / "scarce_labels"
 
 
@@ -49,7 +52,11 @@ def unfinished(cells: Iterable[Cell], folder: Path) -> Iterator[Cell]:
     Yields:
         A cell to run now.
     """
+    kept = read_cells(folder)[["data", "arm", "labelled", "seed"]].drop_duplicates()
+    known = {Cell(*row) for row in kept.itertuples(index=False)}
     for cell in cells:
+        if cell in known:
+            continue
         file = cell.file(folder)
         file.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(file.with_suffix(".lock"))
@@ -74,21 +81,74 @@ def save(cell: Cell, result: dict[str, Any], folder: Path) -> None:
     cell.file(folder).with_suffix(".lock").unlink(missing_ok=True)
 
 
+def table_of(folder: Path) -> Path:
+    """Tell where a folder's cells are kept once they are finished: one table in place of hundreds of files.
+
+    Args:
+        folder: Of the cells.
+
+    Returns:
+        The table beside it.
+    """
+    return folder.with_name(f"{folder.name}.csv.gz")
+
+
+def read_cells(folder: Path) -> pd.DataFrame:
+    """Read all finished cells: of the table, and those that lie in the folder.
+
+    Args:
+        folder: Of the cells; results of several machines may be copied into one.
+
+    Returns:
+        A row for each cell, test case and label: `data`, `arm`, `labelled`, `seed`, `case`, `label`, the figures, seconds
+        of the cell (`train`, `test`), and `about`, JSON of its settings, versions and machine.
+    """
+    table = table_of(folder)
+    kept = pd.read_csv(table, dtype={"case": str, "label": str}) if table.is_file() else pd.DataFrame(columns=COLUMNS)
+    rows = []
+    for file in sorted(folder.glob("*/*/*.json")):
+        cell = read_json(file, "delete it, the cell is then run again")
+        about = json.dumps({key: cell.get(key, {}) for key in ABOUT})
+        seconds = [cell.get("seconds", {}).get(part, 0.0) for part in ("train", "test")]
+        for case, labels in cell["scores"].items():
+            for label, figures in labels.items():
+                known = [cell["data"], cell["arm"], cell["labelled"], cell["seed"], case, label]
+                rows.append([*known, *(figures[name] for name in FIGURES), *seconds, about])
+    new = pd.DataFrame(rows, columns=COLUMNS)
+    return pd.concat([kept, new], ignore_index=True) if len(kept) and len(new) else (new if len(new) else kept)
+
+
+def pack(folder: Path) -> Path:
+    """Move a folder's cells into its table.
+
+    Args:
+        folder: Of the cells.
+
+    Returns:
+        The table.
+    """
+    table = table_of(folder)
+    cells = read_cells(folder)
+    with atomic_path(table) as temporary:
+        # no time of day in it: the same cells are the same file
+        cells.to_csv(temporary, index=False, compression={"method": "gzip", "mtime": 0})
+    for file in folder.glob("*/*/*.json"):
+        file.unlink()
+    return table
+
+
 def collect(folder: Path, data: str, figure: str = "dice") -> pd.DataFrame:
     """Read all finished cells of a data set.
 
     Args:
-        folder: Where results lie; results of several machines may be copied into one.
+        folder: Where cells lie, or lay before they were packed.
         data: Name of the data set.
         figure: `dice`, `nsd` or `hd95`.
 
     Returns:
         Columns `arm`, `labelled`, `seed`, `case` and `value`, the mean over labels.
     """
-    rows = []
-    for file in sorted((folder / data).glob("*/*.json")):
-        cell = read_json(file, "delete it, the cell is then run again")
-        for case, labels in cell["scores"].items():
-            values = [label[figure] for label in labels.values()]
-            rows.append((cell["arm"], cell["labelled"], cell["seed"], case, sum(values) / len(values)))
-    return pd.DataFrame(rows, columns=["arm", "labelled", "seed", "case", "value"])
+    cells = read_cells(folder)
+    cells = cells[cells["data"] == data]
+    of_case = cells.groupby(["arm", "labelled", "seed", "case"], sort=False)[figure].mean()
+    return of_case.rename("value").reset_index()

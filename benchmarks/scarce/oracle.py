@@ -13,17 +13,17 @@ from monai.losses import DiceCELoss
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
-from diffaug.engine.devices import start_fabric
-from diffaug.engine.loop import train
-from diffaug.pretraining.encoder_file import save_encoder
+from diffaug.nnunet.networks import build_network
+from diffaug.nnunet.plans import read_plans
+from diffaug.nnunet.weights.format import save_encoder
+from diffaug.phantom.dataset import case_parameters, render
 from diffaug.pretraining.fitting import PretextObjective
-from diffaug.pretraining.networks import build_network
 from diffaug.pretraining.plan import BUDGETS
 from diffaug.pretraining.pretexts import Shown
 from diffaug.pretraining.sources import folder_source, preprocess, source_hashes
-from diffaug.volumes.cache import VolumeCache
-from diffaug.volumes.nnunet import read_plans
-from diffaug.volumes.phantom import case_parameters, render
+from diffaug.scans.cache import VolumeCache
+from diffaug.training.devices import start_fabric
+from diffaug.training.loop import train
 from diffaug.workspace import Workspace, fingerprint, nnunet_folder, read_json
 
 

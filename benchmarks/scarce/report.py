@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,9 +11,8 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.measuring import table
-from benchmarks.scarce.cells import collect
+from benchmarks.scarce.cells import collect, read_cells
 from benchmarks.scarce.statistics import Difference, compare, compare_counts, grid, holm, interval
-from diffaug.workspace import read_json
 
 BASELINE = "scratch"
 LEAST_GAP = 0.005  # Dice; a share of less than that is a share of chance
@@ -50,13 +50,15 @@ def write_report(folder: Path, data: str, arms: Sequence[str], out: Path, comman
 
 
 def _settings(folder: Path, data: str, arms: Sequence[str]) -> str:
-    files = [file for arm in arms for file in sorted((folder / data / arm).glob("*.json"))]
-    contents = [read_json(file, "delete it") for file in files]
-    first = next((c for c in contents if c["arm"] == BASELINE), contents[0])
-    seconds = np.mean([sum(c["seconds"].values()) for c in contents])
+    cells = read_cells(folder)
+    cells = cells[(cells["data"] == data) & cells["arm"].isin(arms)].drop_duplicates(["arm", "labelled", "seed"])
+    order = cells["arm"].map(list(arms).index).sort_values(kind="stable").index
+    told = [json.loads(text) for text in cells.loc[order, "about"]]
+    first = next((t for t, arm in zip(told, cells.loc[order, "arm"], strict=True) if arm == BASELINE), told[0])
+    seconds = (cells["train"] + cells["test"]).mean()
     settings = ", ".join(f"{key} {value}" for key, value in first["settings"].items() if key not in ("fold", "trainer"))
-    machines = sorted({c["machine"]["processor"] for c in contents})
-    return f"{settings}; {len(contents)} cells of {seconds:.0f} s; {', '.join(machines)}; versions {first['versions']}."
+    machines = sorted({t["machine"]["processor"] for t in told})
+    return f"{settings}; {len(told)} cells of {seconds:.0f} s; {', '.join(machines)}; versions {first['versions']}."
 
 
 def _means(cells: pd.DataFrame, arm: str, counts: Sequence[int]) -> dict[str, str]:

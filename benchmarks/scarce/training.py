@@ -17,8 +17,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from benchmarks.scarce.arms import Arm
 from benchmarks.scarce.data import DataSet, judging_cases
 from benchmarks.scarce.scores import score
-from diffaug.pretraining.networks import make_predictor
-from diffaug.volumes.dataset import open_dataset
+from diffaug.nnunet.predictor import make_predictor
+from diffaug.scans.dataset import open_dataset
 from diffaug.workspace import read_json
 from nnunet_plugin import trainers
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diffaug.audit.figures import Figure, pairs_figure
-from diffaug.volumes.similarity import ms_ssim
+from diffaug.scans.similarity import ms_ssim
 
 PAIRS = 200
 VOXEL_BUDGET = 2**28  # voxels compared per set: large volumes get fewer pairs, at least FEWEST, whatever the machine

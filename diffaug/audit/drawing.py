@@ -11,7 +11,7 @@ import numpy as np
 from diffaug.audit.findings import Findings
 from diffaug.audit.material import Material
 from diffaug.audit.memorisation import Memorisation
-from diffaug.volumes.pictures import mosaic
+from diffaug.scans.pictures import mosaic
 from diffaug.workspace import atomic_path
 
 matplotlib.use("Agg")

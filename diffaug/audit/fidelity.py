@@ -12,8 +12,8 @@ from tqdm import tqdm
 from diffaug.audit.figures import Figure, mean_figure
 from diffaug.audit.material import Material
 from diffaug.generator.autoencoder import Autoencoder
-from diffaug.volumes.similarity import psnr, ssim
-from diffaug.volumes.windows import paste_extent
+from diffaug.scans.similarity import psnr, ssim
+from diffaug.scans.windows import paste_extent
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from diffaug.audit.diversity import PAIRS
 from diffaug.audit.fidelity import Fidelity
 from diffaug.audit.figures import Compared, Figure
 from diffaug.audit.memorisation import Memorisation
-from diffaug.volumes.grid import Grid
-from diffaug.volumes.similarity import WINDOW, ms_ssim_settings
+from diffaug.scans.grid import Grid
+from diffaug.scans.similarity import WINDOW, ms_ssim_settings
 
 
 @dataclass(frozen=True)

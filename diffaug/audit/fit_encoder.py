@@ -15,9 +15,9 @@ from torch.optim import AdamW, Optimizer
 from diffaug.audit.encoder import Encoder
 from diffaug.copies.alignment import working_factor
 from diffaug.copies.changes import apply, draw_mixture
-from diffaug.engine.loop import Training, train
-from diffaug.engine.turning import Watch
-from diffaug.volumes.windows import Window, cut
+from diffaug.scans.windows import Window, cut
+from diffaug.training.loop import Training, train
+from diffaug.training.overfitting import Watch
 
 STEPS = {"cpu": 500, "cuda": 4000}
 GROUP = 8  # scans told apart in a step

@@ -12,9 +12,9 @@ from tqdm import tqdm
 from diffaug.audit.listing import identity, open_images
 from diffaug.audit.material import Material
 from diffaug.errors import DiffaugError
-from diffaug.volumes.cache import VolumeCache
-from diffaug.volumes.dataset import RawDataset
-from diffaug.volumes.grid import Grid, median_spacing, plan_grid, read_off, to_canonical
+from diffaug.scans.cache import VolumeCache
+from diffaug.scans.dataset import RawDataset
+from diffaug.scans.grid import Grid, median_spacing, plan_grid, read_off, to_canonical
 from diffaug.workspace import fingerprint, read_json, write_json
 
 FEWEST = 10  # real scans: fewer do not tell how alike scans of different people are

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import re
 from collections import Counter
 from pathlib import Path
 
-from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
-
 from diffaug.errors import DiffaugError
-from diffaug.volumes.dataset import Case, RawDataset, open_dataset
+from diffaug.nnunet.readers import reader_for
+from diffaug.scans.dataset import Case, RawDataset, open_dataset
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".gipl", ".tif", ".tiff")  # nnU-Net's, those that hold volumes
 
@@ -59,8 +56,7 @@ def _without_json(folder: Path, option: str) -> RawDataset:
                 f"{next(iter(of_case.values()))}: case {case} has channels {sorted(of_case)}, expected "
                 f"{list(range(channels))} as most cases have; add or remove files"
             )
-    with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net announces its choice of reader on stdout
-        reader = determine_reader_writer_from_dataset_json({"file_ending": ending}, None, verbose=False)
+    reader = reader_for({"file_ending": ending})
     listed = tuple(Case(case, tuple(of_case[i] for i in range(channels))) for case, of_case in sorted(cases.items()))
     return RawDataset(folder.name, tuple(f"channel {i}" for i in range(channels)), reader, listed, {})
 

@@ -12,9 +12,9 @@ import SimpleITK as sitk
 
 from diffaug.errors import DiffaugError
 from diffaug.generator.plan import GeneratorPlan
-from diffaug.volumes.cache import VolumeCache
-from diffaug.volumes.grid import Grid
-from diffaug.volumes.windows import Window, centred, cut
+from diffaug.scans.cache import VolumeCache
+from diffaug.scans.grid import Grid
+from diffaug.scans.windows import Window, centred, cut
 from diffaug.workspace import Workspace
 
 

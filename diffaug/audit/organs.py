@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from scipy import ndimage
 from skimage.measure import marching_cubes, mesh_surface_area
 from tqdm import tqdm
 
 from diffaug.audit.figures import Compared, compare_sets, spread_distances, standardised
 from diffaug.errors import DiffaugError
+from diffaug.nnunet.predictor import load_predictor
 
 CHECKPOINT = "checkpoint_final.pth"
 QUANTITIES = ("volume_ml", "components", "largest_share", "elongation", "sphericity")
@@ -105,7 +104,7 @@ def organ_distances(
     return compare_sets(measure, len(real), len(synthetic), seed=seed)
 
 
-def _load(model: Path, device: torch.device) -> nnUNetPredictor:
+def _load(model: Path, device: torch.device) -> Any:
     """Load every fold that was trained to its end."""
     missing = [name for name in ("dataset.json", "plans.json") if not (model / name).is_file()]
     folds = sorted(file.parent.name.removeprefix("fold_") for file in model.glob(f"fold_*/{CHECKPOINT}"))
@@ -116,9 +115,7 @@ def _load(model: Path, device: torch.device) -> nnUNetPredictor:
             "($nnUNet_results/DatasetXXX_Name/TRAINER__PLANS__CONFIGURATION); train it with nnUNetv2_train, or give another"
         )
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net says on a CPU that it is no GPU
-            predictor = nnUNetPredictor(use_mirroring=False, device=device, allow_tqdm=False)
-            predictor.initialize_from_trained_model_folder(str(model), [f for f in folds if f != "all"] or ["all"])
+        predictor = load_predictor(model, [f for f in folds if f != "all"] or ["all"], device)
     except (OSError, EOFError, RuntimeError, KeyError, ValueError, AttributeError, pickle.UnpicklingError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DiffaugError(

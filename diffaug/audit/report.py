@@ -10,7 +10,7 @@ from diffaug.audit.findings import Findings
 from diffaug.audit.memorisation import Judged, Memorisation
 from diffaug.audit.page import card, heading, page, paragraph, picture, table
 from diffaug.audit.verdicts import Verdict, defects
-from diffaug.volumes.similarity import WINDOW, ms_ssim_settings
+from diffaug.scans.similarity import WINDOW, ms_ssim_settings
 
 ROWS = 40  # of a table; all of them are in copies.csv
 PICTURES = {

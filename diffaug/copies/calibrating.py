@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from diffaug.copies.changes import KINDS, apply, draw
 from diffaug.copies.detector import BLIND, REACH, Calibration, CopyDetector, Nearest, Volume
-from diffaug.volumes.windows import Window, centred, cut, scattered
+from diffaug.scans.windows import Window, centred, cut, scattered
 
 FALSE_ALARMS = 0.03  # share of real scans that are no copies but may be taken for some
 MISSED = 0.05  # share of the copies that may look less like their scan than what counts as a copy's usual likeness

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 
-from diffaug.volumes.windows import Window, cut
+from diffaug.scans.windows import Window, cut
 
 KINDS = ("exact", "mirrored", "shifted", "noisy", "smoothed", "intensities scaled", "warped")
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from diffaug.copies.alignment import Target, structure, working_factor
 from diffaug.copies.changes import SHIFT
 from diffaug.errors import DiffaugError
-from diffaug.volumes.windows import Window, centred, cut
+from diffaug.scans.windows import Window, centred, cut
 from diffaug.workspace import read_json, write_json
 
 FORMAT = "diffaug copy test 2"

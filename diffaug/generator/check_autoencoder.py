@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from diffaug.generator.autoencoder import Autoencoder
-from diffaug.volumes.similarity import RANGE, psnr, ssim
+from diffaug.scans.similarity import RANGE, psnr, ssim
 
 MUST_GAIN = 2.0  # dB over averaging and interpolating: less, and the network is not worth its diffusion
 MAY_LOSE = 2.0  # dB between training and held-out scans: more, and it knows its scans by heart

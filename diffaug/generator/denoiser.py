@@ -62,7 +62,7 @@ class Denoiser(nn.Module):
         Args:
             noisy: `(B, C, z, y, x)`: clean latent plus `sigma` times unit noise.
             sigma: `(B,)`.
-            coordinates: `(B, 3, z, y, x)`, see `diffaug.volumes.windows.coordinates`.
+            coordinates: `(B, 3, z, y, x)`, see `diffaug.scans.windows.coordinates`.
             condition: `(B, condition_channels)`, see `diffaug.generator.conditions`; None, like zeros, is unknown.
 
         Returns:

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from diffaug.generator.autoencoder import Autoencoder
 from diffaug.generator.plan import BUDGETS, GeneratorPlan, make_plan
-from diffaug.volumes.grid import Reading
+from diffaug.scans.grid import Reading
 
 # Share of the convolutions' speed that training steps reach (benchmarks/results/speed_arithmetic.md, bare steps)
 REACHED = {"autoencoder": 0.28, "denoiser": 0.68}

@@ -12,13 +12,13 @@ from monai.networks.nets import PatchDiscriminator
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from diffaug.engine.turning import Watch
 from diffaug.generator.autoencoder import Autoencoder, reconstruction_error
 from diffaug.generator.plan import GeneratorPlan
-from diffaug.volumes.cache import VolumeCache
-from diffaug.volumes.pictures import mosaic
-from diffaug.volumes.similarity import psnr, ssim
-from diffaug.volumes.windows import centred, cut, scattered
+from diffaug.scans.cache import VolumeCache
+from diffaug.scans.pictures import mosaic
+from diffaug.scans.similarity import psnr, ssim
+from diffaug.scans.windows import centred, cut, scattered
+from diffaug.training.overfitting import Watch
 
 COMMITMENT = 0.25  # VQ-VAE, arXiv 1711.00937, section 4.1
 ADVERSARIAL = 0.1  # of the reconstruction's own gradient at the last layer

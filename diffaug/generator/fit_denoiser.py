@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from diffaug.copies.detector import CopyDetector
-from diffaug.engine.turning import Watch
 from diffaug.generator.autoencoder import Autoencoder
 from diffaug.generator.conditions import DROPPED, Condition
 from diffaug.generator.denoiser import Denoiser
@@ -21,8 +20,9 @@ from diffaug.generator.grain import Grain
 from diffaug.generator.model import Generator
 from diffaug.generator.plan import GeneratorPlan
 from diffaug.generator.views import Views
-from diffaug.volumes.pictures import mosaic
-from diffaug.volumes.windows import Window, coordinates
+from diffaug.scans.pictures import mosaic
+from diffaug.scans.windows import Window, coordinates
+from diffaug.training.overfitting import Watch
 
 HELD_OUT_SIGMAS = (0.1, 0.3, 1.0, 3.0, 10.0)
 HELD_OUT_VOLUMES = 8  # per noise level, each of another scan where there are as many

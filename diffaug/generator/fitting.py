@@ -12,7 +12,6 @@ from lightning_fabric import Fabric
 
 from diffaug.copies.calibrating import make_detector
 from diffaug.copies.detector import CopyDetector
-from diffaug.engine.loop import read_log, train
 from diffaug.generator.autoencoder import Autoencoder
 from diffaug.generator.check_autoencoder import AutoencoderCheck, check_autoencoder
 from diffaug.generator.conditions import Condition
@@ -22,8 +21,9 @@ from diffaug.generator.grain import Grain, fit_grain
 from diffaug.generator.model import Generator
 from diffaug.generator.plan import GeneratorPlan
 from diffaug.generator.views import encode_views
-from diffaug.volumes.cache import VolumeCache
-from diffaug.volumes.pictures import curves
+from diffaug.scans.cache import VolumeCache
+from diffaug.scans.pictures import curves
+from diffaug.training.loop import read_log, train
 from diffaug.workspace import fingerprint, remove
 
 GRAIN_SCANS = 32

@@ -15,7 +15,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from diffaug import __version__
-from diffaug.engine.devices import start_fabric
 from diffaug.errors import DiffaugError
 from diffaug.generator import samplers
 from diffaug.generator.autoencoder import Autoencoder
@@ -23,7 +22,8 @@ from diffaug.generator.conditions import Condition
 from diffaug.generator.denoiser import Denoiser
 from diffaug.generator.grain import Grain
 from diffaug.generator.plan import GeneratorPlan
-from diffaug.volumes.windows import Window, centred, coordinates, scattered
+from diffaug.scans.windows import Window, centred, coordinates, scattered
+from diffaug.training.devices import start_fabric
 from diffaug.workspace import atomic_path
 
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from diffaug.engine.loop import Training
 from diffaug.errors import DiffaugError
 from diffaug.generator.autoencoder import Autoencoder
 from diffaug.generator.conditions import ConditionPlan, plan_conditions
 from diffaug.generator.denoiser import Denoiser
-from diffaug.volumes.grid import Grid, Reading, median_spacing, plan_grid
+from diffaug.scans.grid import Grid, Reading, median_spacing, plan_grid
+from diffaug.training.loop import Training
 from diffaug.workspace import read_json, write_json
 
 HELD_OUT = 0.1  # share of the scans that the generator never trains on

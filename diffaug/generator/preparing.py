@@ -12,10 +12,10 @@ from tqdm import tqdm
 
 from diffaug.errors import DiffaugError
 from diffaug.generator.plan import GeneratorPlan
-from diffaug.volumes.cache import VolumeCache
-from diffaug.volumes.dataset import Case, RawDataset
-from diffaug.volumes.grid import Reading, read_off, to_canonical
-from diffaug.volumes.nnunet import read_plans
+from diffaug.nnunet.plans import read_plans
+from diffaug.scans.cache import VolumeCache
+from diffaug.scans.dataset import Case, RawDataset
+from diffaug.scans.grid import Reading, read_off, to_canonical
 from diffaug.workspace import Workspace, file_hash, fingerprint, read_json
 
 READINGS = "readings.json"  # what was measured of every scan, in the generator's folder

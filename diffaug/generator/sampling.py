@@ -12,7 +12,7 @@ import torch
 from diffaug.copies.detector import CopyDetector
 from diffaug.generator.conditions import Condition
 from diffaug.generator.model import Generator
-from diffaug.volumes.windows import paste_extent, refill
+from diffaug.scans.windows import paste_extent, refill
 
 BATCH = 4  # volumes made together; part of what a seed means, so it never depends on the machine
 

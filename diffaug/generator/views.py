@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from diffaug.generator.autoencoder import Autoencoder
 from diffaug.generator.plan import GeneratorPlan
-from diffaug.volumes.cache import VolumeCache
-from diffaug.volumes.windows import Window, cut, scattered
+from diffaug.scans.cache import VolumeCache
+from diffaug.scans.windows import Window, cut, scattered
 
 
 @dataclass(frozen=True)

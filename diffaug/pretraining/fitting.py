@@ -9,24 +9,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
-from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
-from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from diffaug.engine.loop import read_log
-from diffaug.engine.turning import Watch
-from diffaug.pretraining.encoder_file import load_encoder, read_encoder, save_encoder
-from diffaug.pretraining.networks import build_downstream
+from diffaug.nnunet.augmentation import spatial_augmentation
+from diffaug.nnunet.networks import build_downstream
+from diffaug.nnunet.plans import ConfigurationManager, PlansManager
+from diffaug.nnunet.weights.format import read_encoder, save_encoder
+from diffaug.nnunet.weights.path import ENCODER
+from diffaug.nnunet.weights.transfer import load_encoder
 from diffaug.pretraining.pretexts import Pretext, Shown
-from diffaug.volumes.cache import VolumeCache
-from diffaug.volumes.pictures import curves, mosaic
-from diffaug.volumes.windows import Window, cut
+from diffaug.scans.cache import VolumeCache
+from diffaug.scans.pictures import curves, mosaic
+from diffaug.scans.windows import Window, cut
+from diffaug.training.loop import read_log
+from diffaug.training.overfitting import Watch
 from diffaug.workspace import Workspace
 
-ENCODER = "encoder.pt"
 HELD_OUT = 0.1  # share of the volumes that only measure
 HELD_OUT_VOLUMES = 8
 SHOWN = 2  # of them at once, as many as the smallest batch of a budget
@@ -58,19 +57,7 @@ class PretextObjective:
         held_out = [volumes[i] for i in order[:count]] or list(volumes[:1])
         self.volumes = [volumes[i] for i in order[count:]] or list(volumes)
         self.held_out = torch.stack([self._middle(*volume) for volume in held_out])
-        # the rotations and scalings of nnU-Net's own augmentation, so that fine-tuning brings nothing unheard of
-        spatial = SpatialTransform(
-            self.patch_size,
-            patch_center_dist_from_border=0,
-            random_crop=False,
-            p_elastic_deform=0,
-            p_rotation=0.2,
-            rotation=(-np.pi / 6, np.pi / 6),
-            p_scaling=0.2,
-            scaling=(0.7, 1.4),
-            p_synchronize_scaling_across_axes=1,
-        )
-        self.augment = ComposeTransforms([spatial, MirrorTransform(allowed_axes=(0, 1, 2))])
+        self.augment = spatial_augmentation(self.patch_size)
 
     def _middle(self, cache: VolumeCache, case: str) -> Tensor:
         volume = cache[case]
@@ -95,10 +82,7 @@ class PretextObjective:
             low, high = sorted((0, size - patch))
             offset.append(int(generator.integers(low, high + 1)) - (edge - patch) // 2)
         image = torch.from_numpy(cut(volume, Window(tuple(offset), volume.shape[1:]), region, "constant"))
-        seed = int(generator.integers(2**32))  # batchgeneratorsv2 draws from the global generators
-        np.random.seed(seed)  # noqa: NPY002
-        torch.manual_seed(seed)
-        return self.augment(image=image)["image"].contiguous()
+        return self.augment(image, int(generator.integers(2**32)))
 
     def optimizers(self, learning_rate: float) -> dict[str, Optimizer]:
         """Make the optimiser.

@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from diffaug.engine.devices import start_fabric
 from diffaug.errors import DiffaugError
-from diffaug.pretraining.networks import load_model, make_predictor
+from diffaug.nnunet.networks import load_model
+from diffaug.nnunet.plans import read_plans
+from diffaug.nnunet.predictor import make_predictor
 from diffaug.pretraining.pretexts.appearance import vary
 from diffaug.pretraining.pseudo_labels import pseudo_labels_path, save_labelled
 from diffaug.pretraining.sources import open_sources, preprocess, source_hashes
-from diffaug.volumes.exclusion import excluded_ids
-from diffaug.volumes.nnunet import read_plans
+from diffaug.scans.exclusion import excluded_ids
+from diffaug.training.devices import start_fabric
 from diffaug.workspace import Workspace, discard, file_hash, fingerprint, locked, nnunet_folder, read_json, write_json
 
 SURE = 0.8  # probability of the likeliest label below which a voxel is left out of the student's loss

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from diffaug.engine.loop import Training
+from diffaug.training.loop import Training
 
 # Batches of nnU-Net's own patch size. On the CPU about as long as nnU-Net itself trains there; on a GPU about as long as
 # nnU-Net's 300 epochs of 250 iterations. The CPU's batch and rate are measured (docs/scarce_labels.md): they reach in

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from diffaug.errors import DiffaugError
-from diffaug.pretraining.encoder_file import encoder_path
+from diffaug.nnunet.weights.path import encoder_path
 from diffaug.workspace import atomic_path, read_json
 
 FINE = 10  # repetitions of the rarer kind, at most: shares come out right within a hundredth or two

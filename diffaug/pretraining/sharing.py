@@ -11,10 +11,12 @@ from typing import Any
 import torch
 
 from diffaug.errors import DiffaugError
-from diffaug.pretraining.encoder_file import IMPORTED, load_encoder, read_encoder, write_encoder
-from diffaug.pretraining.networks import build_downstream, read_checkpoint
+from diffaug.nnunet.networks import build_downstream, read_checkpoint
+from diffaug.nnunet.plans import read_plans
+from diffaug.nnunet.weights.format import read_encoder, write_encoder
+from diffaug.nnunet.weights.path import IMPORTED
+from diffaug.nnunet.weights.transfer import load_encoder
 from diffaug.pretraining.sources import KINDS
-from diffaug.volumes.nnunet import read_plans
 from diffaug.workspace import Workspace, atomic_path, discard, locked, read_json, write_json
 
 STOCK = "nnUNetTrainer"

@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from tqdm import tqdm
 
 from diffaug.errors import DiffaugError
+from diffaug.nnunet.plans import ConfigurationManager, PlansManager
+from diffaug.nnunet.readers import nonzero_part
 from diffaug.pretraining.teacher import FITTED, Teacher
-from diffaug.volumes.cache import VolumeCache
-from diffaug.volumes.dataset import RawDataset, open_dataset, open_folder
-from diffaug.volumes.scan import Scan
-from diffaug.volumes.shapes import draw_shapes
+from diffaug.scans.cache import VolumeCache
+from diffaug.scans.dataset import RawDataset, open_dataset, open_folder
+from diffaug.scans.scan import Scan
+from diffaug.scans.shapes import draw_shapes
 from diffaug.workspace import Workspace, file_hash, fingerprint, read_json
 
 KINDS = ("synthetic", "real", "shapes")  # what images may be called; any other name is a folder
@@ -247,7 +247,7 @@ def _as_part_of_a_scan(data: np.ndarray, scan: Scan, source: Source, schemes: Se
     """Z-score a window by its scan's statistics: by its own, a window of air would come out as loud noise."""
     if source.statistics is None:
         return data
-    inside, _, _ = crop_to_nonzero(scan.voxels)  # what nnU-Net has normalised
+    inside = nonzero_part(scan.voxels)  # what nnU-Net has normalised
     for channel, scheme in enumerate(schemes):
         if scheme == "ZScoreNormalization":
             own = inside[channel]

@@ -18,12 +18,12 @@ import torch.nn.functional as F
 from scipy.cluster.vq import kmeans2
 from torch import Tensor, nn
 
-from diffaug.engine.devices import start_fabric
 from diffaug.errors import DiffaugError
 from diffaug.generator.model import Generator
-from diffaug.volumes.grid import read_off, to_canonical
-from diffaug.volumes.scan import Scan, reorient
-from diffaug.volumes.windows import Window, centred, coordinates, cut, inside, paste_extent
+from diffaug.scans.grid import read_off, to_canonical
+from diffaug.scans.scan import Scan, reorient
+from diffaug.scans.windows import Window, centred, coordinates, cut, inside, paste_extent
+from diffaug.training.devices import start_fabric
 
 SIGMAS = (0.2, 0.8)  # noise, in standard deviations of the latent, at which the denoiser is asked
 FEATURES = 12  # leading principal components that are kept

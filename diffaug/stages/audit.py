@@ -12,12 +12,12 @@ from diffaug.audit.folders import FoldersRequest, from_folders, open_folders
 from diffaug.audit.listing import identity
 from diffaug.audit.material import from_task
 from diffaug.audit.measuring import Extras
-from diffaug.engine.devices import start_fabric
 from diffaug.errors import DiffaugError
 from diffaug.generator.fitting import COPIES
 from diffaug.generator.model import Generator
 from diffaug.stages.fit import fitted_request, open_cache, scans_of
 from diffaug.stages.stage import MANIFEST, Stage, open_stage
+from diffaug.training.devices import start_fabric
 from diffaug.workspace import Workspace, file_hash, fingerprint, read_json
 
 

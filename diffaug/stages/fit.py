@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from diffaug.engine.devices import start_fabric
-from diffaug.engine.loop import require_shares
 from diffaug.generator.fitting import clear, fit_networks
 from diffaug.generator.model import Generator
 from diffaug.generator.plan import GeneratorPlan, make_plan
@@ -22,11 +20,13 @@ from diffaug.generator.preparing import (
     stored_readings,
 )
 from diffaug.generator.sites import read_sites
+from diffaug.scans.cache import VolumeCache
+from diffaug.scans.dataset import RawDataset, open_dataset
+from diffaug.scans.exclusion import excluded_ids
 from diffaug.stages.requests import FitRequest, remembered
 from diffaug.stages.stage import MANIFEST, Stage, open_stage
-from diffaug.volumes.cache import VolumeCache
-from diffaug.volumes.dataset import RawDataset, open_dataset
-from diffaug.volumes.exclusion import excluded_ids
+from diffaug.training.devices import start_fabric
+from diffaug.training.loop import require_shares
 from diffaug.workspace import Workspace, file_hash, read_json, write_json
 
 GENERATOR = "generator.safetensors"

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from diffaug.audit.folders import FoldersRequest
 from diffaug.audit.measuring import Extras
-from diffaug.engine.devices import start_fabric
 from diffaug.errors import DiffaugError
 from diffaug.generator.estimate import in_words, largest_plan, likely_seconds
 from diffaug.generator.plan import BUDGETS, GeneratorPlan
@@ -16,6 +15,7 @@ from diffaug.stages import pretrain as pretraining
 from diffaug.stages import sample as sampling
 from diffaug.stages.requests import FitRequest, PretrainRequest, SampleRequest
 from diffaug.stages.stage import MANIFEST
+from diffaug.training.devices import start_fabric
 from diffaug.workspace import Workspace, read_json
 
 Upstream = tuple[FitRequest | None, SampleRequest | None]

@@ -10,23 +10,22 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from diffaug import __version__
-from diffaug.engine.devices import start_fabric
-from diffaug.engine.loop import Training, require_shares, train
 from diffaug.errors import DiffaugError
-from diffaug.pretraining.encoder_file import IMPORTED
-from diffaug.pretraining.fitting import ENCODER, SHAPES, PretextObjective, require_loadable, write_result
-from diffaug.pretraining.networks import build_network
+from diffaug.nnunet.networks import build_network
+from diffaug.nnunet.plans import ConfigurationManager, PlansManager, read_plans
+from diffaug.nnunet.weights.path import ENCODER, IMPORTED
+from diffaug.pretraining.fitting import SHAPES, PretextObjective, require_loadable, write_result
 from diffaug.pretraining.plan import BUDGETS
 from diffaug.pretraining.pretexts import PRETEXTS
 from diffaug.pretraining.sources import KINDS, Source, draw, find_teacher, open_sources, preprocess, source_hashes
+from diffaug.scans.cache import VolumeCache
+from diffaug.scans.exclusion import excluded_ids
 from diffaug.stages.requests import PretrainRequest
 from diffaug.stages.stage import Stage, open_stage
-from diffaug.volumes.cache import VolumeCache
-from diffaug.volumes.exclusion import excluded_ids
-from diffaug.volumes.nnunet import read_plans
+from diffaug.training.devices import start_fabric
+from diffaug.training.loop import Training, require_shares, train
 from diffaug.workspace import Workspace, file_hash, fingerprint, read_json
 
 

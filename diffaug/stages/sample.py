@@ -13,19 +13,19 @@ import torch
 from tqdm import tqdm
 
 from diffaug.copies.detector import CopyDetector
-from diffaug.engine.devices import start_fabric
 from diffaug.errors import DiffaugError
 from diffaug.generator.conditions import require_learned
 from diffaug.generator.fitting import COPIES
 from diffaug.generator.model import Generator
 from diffaug.generator.samplers import SAMPLERS
 from diffaug.generator.sampling import BATCH, candidates
+from diffaug.scans.grid import synthetic_scan
+from diffaug.scans.pictures import mosaic
+from diffaug.scans.scan import write_scan
 from diffaug.stages.fit import open_cache
 from diffaug.stages.requests import SampleRequest
 from diffaug.stages.stage import Stage, open_stage
-from diffaug.volumes.grid import synthetic_scan
-from diffaug.volumes.pictures import mosaic
-from diffaug.volumes.scan import write_scan
+from diffaug.training.devices import start_fabric
 from diffaug.workspace import Workspace, file_hash, write_json
 
 MONTAGE = 8

@@ -12,9 +12,9 @@ from test_memorisation import blobs
 from blobs import blob, write_image
 from diffaug.audit import fit_encoder
 from diffaug.audit.folders import FoldersRequest
+from diffaug.scans.scan import Geometry, Scan, write_scan
 from diffaug.stages.pipeline import audit, audit_folders, fit, sample
 from diffaug.stages.requests import FitRequest, SampleRequest
-from diffaug.volumes.scan import Geometry, Scan, write_scan
 from diffaug.workspace import Workspace, read_json, write_json
 
 ODD = "a&b"  # an id that HTML would trip over

@@ -9,7 +9,7 @@ from diffaug.audit import fit_encoder as fitting
 from diffaug.audit.encoder import Encoder
 from diffaug.audit.fit_encoder import fit_encoder
 from diffaug.copies.changes import change
-from diffaug.engine.devices import start_fabric
+from diffaug.training.devices import start_fabric
 
 SHAPE = (20, 24, 22)
 CASES = tuple(range(20))

@@ -11,9 +11,9 @@ from diffaug.audit.figures import Figure
 from diffaug.audit.material import Material
 from diffaug.audit.memorisation import Judged, Memorisation, batches, chance, look_for_copies, tail
 from diffaug.copies.detector import Calibration
-from diffaug.volumes.cache import VolumeCache
-from diffaug.volumes.grid import Grid
-from diffaug.volumes.windows import Window, centred, cut, scattered
+from diffaug.scans.cache import VolumeCache
+from diffaug.scans.grid import Grid
+from diffaug.scans.windows import Window, centred, cut, scattered
 
 CASES = [f"case_{i}" for i in range(8)]
 CPU = torch.device("cpu")
@@ -171,9 +171,9 @@ def test_mirroring_is_left_right_however_axes_lie(tmp_path):
 
 def test_a_cropped_synthetic_volume_comes_back_onto_the_grid(tmp_path):
     from diffaug.audit.material import _in_range
-    from diffaug.volumes.grid import synthetic_scan
-    from diffaug.volumes.scan import write_scan
-    from diffaug.volumes.windows import paste_extent
+    from diffaug.scans.grid import synthetic_scan
+    from diffaug.scans.scan import write_scan
+    from diffaug.scans.windows import paste_extent
 
     the_grid, extent = grid((16, 16, 16), orientation="RAS"), (14, 20, 11)
     window = centred(extent, the_grid.shape)

@@ -4,12 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.scarce.cells import Cell, collect, save, unfinished
+from benchmarks.scarce.cells import RESULTS, Cell, collect, pack, read_cells, save, unfinished
 from benchmarks.scarce.data import HIPPOCAMPUS, DataSet, draws, forbidden, judging_cases, validation
 from benchmarks.scarce.scores import score
 from benchmarks.scarce.statistics import compare, grid, holm, interval
-from diffaug.volumes.exclusion import excluded_ids
-from diffaug.volumes.phantom import write_dataset
+from diffaug.phantom.dataset import write_dataset
+from diffaug.scans.exclusion import excluded_ids
 from diffaug.workspace import write_json
 
 
@@ -110,6 +110,34 @@ def test_collected_values_are_means_over_labels(tmp_path):
         {"arm": "real", "labelled": 8, "seed": 1, "case": "case_1", "value": 0.6}
     ]
     assert collect(tmp_path, "d", "hd95")["value"].tolist() == [3.0]
+
+
+def test_packed_cells_say_the_same_and_are_not_run_again(tmp_path):
+    cells = [Cell("d", "real", 8, 0), Cell("d", "scratch", 8, 0), Cell("e", "scratch", 8, 0)]
+    folder = tmp_path / "cells"
+    about = {"settings": {"epochs": 3}, "versions": {}, "machine": {}, "seconds": {"train": 2.5, "test": 1.0}}
+    for number, cell in enumerate(cells[:2]):
+        save(cell, {**result(0.5 + number / 10), **about}, folder)
+    before = collect(folder, "d")
+    table = pack(folder)
+    assert table == tmp_path / "cells.csv.gz"
+    assert not list(folder.rglob("*.json"))
+    pd.testing.assert_frame_equal(collect(folder, "d"), before)
+    assert list(unfinished(cells, folder)) == [cells[2]]
+    content = table.read_bytes()
+    save(cells[2], {**result(0.9), **about}, folder)
+    assert collect(folder, "e")["value"].tolist() == [0.9], "of the table and of the folder"
+    pack(folder)
+    pd.testing.assert_frame_equal(collect(folder, "d"), before)
+    assert pack(folder).read_bytes() != content
+    assert pack(folder).read_bytes() == pack(folder).read_bytes(), "no time of day in it"
+    assert set(read_cells(folder)["train"]) == {2.5}
+
+
+@pytest.mark.parametrize(("data", "count"), [("phantom", 100), ("hippocampus", 76)])
+def test_published_tables_can_be_read(data, count):
+    cells = read_cells(RESULTS).query("data == @data")
+    assert len(cells[["arm", "labelled", "seed"]].drop_duplicates()) == count
 
 
 def table(gain, noise, seeds=5, cases=40):

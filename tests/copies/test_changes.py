@@ -5,7 +5,7 @@ import pytest
 
 from blobs import blob
 from diffaug.copies.changes import KINDS, Change, apply, change, draw, draw_mixture
-from diffaug.volumes.windows import centred, cut
+from diffaug.scans.windows import centred, cut
 
 SHAPE = (16, 20, 18)
 

@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 from diffaug.copies.calibrating import make_detector
 from diffaug.copies.changes import KINDS, apply, draw
 from diffaug.copies.detector import CopyDetector
-from diffaug.volumes.windows import centred, cut
+from diffaug.scans.windows import centred, cut
 
 SIZE, SHAPE = (24, 28, 26), (20, 24, 22)
 CASES, UNSEEN = tuple(range(20)), tuple(range(100, 112))

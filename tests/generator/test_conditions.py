@@ -9,8 +9,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from diffaug.copies.detector import Nearest
-from diffaug.engine.devices import start_fabric
-from diffaug.engine.loop import Training, train
 from diffaug.generator.conditions import (
     DROPPED,
     Condition,
@@ -24,8 +22,10 @@ from diffaug.generator.grain import CONTRASTS, LEVELS, Grain
 from diffaug.generator.plan import make_plan
 from diffaug.generator.sites import read_sites
 from diffaug.generator.views import Views
-from diffaug.volumes.grid import Grid, Reading
-from diffaug.volumes.windows import centred
+from diffaug.scans.grid import Grid, Reading
+from diffaug.scans.windows import centred
+from diffaug.training.devices import start_fabric
+from diffaug.training.loop import Training, train
 
 SPACING = (2.0, 1.5, 1.5)
 GRID = Grid("whole", "LPS", SPACING, (8, 8, 8), ((0.0, 900.0),), (1.0,), (1.0,))

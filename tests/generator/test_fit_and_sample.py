@@ -16,20 +16,20 @@ from blobs import LABELLED, REQUEST, SPACING, UNLABELLED, Task, blob, write_imag
 from diffaug import stages
 from diffaug.cli import main
 from diffaug.copies.detector import CopyDetector
-from diffaug.engine.loop import read_log
 from diffaug.errors import DiffaugError
 from diffaug.generator import fit_denoiser, fitting
 from diffaug.generator.conditions import Condition
 from diffaug.generator.model import Generator
 from diffaug.generator.plan import GeneratorPlan
 from diffaug.generator.prior import GaussianPrior
+from diffaug.scans.exclusion import excluded_ids
+from diffaug.scans.windows import paste_extent, refill
 from diffaug.stages import stage
 from diffaug.stages.fit import open_cache
 from diffaug.stages.pipeline import fit, sample
 from diffaug.stages.requests import SampleRequest
 from diffaug.stages.sample import name
-from diffaug.volumes.exclusion import excluded_ids
-from diffaug.volumes.windows import paste_extent, refill
+from diffaug.training.loop import read_log
 
 COUNT = 5  # more than one batch of four
 SHORT = SampleRequest(count=COUNT, seed=3, steps=4)

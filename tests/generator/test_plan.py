@@ -12,9 +12,9 @@ from diffaug.generator.autoencoder import Autoencoder
 from diffaug.generator.conditions import ConditionPlan
 from diffaug.generator.fit_autoencoder import AutoencoderObjective, make_discriminator
 from diffaug.generator.plan import BUDGETS, GeneratorPlan, make_plan
+from diffaug.scans.cache import VolumeCache
+from diffaug.scans.grid import Reading
 from diffaug.stages.pipeline import fit
-from diffaug.volumes.cache import VolumeCache
-from diffaug.volumes.grid import Reading
 
 
 def readings(count=10, spacing=(2.0, 1.5, 1.5), channels=1) -> list[Reading]:

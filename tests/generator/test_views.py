@@ -9,9 +9,9 @@ import torch
 from diffaug.generator.autoencoder import Autoencoder
 from diffaug.generator.plan import make_plan
 from diffaug.generator.views import Views, encode_views
-from diffaug.volumes.cache import VolumeCache
-from diffaug.volumes.grid import Reading
-from diffaug.volumes.windows import cut
+from diffaug.scans.cache import VolumeCache
+from diffaug.scans.grid import Reading
+from diffaug.scans.windows import cut
 
 CPU = torch.device("cpu")
 CASES = [f"c{i}" for i in range(6)]

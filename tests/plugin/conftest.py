@@ -13,7 +13,8 @@ from nnunetv2.run.run_training import get_trainer_from_args
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from diffaug.pretraining.encoder_file import encoder_path, save_encoder
+from diffaug.nnunet.weights.format import save_encoder
+from diffaug.nnunet.weights.path import encoder_path
 from nnunet_plugin.trainer_path import trainer_path
 
 DATASET = "Dataset904_Tiny"

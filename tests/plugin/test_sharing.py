@@ -8,7 +8,7 @@ import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-from diffaug.pretraining.encoder_file import read_encoder
+from diffaug.nnunet.weights.format import read_encoder
 from diffaug.pretraining.sharing import export_encoder, import_encoder, share_model
 from diffaug.stages.pipeline import pretrain
 from diffaug.stages.requests import PretrainRequest

@@ -16,19 +16,20 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from blobs import LABELLED, SPACING, UNLABELLED, Task, blob, write_image
 from diffaug import stages
-from diffaug.engine.loop import Training, read_log
+from diffaug.nnunet.networks import build_network
+from diffaug.nnunet.weights.format import read_encoder
+from diffaug.nnunet.weights.transfer import load_encoder
 from diffaug.pretraining import fitting
-from diffaug.pretraining.encoder_file import load_encoder, read_encoder
-from diffaug.pretraining.networks import build_network
 from diffaug.pretraining.plan import BUDGETS
 from diffaug.pretraining.pretexts import PRETEXTS, Shown
 from diffaug.pretraining.pretexts.denoise import Denoise
 from diffaug.pretraining.teacher import CLUSTERS, FEATURES
+from diffaug.scans.cache import VolumeCache
+from diffaug.scans.exclusion import excluded_ids
 from diffaug.stages import stage
 from diffaug.stages.pipeline import pretrain, sample
 from diffaug.stages.requests import PretrainRequest, SampleRequest
-from diffaug.volumes.cache import VolumeCache
-from diffaug.volumes.exclusion import excluded_ids
+from diffaug.training.loop import Training, read_log
 from diffaug.workspace import Workspace
 
 PATCH = [16, 16, 16]
@@ -320,7 +321,7 @@ def test_resampled_synthetic_volumes_are_not_taken_for_the_old_ones(sampled, ref
 def test_patch_windows_are_normalised_by_the_whole_scan(planned):
     """A window of air must not come out as loud noise."""
     from diffaug.pretraining.sources import Source, preprocess
-    from diffaug.volumes.dataset import open_dataset
+    from diffaug.scans.dataset import open_dataset
 
     voxels = blob(0)
     voxels[:4] = 0  # cropped away by nnU-Net before it normalises
@@ -459,7 +460,7 @@ def test_example_is_a_pure_function_of_its_generator_and_stays_in_range(planned)
 KILLED = """
 import sys, torch
 torch.set_num_threads(1)
-from diffaug.engine.loop import Training
+from diffaug.training.loop import Training
 from diffaug.pretraining.plan import BUDGETS
 BUDGETS["cpu-small"] = Training(steps=%d, batch_size=2, learning_rate=1e-3, warmup_steps=2)
 from diffaug.cli import main

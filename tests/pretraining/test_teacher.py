@@ -8,9 +8,9 @@ from diffaug.generator.model import Generator
 from diffaug.pretraining import teacher
 from diffaug.pretraining.sources import synthetic_source
 from diffaug.pretraining.teacher import CLUSTERS, FEATURES, FITTED, Teacher
+from diffaug.scans.windows import Window, paste_extent
 from diffaug.stages.pipeline import sample
 from diffaug.stages.requests import SampleRequest
-from diffaug.volumes.windows import Window, paste_extent
 
 
 def everywhere(generator: Generator, scan) -> torch.Tensor:

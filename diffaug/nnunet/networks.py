@@ -1,0 +1,131 @@
+"""The very network of an nnU-Net configuration: built for pretraining and after it, and read from checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import nn
+
+from diffaug.errors import DiffaugError
+
+UNETS = ("PlainConvUNet", "ResidualEncoderUNet")
+# what nnU-Net's checkpoints hold beside tensors and plain values
+NUMPY_SCALARS = [np.dtype, np.float64(0).__reduce__()[0], *{type(np.dtype(kind)) for kind in (np.float32, np.float64)}]
+
+
+def build_network(
+    configuration: ConfigurationManager, channels: int, outputs: int, *, deep_supervision: bool = False
+) -> nn.Module:
+    """Build the very network of an nnU-Net configuration.
+
+    Args:
+        configuration: nnU-Net's configuration.
+        channels: C of the volumes.
+        outputs: Of the last layer.
+        deep_supervision: Whether it also answers at lower resolutions.
+
+    Returns:
+        The network.
+
+    Raises:
+        DiffaugError: If it is none of nnU-Net's U-Nets, whose encoder and decoder diffaug can tell apart.
+    """
+    name = configuration.network_arch_class_name
+    if name.rpartition(".")[2] not in UNETS:
+        raise DiffaugError(
+            f"{name}: no network that diffaug knows, expected {' or '.join(UNETS)}; use plans of nnU-Net's own planners"
+        )
+    return get_network_from_plans(
+        name,
+        configuration.network_arch_init_kwargs,
+        configuration.network_arch_init_kwargs_req_import,
+        channels,
+        outputs,
+        deep_supervision=deep_supervision,
+    )
+
+
+def build_downstream(
+    configuration: ConfigurationManager,
+    plans: PlansManager,
+    dataset_json: dict[str, Any],
+    *,
+    deep_supervision: bool = True,
+) -> nn.Module:
+    """Build the network as nnU-Net's trainer will.
+
+    Args:
+        configuration: nnU-Net's configuration.
+        plans: nnU-Net's plans.
+        dataset_json: The task's `dataset.json`.
+        deep_supervision: Whether it also answers at lower resolutions, as in training.
+
+    Returns:
+        The network.
+    """
+    heads = plans.get_label_manager(dataset_json).num_segmentation_heads
+    return build_network(configuration, len(dataset_json["channel_names"]), heads, deep_supervision=deep_supervision)
+
+
+def read_checkpoint(file: Path) -> dict[str, Any]:
+    """Read a checkpoint of nnU-Net without running any code in it.
+
+    Args:
+        file: The checkpoint.
+
+    Returns:
+        Its content.
+
+    Raises:
+        DiffaugError: If it is broken or something else.
+    """
+    try:
+        with torch.serialization.safe_globals(NUMPY_SCALARS):
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        known = "network_weights" in content
+    except Exception as error:  # torch raises many kinds for a broken file
+        raise DiffaugError(
+            f"{file}: cannot be read ({type(error).__name__}), expected a checkpoint of nnU-Net; is it whole, "
+            "and written by about this version of numpy and torch?"
+        ) from error
+    if not known:
+        raise DiffaugError(f"{file}: holds no network_weights, expected a checkpoint of nnU-Net; give that")
+    return content
+
+
+def load_model(
+    checkpoint: Path,
+    plans: PlansManager,
+    configuration: ConfigurationManager,
+    dataset_json: dict[str, Any],
+    device: torch.device,
+) -> nn.Module:
+    """Load a model that nnU-Net trained with these plans.
+
+    Args:
+        checkpoint: nnU-Net's checkpoint.
+        plans: nnU-Net's plans.
+        configuration: nnU-Net's configuration.
+        dataset_json: The task's `dataset.json`.
+        device: Where to.
+
+    Returns:
+        The network, answering at full resolution alone.
+
+    Raises:
+        DiffaugError: If the checkpoint is broken or of other plans.
+    """
+    network = build_downstream(configuration, plans, dataset_json, deep_supervision=False)
+    weights = read_checkpoint(checkpoint)["network_weights"]
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise DiffaugError(
+            f"{checkpoint}: does not fit the network of these plans, expected a model of them; train it again"
+        ) from error
+    return network.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload, no-any-return]

@@ -1,0 +1,159 @@
+"""What the encoder file holds: pretrained weights in the format nnU-Net's and nnssl's tools read, and who was seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffaug.errors import DiffaugError
+from diffaug.nnunet.weights.tensors import part_of, tensors_of, unwrapped
+from diffaug.workspace import atomic_path, file_hash
+
+FORMAT = 1  # of the block `diffaug`
+
+
+@dataclass(frozen=True)
+class EncoderFile:
+    """What an encoder file holds.
+
+    Attributes:
+        path: The file.
+        hash: Sixteen hexadecimal digits of its SHA-256.
+        weights: Tensors by their name in the network.
+        adaptation_plan: nnssl's `nnssl_adaptation_plan`: architecture, input channels, names of stem and encoder.
+        provenance: What the weights have seen, and how; empty for a file that diffaug did not write.
+    """
+
+    path: Path
+    hash: str
+    weights: dict[str, Tensor] = field(repr=False)
+    adaptation_plan: dict[str, Any] = field(repr=False)
+    provenance: dict[str, Any] = field(repr=False)
+
+    def summary(self) -> str:
+        """Tell the provenance in one line: plain values as they are, lists by their length."""
+        told = {
+            key: len(value) if isinstance(value, (list, tuple, dict)) else value
+            for key, value in self.provenance.items()
+        }
+        return ", ".join(f"{key} {value}" for key, value in told.items()) or "unknown, diffaug did not write this file"
+
+
+def save_encoder(
+    path: Path, network: nn.Module, *, name: str, configuration: Mapping[str, Any], provenance: Mapping[str, Any]
+) -> None:
+    """Write a network's encoder and decoder body, without its output layers, atomically.
+
+    Args:
+        path: The file to write.
+        network: A `PlainConvUNet` or `ResidualEncoderUNet` built from `configuration`, wrapped or not.
+        name: Name of the configuration, for example `3d_fullres`.
+        configuration: The configuration with its inheritance resolved (`ConfigurationManager.configuration`).
+        provenance: What the weights have seen, and how: `case_ids` lists every real case that the encoder, or the
+            generator of its images, was trained on; further keys are free (pretext, images, steps, version ...).
+            Plain Python values only.
+    """
+    unet = unwrapped(network)
+    weights = {}
+    for tensor, names in tensors_of(unet):
+        # One copy under all its names, which torch.save then stores once.
+        copy = tensor.detach().cpu().clone()
+        weights.update({n: copy for n in names if n.startswith("encoder.") or part_of(n) == "decoder"})
+    architecture = configuration["architecture"]
+    patch_size = [int(size) for size in configuration["patch_size"]]
+    content = {
+        "network_weights": weights,
+        "nnssl_adaptation_plan": {
+            "architecture_plans": {
+                "arch_class_name": architecture["network_class_name"],
+                "arch_kwargs": dict(architecture["arch_kwargs"]),
+                "arch_kwargs_requiring_import": list(architecture["_kw_requires_import"]),
+            },
+            "pretrain_plan": {
+                "configurations": {
+                    name: {"spacing": [float(mm) for mm in configuration["spacing"]], "patch_size": patch_size}
+                }
+            },
+            "pretrain_num_input_channels": weights[f"{unet.keys_to_in_proj[0]}.weight"].shape[1],
+            "recommended_downstream_patchsize": patch_size,
+            "key_to_encoder": unet.key_to_encoder,
+            "key_to_stem": unet.key_to_stem,
+            "keys_to_in_proj": tuple(unet.keys_to_in_proj),
+            "key_to_lpe": None,
+        },
+        "citations": [],
+        "diffaug": dict(provenance),
+    }
+    write_encoder(path, content)
+
+
+def write_encoder(path: Path, content: Mapping[str, Any]) -> None:
+    """Write an encoder file's content, atomically.
+
+    Args:
+        path: The file to write.
+        content: What `save_encoder` describes; tensors and plain Python values only.
+    """
+    with atomic_path(path) as temporary:
+        torch.save({**content, "diffaug": {"format": FORMAT, **content["diffaug"]}}, temporary)
+        # A value that only unsafe unpickling restores (a NumPy scalar, a Path) must show now, not when training starts.
+        torch.load(temporary, map_location="cpu", weights_only=True)
+
+
+def read_encoder(path: Path, mend: str = "make it with: diffaug pretrain --task <dataset>") -> EncoderFile:
+    """Read an encoder file that diffaug or nnssl wrote, without running any code in it.
+
+    Args:
+        path: The file.
+        mend: What the user should do when it is missing or broken.
+
+    Returns:
+        Its content.
+
+    Raises:
+        DiffaugError: If the file is missing, truncated, or something else.
+    """
+    if not path.is_file():
+        raise DiffaugError(f"{path}: no such file, expected a pretrained encoder; {mend}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises half a dozen types here, and advice on unsafe loading in their messages
+        raise DiffaugError(
+            f"{path}: cannot be read ({type(error).__name__}), expected an encoder file of tensors and plain values; "
+            f"it is truncated or of another kind: {mend}"
+        ) from error
+    plan = content.get("nnssl_adaptation_plan") if isinstance(content, dict) else None
+    weights = content.get("network_weights") if isinstance(content, dict) else None
+    if not (
+        isinstance(weights, dict)
+        and all(isinstance(tensor, Tensor) for tensor in weights.values())
+        and isinstance(plan, dict)
+        and {"architecture_plans", "key_to_encoder", "key_to_stem"} <= plan.keys()
+    ):
+        raise DiffaugError(
+            f"{path}: not an encoder file, expected the keys network_weights and nnssl_adaptation_plan; {mend}"
+        )
+    provenance = dict(content.get("diffaug", {}))
+    if (written := provenance.pop("format", FORMAT)) > FORMAT:
+        raise DiffaugError(
+            f"{path}: is of format {written}, expected {FORMAT} at most; a newer diffaug wrote it: upgrade"
+        )
+    return EncoderFile(path, file_hash(path), weights, plan, provenance)
+
+
+def overlap(provenance: Mapping[str, Any], case_ids: Iterable[str]) -> list[str]:
+    """Find the cases that pretraining has seen and that therefore cannot judge the model.
+
+    Args:
+        provenance: The provenance of an encoder file.
+        case_ids: Validation or test cases.
+
+    Returns:
+        Those of `case_ids` among `provenance["case_ids"]`, sorted.
+    """
+    return sorted(set(provenance.get("case_ids", ())) & set(case_ids))

@@ -1,0 +1,130 @@
+"""How the encoder file gets into a network: all of the asked parts, or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffaug.errors import DiffaugError
+from diffaug.nnunet.weights.format import EncoderFile
+from diffaug.nnunet.weights.identity import require_same_architecture
+from diffaug.nnunet.weights.tensors import part_of, tensors_of, unwrapped
+
+PARTS = ("encoder", "encoder+decoder")
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What `load_encoder` did.
+
+    Attributes:
+        loaded: Number of tensors that came from the file.
+        total: Number of tensors of the network, each counted once.
+        left_random: Modules that keep their random initialisation.
+        channels_repeated: Whether one pretrained input channel was spread over several.
+    """
+
+    loaded: int
+    total: int
+    left_random: tuple[str, ...]
+    channels_repeated: bool
+
+    def __str__(self) -> str:
+        text = f"{self.loaded} of {self.total} tensors, left random: {', '.join(self.left_random) or 'none'}"
+        return text + (", one input channel repeated and averaged over all" if self.channels_repeated else "")
+
+
+def load_encoder(
+    network: nn.Module, encoder: EncoderFile, *, configuration: Mapping[str, Any], parts: str = "encoder+decoder"
+) -> LoadReport:
+    """Copy pretrained weights into a network: all of the asked parts, or nothing.
+
+    Args:
+        network: A `PlainConvUNet` or `ResidualEncoderUNet` built from `configuration`, wrapped or not.
+        encoder: The weights.
+        configuration: The configuration with its inheritance resolved (`ConfigurationManager.configuration`).
+        parts: `encoder`, or `encoder+decoder` for all but the output layers.
+
+    Returns:
+        What was loaded and what keeps its random initialisation.
+
+    Raises:
+        DiffaugError: If file and network differ in architecture, names, shapes or input channels.
+    """
+    unet = unwrapped(network)
+    wanted = parts.split("+")
+    require_same_architecture(encoder, configuration["architecture"], with_decoder="decoder" in wanted)
+    weights = _renamed(encoder, unet)
+    input_weights = {f"{key}.weight" for key in unet.keys_to_in_proj}
+    pairs, left_random, known = [], [], set()
+    channels_repeated = False
+    for target, names in tensors_of(unet):
+        known.update(names)
+        if part_of(names[0]) not in wanted:
+            left_random.append(".".join(names[0].split(".")[:2]))
+            continue
+        source = next((weights[name] for name in names if name in weights), None)
+        if source is None:
+            raise DiffaugError(
+                f"{encoder.path}: holds no {names[0]}, expected every tensor of {parts}; make the file again with "
+                'diffaug pretrain, or set "load": "encoder" in the plan\'s diffaug block if only the decoder is missing'
+            )
+        if input_weights & set(names) and source.ndim == target.ndim and source.shape[1] != target.shape[1]:
+            source = _repeat_channel(source, target.shape[1], encoder.path)
+            channels_repeated = True
+        _require_fit(encoder.path, names[0], source, target)
+        pairs.append((target, source))
+    unknown = [name for name in weights if part_of(name) in wanted and name not in known]
+    if unknown:
+        raise DiffaugError(
+            f"{encoder.path}: {len(unknown)} tensors have no place in the network, the first is {unknown[0]}; "
+            "make the file again with diffaug pretrain for these plans"
+        )
+    with torch.no_grad():
+        for target, source in pairs:
+            target.copy_(source)
+    total = len(pairs) + len(left_random)
+    return LoadReport(len(pairs), total, tuple(dict.fromkeys(left_random)), channels_repeated)
+
+
+def _renamed(encoder: EncoderFile, network: Any) -> dict[str, Tensor]:
+    """Give the file's tensors the network's names; nnssl calls the encoder after its pretext (`online_encoder`...)."""
+    plan = encoder.adaptation_plan
+    # The stem first: in some networks its name begins with the encoder's.
+    prefixes = ((plan["key_to_stem"], network.key_to_stem), (plan["key_to_encoder"], network.key_to_encoder))
+    weights = {}
+    for name, tensor in encoder.weights.items():
+        for theirs, ours in prefixes:
+            if name.startswith(f"{theirs}."):
+                name = ours + name.removeprefix(theirs)
+                break
+        weights[name] = tensor
+    return weights
+
+
+def _repeat_channel(source: Tensor, channels: int, path: Path) -> Tensor:
+    if source.shape[1] != 1:
+        raise DiffaugError(
+            f"{path}: pretrained on {source.shape[1]} input channels, expected the dataset's {channels} or 1; "
+            "pretrain on images of this dataset with diffaug pretrain"
+        )
+    # Divided by their number, so that the same image in every channel gives the pretrained response.
+    return source.repeat(1, channels, *[1] * (source.ndim - 2)) / channels
+
+
+def _require_fit(path: Path, name: str, source: Tensor, target: Tensor) -> None:
+    if source.shape != target.shape:
+        raise DiffaugError(
+            f"{path}: {name} has shape {tuple(source.shape)}, expected the network's {tuple(target.shape)}; "
+            "make the file again with diffaug pretrain for these plans"
+        )
+    if not source.isfinite().all():
+        raise DiffaugError(
+            f"{path}: {name} holds NaN or infinity, expected finite weights; the pretraining diverged: "
+            "delete the file and run diffaug pretrain again"
+        )

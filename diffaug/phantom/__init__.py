@@ -1,0 +1,1 @@
+"""Breast MRI phantoms: a seeded anatomy, two scanners, whole-breast masks."""

@@ -1,0 +1,127 @@
+"""Which cases must not be seen: `--exclude` rules turned into ids, and every name that means no case told."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from diffaug.errors import DiffaugError
+from diffaug.nnunet.splits import FOLDS, default_splits
+from diffaug.scans.dataset import channels_and_ending, labelled_ids, list_cases
+from diffaug.workspace import Workspace, read_json
+
+SHOWN = 5  # names in a message
+
+
+def excluded_ids(
+    workspace: Workspace, rules: Sequence[str], extra: Sequence[Path] = (), others: Sequence[Path] = ()
+) -> set[str]:
+    """Turn `--exclude` rules into case ids.
+
+    Args:
+        workspace: The task's workspace.
+        rules: Each `fold:N` (validation cases of nnU-Net's fold N), `labelled` (all labelled cases), `none`, or
+            `FILE[:KEY]`: a text file with an id a line, or JSON with a list (under KEY). File names serve as ids, too.
+        extra: Further folders of the task's images, whose cases may be named.
+        others: Folders of other images, whose cases may be named, too.
+
+    Returns:
+        The ids.
+
+    Raises:
+        DiffaugError: If a rule is none of these, a fold does not exist, a file cannot be read, or a name in it is no
+            case's: whoever it was meant for would be trained on.
+    """
+    file = workspace.raw / "dataset.json"
+    info = read_json(file, "expected nnU-Net's raw layout with a dataset.json; write one")
+    channels, ending = channels_and_ending(info, file)
+    labelled = labelled_ids(workspace.raw, info)
+    ids: set[str] = set()
+    for rule in rules:
+        if rule == "none":
+            continue
+        if rule == "labelled":
+            ids |= set(labelled)
+            continue
+        names = _validation_ids(workspace, labelled, rule) if rule.startswith("fold:") else _names_in_file(rule)
+        folders = [workspace.raw / "imagesTr", workspace.raw / "imagesUn", *extra]
+        known = {case.id for case in list_cases(folders, ending, len(channels), info, workspace.raw)}
+        for folder in others:
+            parts = [folder / "imagesTr", folder / "imagesUn", folder]
+            known |= {case.id for case in list_cases(parts, ending, len(channels))}
+        ids |= set(_as_ids(names, known | _test_ids(workspace.raw / "imagesTs", ending), ending, rule, workspace))
+    return ids
+
+
+def _as_ids(names: Iterable[str], known: set[str], ending: str, rule: str, workspace: Workspace) -> list[str]:
+    found, unknown = [], []
+    for name in names:
+        case = next((case for case in _readings(name, ending) if case in known), None)
+        if case is None:
+            unknown.append(name)
+        else:
+            found.append(case)
+    if unknown:
+        told = ", ".join(unknown[:SHOWN]) + (" ..." if len(unknown) > SHOWN else "")
+        raise DiffaugError(
+            f"--exclude {rule}: {len(unknown)} of {len(unknown) + len(found)} names are no case of {workspace.dataset} "
+            f"({told}), expected ids such as {min(known, default='case_001')}, one a line; mend the list"
+        )
+    return found
+
+
+def _readings(name: str, ending: str) -> Iterator[str]:
+    """Give the ids that a name may mean, the likeliest first: people list ids, files, and files of a channel."""
+    yield name
+    name = re.split(r"[/\\]", name)[-1]
+    for end in (ending, "".join(Path(name).suffixes), Path(name).suffix):
+        bare = name.removesuffix(end) if end else name
+        yield bare
+        yield re.sub(r"_\d{4}$", "", bare)
+
+
+def _test_ids(folder: Path, ending: str) -> set[str]:
+    """List the cases of `imagesTs`, which nothing here ever reads: naming them is no slip."""
+    if not folder.is_dir():
+        return set()
+    return {re.sub(r"(_\d{4})?" + re.escape(ending) + "$", "", path.name) for path in folder.iterdir()}
+
+
+def _validation_ids(workspace: Workspace, labelled: Sequence[str], rule: str) -> list[str]:
+    file = workspace.preprocessed / "splits_final.json"
+    if file.is_file():
+        splits = read_json(file, "delete it, nnU-Net makes a new one")
+    elif len(labelled) >= FOLDS:
+        splits = default_splits(labelled)
+    else:
+        return []  # nnU-Net cannot split so few either: only fold `all` exists
+    number = rule.removeprefix("fold:")
+    if not number.isdigit() or int(number) >= len(splits):
+        raise DiffaugError(f"--exclude {rule}: no such fold, expected fold:0 to fold:{len(splits) - 1}; mend it")
+    return [str(case) for case in splits[int(number)]["val"]]
+
+
+def _names_in_file(rule: str) -> list[str]:
+    path, _, key = rule.rpartition(":") if ":" in rule and not Path(rule).exists() else (rule, "", "")
+    file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8-sig")  # a byte order mark is no part of the first id
+    except (OSError, UnicodeDecodeError) as error:
+        raise DiffaugError(
+            f"--exclude {rule}: cannot be read, expected none, labelled, fold:N or FILE[:KEY] with case ids; mend it"
+        ) from error
+    if file.suffix != ".json":
+        lines = (re.split(r"(?:^|\s)#", line)[0].strip().strip("\"'") for line in text.splitlines())
+        return [line for line in lines if line]
+    try:
+        content = json.loads(text)
+        ids: Any = content[key] if key else content
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise DiffaugError(f"{file}: found no list of case ids under '{key}', expected one; mend --exclude") from error
+    if not isinstance(ids, list):
+        keys = ", ".join(content) if isinstance(content, dict) else "none"
+        raise DiffaugError(f"{file}: found no list of case ids, expected FILE:KEY with one of the keys {keys}")
+    return [str(case) for case in ids]

@@ -1,0 +1,290 @@
+"""The canonical grid: planned once per task from its scans and a voxel budget, editable as JSON, and invertible."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from skimage.transform import resize
+
+from diffaug.errors import DiffaugError
+from diffaug.nnunet.readers import nonzero_part
+from diffaug.scans.scan import Geometry, Scan, reorient
+
+CT_WINDOW = (-1000.0, 1000.0)  # HU: air to dense bone; metal is cut off
+MR_PERCENTILES = (0.1, 99.9)  # a scan's robust range: MR units mean nothing across scans
+COVERED = 75  # percentile of the scans' extents that a whole-scan grid holds; larger scans lose their outermost voxels
+SPACING_TOLERANCE = 0.02  # relative; below it a scan is not resampled
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What planning needs to know of one scan, read off once.
+
+    Attributes:
+        case: The case's id.
+        size: Voxels (Z, Y, X) in the file's own order.
+        spacing: In mm, (Z, Y, X).
+        orientation: Where x, y and z run to, for example `LPS`.
+        ranges: Per channel the robust lowest and highest intensity, in the file's units.
+        mean: Per channel, in the file's units.
+        std: Per channel, in the file's units.
+    """
+
+    case: str
+    size: tuple[int, ...]
+    spacing: tuple[float, ...]
+    orientation: str
+    ranges: tuple[tuple[float, float], ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def read_off(case: str, scan: Scan, channels: Sequence[str]) -> Reading:
+    """Measure one scan.
+
+    Args:
+        case: The case's id.
+        scan: The scan.
+        channels: nnU-Net's channel names; `CT` has a fixed window in HU, all others a robust range per scan.
+
+    Returns:
+        The reading.
+    """
+    ranges = []
+    for name, voxels in zip(channels, scan.voxels, strict=True):
+        if name.casefold() == "ct":  # as nnU-Net's own normalisation lookup compares it
+            ranges.append(CT_WINDOW)
+        else:
+            low, high = (float(v) for v in np.percentile(voxels, MR_PERCENTILES))
+            # an almost empty image (a thin bright structure) has no robust range: take all of it
+            ranges.append((low, high) if high > low else (float(voxels.min()), float(voxels.max())))
+    inside = nonzero_part(scan.voxels)  # nnU-Net normalises what this leaves
+    moments = inside.reshape(len(channels), -1).astype(np.float64)
+    return Reading(
+        case,
+        scan.size,
+        scan.geometry.spacing,
+        scan.geometry.orientation,
+        tuple(ranges),
+        tuple(map(float, moments.mean(1))),
+        tuple(map(float, moments.std(1))),
+    )
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The canonical grid of a task.
+
+    Attributes:
+        field_of_view: `whole`: one window holds the scan; `patch`: windows of this shape lie anywhere in it.
+        orientation: Where x, y and z run to; the one most scans have, so that samples look as nnU-Net sees scans.
+        spacing: In mm, (Z, Y, X).
+        shape: Voxels (Z, Y, X) of a window.
+        ranges: Per channel the intensities, in the files' units, that a synthetic volume's -1 and 1 stand for.
+        mean: Per channel, of a typical whole scan, in the files' units.
+        std: Per channel, of a typical whole scan, in the files' units.
+    """
+
+    field_of_view: str
+    orientation: str
+    spacing: tuple[float, ...]
+    shape: tuple[int, ...]
+    ranges: tuple[tuple[float, float], ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def mirror(self) -> int:
+        """The array axis (0 to 2) that runs left-right."""
+        return 2 - next(i for i, letter in enumerate(self.orientation) if letter in "LR")
+
+
+def axis_order(reading: Reading, orientation: str) -> list[int]:
+    """Find which of a scan's array axes (Z, Y, X) becomes which of the canonical ones.
+
+    Args:
+        reading: The scan.
+        orientation: The canonical orientation.
+
+    Returns:
+        For each canonical axis (Z, Y, X) the index of the scan's own axis.
+    """
+    pairs = {"L": 0, "R": 0, "A": 1, "P": 1, "S": 2, "I": 2}
+    own = [pairs[letter] for letter in reading.orientation[::-1]]
+    return [own.index(pairs[letter]) for letter in orientation[::-1]]
+
+
+def main_orientation(readings: Sequence[Reading]) -> str:
+    """Find the orientation that most scans have.
+
+    Args:
+        readings: All scans.
+
+    Returns:
+        Where x, y and z run to.
+    """
+    codes = [reading.orientation for reading in readings]
+    return max(sorted(set(codes)), key=codes.count)
+
+
+def _in_order(readings: Sequence[Reading], values: Sequence[tuple[float, ...]]) -> np.ndarray:
+    """Bring what was measured along each scan's own axes into the order of the canonical ones."""
+    main = main_orientation(readings)
+    return np.array([np.array(v)[axis_order(r, main)] for r, v in zip(readings, values, strict=True)])
+
+
+def median_spacing(readings: Sequence[Reading]) -> tuple[float, ...]:
+    """Find the spacing to use where no nnU-Net plan says one.
+
+    Args:
+        readings: All scans.
+
+    Returns:
+        In mm, along the canonical axes (Z, Y, X).
+    """
+    return tuple(map(float, np.median(_in_order(readings, [r.spacing for r in readings]), axis=0)))
+
+
+def plan_grid(
+    readings: Sequence[Reading],
+    *,
+    voxels: int,
+    multiple: Sequence[int],
+    spacing: Sequence[float],
+    field_of_view: str = "auto",
+    patch_size: Sequence[int] | None = None,
+) -> Grid:
+    """Choose the canonical grid from the scans, the voxel budget and, where there is one, the nnU-Net plan.
+
+    Args:
+        readings: All scans, as `read_off` measured them.
+        voxels: The most voxels that one window may have.
+        multiple: (Z, Y, X) that the window's shape must be divisible by.
+        spacing: In mm (Z, Y, X): the nnU-Net plan's, or the scans' median.
+        field_of_view: `whole`, `patch`, or `auto`: `whole` where that fits the budget at full resolution.
+        patch_size: (Z, Y, X) from the nnU-Net plan; if None, a box of the scans' proportions that fills the budget.
+
+    Returns:
+        The grid.
+
+    Raises:
+        DiffaugError: If `field_of_view` is unknown.
+    """
+    if field_of_view not in ("auto", "whole", "patch"):
+        raise DiffaugError(f"field of view: found '{field_of_view}', expected auto, whole or patch; mend the option")
+    extents = _in_order(readings, [tuple(np.multiply(r.size, r.spacing)) for r in readings])
+    fine = np.array(spacing, dtype=float)
+    extent = np.percentile(extents, COVERED, axis=0)  # mm
+    steps = np.array(multiple)
+
+    def rounded(shape: np.ndarray) -> np.ndarray:
+        return (np.round(shape / steps).clip(1) * steps).astype(int)
+
+    whole = rounded(extent / fine)
+    if field_of_view == "auto":
+        field_of_view = "whole" if whole.prod() <= voxels else "patch"
+    if field_of_view == "whole":
+        while whole.prod() > voxels and (whole > steps).any():
+            fine = fine * 1.02
+            whole = rounded(extent / fine)
+        shape = whole
+    else:
+        size = np.array(patch_size) if patch_size is not None else whole * min(1.0, (voxels / whole.prod()) ** (1 / 3))
+        shape = (np.floor(np.minimum(size, whole) / steps).clip(1) * steps).astype(int)
+        while shape.prod() > voxels and (shape > steps).any():
+            shape[np.argmax(shape / steps)] -= steps[np.argmax(shape / steps)]
+    return Grid(
+        field_of_view,
+        main_orientation(readings),
+        tuple(map(float, fine)),
+        tuple(map(int, shape)),
+        tuple((float(a), float(b)) for a, b in np.median([r.ranges for r in readings], axis=0)),
+        tuple(map(float, np.median([r.mean for r in readings], axis=0))),
+        tuple(map(float, np.median([r.std for r in readings], axis=0))),
+    )
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What `to_canonical` took away from a scan and `from_canonical` needs to give it back."""
+
+    size: tuple[int, ...]
+    geometry: Geometry
+    orientation: str
+    ranges: tuple[tuple[float, float], ...]
+
+
+def to_canonical(scan: Scan, reading: Reading, grid: Grid) -> tuple[np.ndarray, Placement]:
+    """Bring a whole scan to the grid's orientation, spacing and intensity range; it keeps its own extent.
+
+    Args:
+        scan: The scan.
+        reading: Its reading, which holds its intensity range.
+        grid: The canonical grid.
+
+    Returns:
+        Voxels `(C, Z, Y, X)` float32 in [-1, 1], and what the inverse needs. Intensities outside the scan's range are
+        cut off; the others, and all of the geometry, come back exactly.
+    """
+    turned = reorient(scan, grid.orientation)
+    placement = Placement(turned.size, turned.geometry, scan.geometry.orientation, reading.ranges)
+    voxels = np.stack([_to_unit(v, r) for v, r in zip(turned.voxels, reading.ranges, strict=True)])
+    ratio = np.array(turned.geometry.spacing) / np.array(grid.spacing)
+    # resampling by a hair would blur every voxel and move none
+    ratio[np.abs(ratio - 1) < SPACING_TOLERANCE] = 1
+    shape = np.maximum(np.round(np.array(turned.size) * ratio), 1).astype(int)
+    return _resampled(voxels, shape), placement
+
+
+def from_canonical(voxels: np.ndarray, placement: Placement) -> Scan:
+    """Undo `to_canonical`.
+
+    Args:
+        voxels: `(C, Z, Y, X)` in [-1, 1], as large as `to_canonical` made the scan.
+        placement: What it returned beside them.
+
+    Returns:
+        A scan with the original's size, spacing, origin, direction and units.
+    """
+    native = _resampled(voxels.astype(np.float32), placement.size)
+    units = np.stack([_from_unit(v, r) for v, r in zip(native, placement.ranges, strict=True)])
+    return reorient(Scan(units, placement.geometry), placement.orientation)
+
+
+def synthetic_scan(voxels: np.ndarray, grid: Grid) -> Scan:
+    """Give a generated volume the units, spacing and orientation of its task.
+
+    Args:
+        voxels: `(C, Z, Y, X)` in [-1, 1].
+        grid: The canonical grid.
+
+    Returns:
+        A scan centred on the patient coordinate system's origin.
+    """
+    units = np.stack([_from_unit(v.astype(np.float32), r) for v, r in zip(voxels, grid.ranges, strict=True)])
+    axes = {"L": (1, 0, 0), "R": (-1, 0, 0), "P": (0, 1, 0), "A": (0, -1, 0), "S": (0, 0, 1), "I": (0, 0, -1)}
+    direction = np.array([axes[letter] for letter in grid.orientation], dtype=float).T
+    geometry = Geometry(grid.spacing, (0.0, 0.0, 0.0), tuple(map(float, direction.ravel())))
+    centre = [-(size - 1) / 2 for size in voxels.shape[1:]]
+    return Scan(units, replace(geometry, origin=geometry.cropped(centre).origin))
+
+
+def _to_unit(voxels: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
+    low, high = limits
+    return np.clip((voxels - low) / (high - low), 0, 1) * 2 - 1
+
+
+def _from_unit(voxels: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
+    low, high = limits
+    return ((voxels + 1) / 2 * (high - low) + low).astype(np.float32)
+
+
+def _resampled(voxels: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Resample `(C, Z, Y, X)` over the same box, smoothing first where voxels get larger so that nothing aliases."""
+    if tuple(voxels.shape[1:]) == tuple(shape):
+        return voxels.astype(np.float32)
+    smooth = any(new < old for new, old in zip(shape, voxels.shape[1:], strict=True))
+    channels = [resize(v, shape, order=1, mode="edge", anti_aliasing=smooth, preserve_range=True) for v in voxels]
+    return np.clip(np.stack(channels), -1, 1).astype(np.float32)

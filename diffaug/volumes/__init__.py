@@ -1,1 +1,0 @@
-"""Scans in, scans out: nnU-Net raw datasets, the canonical grid and its exact inverse, the breast phantom."""

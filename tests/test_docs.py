@@ -1,0 +1,46 @@
+"""The documents: no dead link or anchor, and the picture of the house is the house."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").rglob("*.md")])
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub makes of headings."""
+    found: list[str] = []
+    for heading in re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE):
+        text = re.sub(r"[^\w\- ]", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()).replace(" ", "-")
+        found.append(text if text not in found else f"{text}-{found.count(text)}")
+    return set(found)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page):
+    for link in LINK.findall(page.read_text()):
+        if re.match(r"[a-z]+://|mailto:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{link} leads nowhere"
+        if anchor:
+            assert anchor in anchors(target), f"{link}: no such heading, but {sorted(anchors(target))}"
+
+
+def test_the_picture_of_the_house_names_every_room_and_every_module():
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    tree = text[text.index("    diffaug/\n") : text.index("A room knows")]
+    rooms = re.split(r"^      (?=[a-z_]+/ )", tree, flags=re.MULTILINE)
+    named = {room.partition("/")[0]: room for room in rooms[1:]}
+    here = {path.name: path for path in (ROOT / "diffaug").iterdir() if (path / "__init__.py").is_file()}
+    assert named.keys() == here.keys()
+    for room, folder in here.items():
+        modules = {path.stem for path in folder.glob("*.py")} - {"__init__"}
+        missing = {module for module in modules if not re.search(rf"\b{module}\b", named[room])}
+        assert not missing, f"{room}/ has {missing}"
+    for module in (path.name for path in (ROOT / "diffaug").glob("*.py") if not path.name.startswith("__")):
+        assert module in rooms[0] + rooms[-1]
