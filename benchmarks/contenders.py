@@ -23,7 +23,7 @@ from benchmarks.assembled import assemble
 from benchmarks.medicaldiffusion_shims import make_diffusion, make_vqgan
 from diffaug.errors import DiffaugError
 from diffaug.generator.plan import BUDGETS, GeneratorPlan
-from diffaug.generator.sampling import DEFAULT_STEPS
+from diffaug.generator.samplers import SAMPLERS
 from diffaug.stages.requests import SampleRequest
 
 SHAPE = (32, 64, 64)  # voxels of a volume
@@ -118,7 +118,7 @@ class Ours:
         self.generator = assembled.generator
         self.objective, self.training = assembled.fits["denoiser"]
         self.sampler = SampleRequest().sampler
-        self.steps = DEFAULT_STEPS[self.sampler]
+        self.steps = SAMPLERS[self.sampler].steps
         self.denoiser_parameters = count_parameters(self.objective.networks["denoiser"])
         self.autoencoder_parameters = count_parameters(self.generator.autoencoder)
 

@@ -18,7 +18,7 @@ from diffaug.generator.conditions import Condition
 from diffaug.generator.grain import fit_grain
 from diffaug.generator.model import Generator
 from diffaug.generator.plan import BUDGETS, GeneratorPlan, plan_strides
-from diffaug.generator.sampling import DEFAULT_STEPS
+from diffaug.generator.samplers import SAMPLERS
 from diffaug.scans.grid import Grid
 
 SHAPE = (128, 256, 256)
@@ -63,7 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--budget", choices=BUDGETS, default="cpu-small")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--steps", type=int, default=DEFAULT_STEPS["dpmpp"])
+    parser.add_argument("--steps", type=int, default=SAMPLERS["dpmpp"].steps)
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     generator = untrained(arguments.budget, SHAPE).to(device)

@@ -12,6 +12,7 @@ from typing import Any
 
 from diffaug import __version__
 from diffaug.errors import DiffaugError
+from diffaug.generator.samplers import SAMPLERS
 
 # Before torch is loaded: waiting threads sleep instead of spinning. On a machine that does anything else at the same
 # time, spinning ones make every step several times slower.
@@ -85,8 +86,10 @@ def build_parser() -> argparse.ArgumentParser:
     _add_task(made)
     made.add_argument("-n", "--count", type=int, default=200, help="number of volumes (%(default)s)")
     made.add_argument("--seed", type=int, default=0, help="same seed, same files (%(default)s)")
-    made.add_argument("--sampler", default="dpmpp", help="dpmpp, heun, ddim or ddpm (%(default)s)")
-    made.add_argument("--steps", type=int, help="sampler steps (ddpm 300, ddim 32, heun 16, dpmpp 16)")
+    ways = "; ".join(f"{name}: {sampler.about}" for name, sampler in SAMPLERS.items())
+    made.add_argument("--sampler", default="dpmpp", help=f"{ways} (%(default)s)")
+    own = ", ".join(f"{name} {sampler.steps}" for name, sampler in SAMPLERS.items())
+    made.add_argument("--steps", type=int, help=f"sampler steps ({own})")
     made.add_argument(
         "--condition",
         action="append",

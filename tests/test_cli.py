@@ -443,7 +443,11 @@ def test_help_names_every_verb(capsys):
 
 
 @pytest.mark.parametrize(
-    "verb", ["fit", "sample", "audit", "pretrain", "plan", "phantom", "trainer-path", "doctor", "demo"]
+    "verb",
+    [
+        *("fit", "sample", "audit", "pretrain", "label", "plan", "export", "import", "share-model"),
+        *("phantom", "trainer-path", "doctor", "demo"),
+    ],
 )
 def test_every_verb_has_help(capsys, verb):
     with pytest.raises(SystemExit) as caught:

@@ -35,7 +35,7 @@ def adopt_detector(material: Material, file: Path, fabric: Fabric) -> CopyDetect
             material.training,
             material.unseen,
             shape=material.grid.shape,
-            mirror=material.mirror,
+            mirror=material.grid.mirror,
             field_of_view=material.grid.field_of_view,
             device=fabric.device,
         ).save(file)
@@ -66,7 +66,7 @@ def adopt_encoder(material: Material, folder: Path, fabric: Fabric) -> Encoder:
             material.scans.__getitem__,
             material.training,
             shape=material.grid.shape,
-            mirror=material.mirror,
+            mirror=material.grid.mirror,
             fabric=fabric,
             folder=folder,
         ).save(file)

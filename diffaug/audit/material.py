@@ -50,11 +50,6 @@ class Material:
     synthetic_files: dict[str, tuple[Path, ...]]
     about: tuple[str, ...]
 
-    @property
-    def mirror(self) -> int:
-        """Array axis (0 to 2) that runs left-right."""
-        return 2 - next(i for i, letter in enumerate(self.grid.orientation) if letter in "LR")
-
     def synthetic(self, name: str) -> np.ndarray:
         """Read a synthetic volume and bring it onto the whole grid.
 

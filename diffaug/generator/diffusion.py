@@ -9,8 +9,6 @@ from diffaug.generator.denoiser import Denoiser
 
 LOG_MEAN = -0.4  # of log(sigma) in training; EDM's -1.2 at sigma_data 0.5, moved by the ratio of standard deviations
 LOG_STD = 1.2
-SIGMA_MIN = 0.01
-SIGMA_MAX = 80.0
 
 
 def draw_sigma(count: int, device: torch.device) -> Tensor:

@@ -145,7 +145,6 @@ class DenoiserObjective:
             figures[f"held_out_at_{level:g}"] = float(error.mean())
         generator = self.generator(average, [w.extent for w in self.views.windows[:: self.plan.views]]).to(device)
         self.samples, *_ = generator.sample(0, range(WATCHED), sampler="dpmpp", steps=WATCHED_STEPS)
-        self.mean, self.std = self.mean.cpu(), self.std.cpu()
         copies = sum(nearest.copy for nearest in self.detector.judge(self.samples)) / WATCHED
         return {"held_out": sum(figures.values()) / len(figures), **figures, "copies": copies}
 

@@ -74,7 +74,7 @@ class Generator:
         numbers: Sequence[int],
         *,
         sampler: str,
-        steps: int,
+        steps: int | None,
         wanted: Condition | None = None,
         guidance: float = 1.0,
         grain: bool = True,
@@ -88,7 +88,7 @@ class Generator:
             seed: The set's seed.
             numbers: Which volumes of the set.
             sampler: A key of `samplers.SAMPLERS`.
-            steps: Number of steps.
+            steps: Number of steps; None for the sampler's own.
             wanted: Conditions that all volumes shall have.
             guidance: Weight of the conditions, see `samplers.guided`.
             grain: Whether volumes get the grain of scans.

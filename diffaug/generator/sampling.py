@@ -16,11 +16,6 @@ from diffaug.scans.windows import paste_extent, refill
 
 BATCH = 4  # volumes made together; part of what a seed means, so it never depends on the machine
 
-# ddpm: "Medical Diffusion", supplementary table 1; the others: the fewest of 4, 8, 10, 16, 32 whose figures are within the
-# interval of its 300 steps (benchmarks/results/sampler_steps.md), and that keep the standard deviation of a Gaussian,
-# whose ideal denoiser is known, within 10 % (tests/generator/test_samplers.py)
-DEFAULT_STEPS = {"ddpm": 300, "ddim": 32, "heun": 16, "dpmpp": 16}
-
 
 @dataclass(frozen=True)
 class Candidate:
@@ -74,7 +69,7 @@ def candidates(
             seed,
             numbers,
             sampler=sampler,
-            steps=steps or DEFAULT_STEPS[sampler],
+            steps=steps,
             wanted=condition,
             guidance=guidance,
             grain=grain,

@@ -13,8 +13,6 @@ from diffaug.workspace import atomic_path
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402 (the backend comes first: servers have no screen)
 
-PLANES = (("axial", 0), ("coronal", 1), ("sagittal", 2))
-
 
 def mid_slices(volume: np.ndarray, spacing: Sequence[float], orientation: str = "LPS") -> list[np.ndarray]:
     """Cut the three middle slices, turned as a radiologist hangs them and with square pixels.

@@ -36,19 +36,6 @@ class Geometry:
         """Where the x, y and z index run to, as in `LPS`: the nearest body axes."""
         return sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(self.direction)
 
-    def resized(self, old: Sequence[int], new: Sequence[int]) -> Geometry:
-        """Describe a grid of another size over the same box in the patient (outer edges stay where they are).
-
-        Args:
-            old: Size (Z, Y, X) of the grid this geometry belongs to.
-            new: Size (Z, Y, X) of the other grid.
-
-        Returns:
-            The geometry of the other grid.
-        """
-        spacing = np.array(self.spacing) * np.array(old) / np.array(new)
-        return self._moved((spacing - self.spacing)[::-1] / 2, spacing)
-
     def cropped(self, start: Sequence[float]) -> Geometry:
         """Describe the same grid when it begins at another voxel.
 
