@@ -13,6 +13,7 @@ from unittest import mock
 
 import torch
 
+from diffaug.budgets import Training
 from diffaug.generator.model import Generator
 from diffaug.generator.plan import GeneratorPlan
 from diffaug.phantom.dataset import case_parameters, render
@@ -20,7 +21,7 @@ from diffaug.scans.scan import Geometry, Scan, write_scan
 from diffaug.stages.pipeline import fit
 from diffaug.stages.requests import FitRequest
 from diffaug.training import loop
-from diffaug.training.loop import Objective, Training
+from diffaug.training.loop import Objective
 from diffaug.workspace import Workspace, write_json
 
 TASK = "Dataset901_Benchmark"

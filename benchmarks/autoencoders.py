@@ -23,13 +23,14 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from diffaug.audit.figures import mean_figure
+from diffaug.budgets import Training
 from diffaug.generator.fit_autoencoder import AutoencoderObjective, centre_window
 from diffaug.generator.plan import GeneratorPlan
 from diffaug.scans.pictures import mosaic
 from diffaug.scans.similarity import psnr, ssim
 from diffaug.stages.fit import open_cache
 from diffaug.training.devices import start_fabric
-from diffaug.training.loop import Training, train
+from diffaug.training.loop import train
 from diffaug.training.overfitting import Watch
 from diffaug.workspace import Workspace, dataset_name
 

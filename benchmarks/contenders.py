@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from benchmarks.assembled import assemble
 from benchmarks.medicaldiffusion_shims import make_diffusion, make_vqgan
+from diffaug.budgets import BUDGETS
 from diffaug.errors import DiffaugError
-from diffaug.generator.plan import BUDGETS, GeneratorPlan
+from diffaug.generator.plan import GeneratorPlan
 from diffaug.generator.samplers import SAMPLERS
 from diffaug.stages.requests import SampleRequest
 

@@ -13,11 +13,12 @@ import time
 
 import torch
 
+from diffaug.budgets import BUDGETS
 from diffaug.generator.autoencoder import Autoencoder
 from diffaug.generator.conditions import Condition
 from diffaug.generator.grain import fit_grain
 from diffaug.generator.model import Generator
-from diffaug.generator.plan import BUDGETS, GeneratorPlan, plan_strides
+from diffaug.generator.plan import GeneratorPlan, plan_strides
 from diffaug.generator.samplers import SAMPLERS
 from diffaug.scans.grid import Grid
 

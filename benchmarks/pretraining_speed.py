@@ -20,8 +20,8 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
 from benchmarks.measuring import machine, write_report
 from benchmarks.step_profile import bare_step, profile_fit
+from diffaug.budgets import BUDGETS
 from diffaug.pretraining.fitting import PretextObjective
-from diffaug.pretraining.plan import BUDGETS
 from diffaug.pretraining.pretexts import PRETEXTS
 from diffaug.scans.cache import VolumeCache
 from diffaug.scans.shapes import draw_shapes
@@ -76,7 +76,7 @@ def measure(name: str, steps: int, folder: Path) -> dict[str, object]:
         deep_supervision=False,
     )
     objective = PretextObjective(network, pretext, [(cache, case) for case in cases], PATCH, (1.0, 1.0, 1.0), 0)
-    whole = BUDGETS["cpu-small"]
+    whole = BUDGETS["cpu-small"].pretraining
 
     class _Bare:
         """The network's own work: forward to the outputs, backward from them, and the optimiser."""
@@ -116,7 +116,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             rows.append(measure(name, arguments.steps, Path(folder)))
         command = f"`python -m benchmarks.pretraining_speed --steps {arguments.steps} --threads {arguments.threads}`"
-        budget = BUDGETS["cpu-small"]
+        budget = BUDGETS["cpu-small"].pretraining
         patch = " x ".join(map(str, PATCH))
         text = f"Batches of {budget.batch_size} patches of {patch} voxels, {budget.workers} loading process."
         section = {"text": text, "rows": rows, "figures": {}}

@@ -33,8 +33,8 @@ from benchmarks.measuring import interleaved, machine, ratio, times, write_repor
 from benchmarks.medicaldiffusion_shims import load_medicaldiffusion
 from benchmarks.quantise_memory import LATENT
 from benchmarks.step_profile import PARTS, Profile, bare_step, flops, peaks, profile_fit, variants
+from diffaug.budgets import Training
 from diffaug.training.batches import StepBatches
-from diffaug.training.loop import Training
 
 PART = 30  # steps timed of samplers with hundreds of equal ones; the whole of them is timed once, too
 HIPPOCAMPUS = (36, 50, 35)  # voxels of a typical crop of the Decathlon's task

@@ -20,10 +20,11 @@ from torch.utils.data.dataloader import _BaseDataLoaderIter
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measuring import Stopwatch, interleaved
+from diffaug.budgets import Training
 from diffaug.training import loop
 from diffaug.training.batches import StepBatches
 from diffaug.training.devices import start_fabric
-from diffaug.training.loop import Objective, Training
+from diffaug.training.loop import Objective
 
 NETWORK = ("forward and loss", "backward", "optimiser")
 PARTS = (*NETWORK, "data", "EMA", "clipping", "validation", "preview", "checkpoint")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from diffaug import __version__
+from diffaug.budgets import BUDGETS, DEFAULT
 from diffaug.errors import DiffaugError
 from diffaug.generator.samplers import SAMPLERS
 
@@ -18,7 +19,6 @@ from diffaug.generator.samplers import SAMPLERS
 # time, spinning ones make every step several times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-BUDGETS = ("cpu-small", "gpu-24g", "gpu-80g")
 Arguments = argparse.Namespace
 
 
@@ -166,10 +166,9 @@ def build_parser() -> argparse.ArgumentParser:
     made.add_argument("--task", required=True, help="as nnU-Net's -d: 101 or Dataset101_Name")
     made.add_argument("--plans", default="nnUNetPlans", help="nnU-Net's plans (%(default)s)")
     made.add_argument("--base", default="3d_fullres", help="configuration to inherit from (%(default)s)")
-    made.add_argument("--budget", choices=BUDGETS, default="gpu-24g", help="(%(default)s)")
-    made.add_argument(
-        "--epochs", type=int, help="length of nnU-Net's training (cpu-small 50, gpu-24g 300, gpu-80g 1000)"
-    )
+    made.add_argument("--budget", choices=BUDGETS, default=DEFAULT, help="(%(default)s)")
+    lengths = ", ".join(f"{name} {budget.nnunet['epochs']}" for name, budget in BUDGETS.items())
+    made.add_argument("--epochs", type=int, help=f"length of nnU-Net's training ({lengths})")
     made.add_argument("--exclude", action="append", metavar="RULE", help="cases that the plans must not be made from")
 
     made = verb("phantom", _phantom, "write a dataset of breast MRI phantoms")
@@ -197,7 +196,7 @@ def _add_task(parser: argparse.ArgumentParser, required: bool = True) -> None:
 
 
 def _add_fit(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--budget", choices=BUDGETS, default="gpu-24g", help="the machine at hand (%(default)s)")
+    parser.add_argument("--budget", choices=BUDGETS, default=DEFAULT, help="the machine at hand (%(default)s)")
     parser.add_argument("--field-of-view", default="auto", help="whole, patch or auto (%(default)s)")
     parser.add_argument(
         "--more-images", action="append", default=[], metavar="FOLDER", help="further unlabelled images"

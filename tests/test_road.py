@@ -1,6 +1,7 @@
 """The whole road in small: scans, plans, generator, volumes, audit, encoder, a trained nnU-Net, a predicted mask."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,8 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.run.run_training import get_trainer_from_args
 
 from blobs import blob, write_image
+from diffaug.budgets import BUDGETS, Training
 from diffaug.cli import main
-from diffaug.pretraining.plan import BUDGETS
-from diffaug.training.loop import Training
 from diffaug.workspace import Workspace
 from nnunet_plugin.trainer_path import trainer_path
 
@@ -33,7 +33,7 @@ SHORT = {"epochs": 1, "iterations_per_epoch": 2, "val_iterations_per_epoch": 1}
 @pytest.mark.slow
 def test_from_unlabelled_scans_to_a_predicted_mask(folders, monkeypatch):
     monkeypatch.setenv("nnUNet_extTrainer", trainer_path())
-    monkeypatch.setitem(BUDGETS, "cpu-small", Training(steps=3, batch_size=1, learning_rate=1e-3, warmup_steps=1))
+    shorten_pretraining(monkeypatch, "cpu-small", 3)
     size = ["--shape", "16", "24", "32", "--cases", "8", "--labelled", "6", "--test", "1"]
     assert main(["phantom", "--out", str(folders / "raw"), "--task", "702", *size]) == 0
     assert main(["plan", "--task", "702", "--budget", "cpu-small"]) == 0
@@ -70,7 +70,7 @@ def test_two_channels_thick_slices_and_whatever_network_nnunet_plans(
     folders, monkeypatch, planner, configuration, network, kernel
 ):
     monkeypatch.setenv("nnUNet_extTrainer", trainer_path())
-    monkeypatch.setitem(BUDGETS, "gpu-24g", Training(steps=2, batch_size=1, learning_rate=1e-3, warmup_steps=1))
+    shorten_pretraining(monkeypatch, "gpu-24g", 2)
     raw, spacing = folders / "raw" / "Dataset703_Thick", (4.0, 1.0, 1.0)
     for number in range(5):
         body = blob(number, (40, 160, 160))
@@ -93,6 +93,11 @@ def test_two_channels_thick_slices_and_whatever_network_nnunet_plans(
     trainer = trained(workspace)
     assert type(trainer.network).__name__ == network
     assert trainer.configuration_manager.network_arch_init_kwargs["kernel_sizes"][0] == kernel
+
+
+def shorten_pretraining(monkeypatch, budget, steps):
+    few = Training(steps=steps, batch_size=1, learning_rate=1e-3, warmup_steps=1)
+    monkeypatch.setitem(BUDGETS, budget, replace(BUDGETS[budget], pretraining=few))
 
 
 def trained(workspace):

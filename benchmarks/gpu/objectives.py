@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
 
+from diffaug.budgets import BUDGETS, Training
 from diffaug.copies.detector import CopyDetector
 from diffaug.generator.autoencoder import Autoencoder
 from diffaug.generator.conditions import Condition
@@ -23,12 +24,10 @@ from diffaug.nnunet.budget_configurations import run_planner
 from diffaug.nnunet.networks import build_network
 from diffaug.nnunet.plans import read_plans
 from diffaug.pretraining.fitting import PretextObjective
-from diffaug.pretraining.plan import BUDGETS
 from diffaug.pretraining.pretexts import PRETEXTS
 from diffaug.scans.cache import VolumeCache
 from diffaug.scans.grid import Reading
 from diffaug.scans.windows import Window
-from diffaug.training.loop import Training
 from diffaug.workspace import Workspace, write_json
 
 SCANS = 12  # of noise, on disk
@@ -134,7 +133,7 @@ def pretext(workspace: Workspace, budget: str, extent: Sequence[int], folder: Pa
     network = build_network(configuration, 1, chosen.outputs(1))
     volumes = [(cache, case) for case in cases]
     made = PretextObjective(network, chosen, volumes, configuration.patch_size, configuration.spacing, 0)
-    return made, BUDGETS[budget]
+    return made, BUDGETS[budget].pretraining
 
 
 def plan_typical(planner: str, shape: Sequence[int], cases: int = 100) -> Workspace:

@@ -145,8 +145,7 @@ def _training(lines: Lines) -> str:
 def _hours(lines: Lines) -> list[str]:
     """Extrapolate: steps of the budget over steps per second, and the default number of volumes."""
     # here, for the page must be written even where diffaug cannot be imported
-    from diffaug.generator.plan import BUDGETS
-    from diffaug.pretraining.plan import BUDGETS as PRETRAINING
+    from diffaug.budgets import BUDGETS
 
     rates = {
         (line["budget"], line["kind"]): line["steps_per_second"]
@@ -167,7 +166,7 @@ def _hours(lines: Lines) -> list[str]:
             "autoencoder": half / plain + half / critic,
             "denoiser": BUDGETS[budget].denoiser_training.steps / denoiser,
             f"{VOLUMES} volumes": VOLUMES * smallest["seconds"] / smallest["batch"],
-            "pretraining": PRETRAINING[budget].steps / pretraining,
+            "pretraining": BUDGETS[budget].pretraining.steps / pretraining,
         }
         seconds["all"] = sum(seconds.values())
         rows.append({"budget": budget, **{name: f"{value / 3600:.1f}" for name, value in seconds.items()}})

@@ -14,9 +14,10 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from benchmarks.gpu.context import finish, forget_peak, peak
+from diffaug.budgets import Training
 from diffaug.training.batches import StepBatches, loader
 from diffaug.training.devices import start_fabric
-from diffaug.training.loop import Training, set_up, take_step
+from diffaug.training.loop import set_up, take_step
 
 WARM = 3  # steps that do not count: kernels are chosen, loading processes start
 ENDLESS = 10**9

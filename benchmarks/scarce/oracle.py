@@ -13,12 +13,12 @@ from monai.losses import DiceCELoss
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
+from diffaug.budgets import BUDGETS
 from diffaug.nnunet.networks import build_network
 from diffaug.nnunet.plans import read_plans
 from diffaug.nnunet.weights.format import save_encoder
 from diffaug.phantom.dataset import case_parameters, render
 from diffaug.pretraining.fitting import PretextObjective
-from diffaug.pretraining.plan import BUDGETS
 from diffaug.pretraining.pretexts import Shown
 from diffaug.pretraining.sources import folder_source, preprocess, source_hashes
 from diffaug.scans.cache import VolumeCache
@@ -93,7 +93,7 @@ def pretrain_oracle(workspace: Workspace, pool: str, shape: tuple[int, int, int]
         return np.concatenate([volumes[case], mask.numpy()])
 
     masked.fill(cases, with_mask)
-    training = replace(BUDGETS["cpu-small"], steps=steps)
+    training = replace(BUDGETS["cpu-small"].pretraining, steps=steps)
     torch.manual_seed(training.seed)
     network = build_network(configuration, 1, 2)
     objective = PretextObjective(

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from diffaug.audit.encoder import Encoder
+from diffaug.budgets import Training
 from diffaug.copies.alignment import working_factor
 from diffaug.copies.changes import apply, draw_mixture
 from diffaug.scans.windows import Window, cut
-from diffaug.training.loop import Training, train
+from diffaug.training.loop import train
 from diffaug.training.overfitting import Watch
 
 STEPS = {"cpu": 500, "cuda": 4000}

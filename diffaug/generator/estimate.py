@@ -9,8 +9,9 @@ from torch import nn
 from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from diffaug.budgets import BUDGETS
 from diffaug.generator.autoencoder import Autoencoder
-from diffaug.generator.plan import BUDGETS, GeneratorPlan, make_plan
+from diffaug.generator.plan import GeneratorPlan, make_plan
 from diffaug.scans.grid import Reading
 
 # Share of the convolutions' speed that training steps reach (benchmarks/results/speed_arithmetic.md, bare steps)

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from diffaug.budgets import BUDGETS, Training
 from diffaug.errors import DiffaugError
 from diffaug.generator.autoencoder import Autoencoder
 from diffaug.generator.conditions import ConditionPlan, plan_conditions
 from diffaug.generator.denoiser import Denoiser
 from diffaug.scans.grid import Grid, Reading, median_spacing, plan_grid
-from diffaug.training.loop import Training
 from diffaug.workspace import read_json, write_json
 
 HELD_OUT = 0.1  # share of the scans that the generator never trains on
@@ -27,78 +27,6 @@ MOST_VALUES = 2**24  # of all components together: 64 MB of the generator file
 # Voxels that the patch discriminator needs along every axis, by the number of its layers: fewer, and nothing is left of
 # a volume after its strides (hearts have 6 to 12 slices)
 DISCRIMINATOR_NEEDS = {2: 12, 1: 6, 0: 4}
-
-
-@dataclass(frozen=True)
-class Budget:
-    """A size of machine, and what the generator may spend on it.
-
-    Attributes:
-        voxels: The most voxels of a window.
-        crop: Edge in voxels of what the autoencoder trains on: it is convolutional, and small pieces make many steps.
-        factor: Compression per axis; halved along an axis whose voxels are twice as long as the shortest.
-        autoencoder: Widths per level, blocks, latent channels, codes and their groups.
-        denoiser: Widths per level, blocks, attention.
-        cells: The most latent cells in a batch of the denoiser: fewer volumes are in it where latents are large, as those
-            of long voxels are, which are compressed less.
-        views: Windows cached per scan.
-        autoencoder_training: How long and fast.
-        denoiser_training: How long and fast.
-    """
-
-    voxels: int
-    crop: int
-    factor: int
-    autoencoder: dict[str, Any]
-    denoiser: dict[str, Any]
-    cells: int
-    views: int
-    autoencoder_training: Training
-    denoiser_training: Training
-
-
-BUDGETS = {
-    # two CPU cores: minutes
-    "cpu-small": Budget(
-        voxels=2**17,
-        crop=32,
-        factor=4,
-        autoencoder={"channels": [16, 32], "blocks": 1, "latent_channels": 8, "codes": 4096, "groups": 2},
-        denoiser={"channels": [32, 64, 128], "blocks": 1, "attention": True},
-        cells=2**15,
-        views=4,
-        autoencoder_training=Training(steps=500, batch_size=2, learning_rate=1e-3),
-        denoiser_training=Training(steps=2400, batch_size=4, learning_rate=1e-3, ema_decay=0.995),
-    ),
-    # one GPU with 16 to 24 GB: hours
-    "gpu-24g": Budget(
-        voxels=2**21,
-        crop=96,
-        factor=4,
-        autoencoder={"channels": [32, 64], "blocks": 2, "latent_channels": 8, "codes": 16384, "groups": 2},
-        denoiser={"channels": [128, 256, 384], "blocks": 2, "attention": True},
-        cells=2**18,
-        views=8,
-        autoencoder_training=Training(steps=40_000, batch_size=2, learning_rate=3e-4, warmup_steps=500, workers=6),
-        denoiser_training=Training(
-            steps=60_000, batch_size=16, learning_rate=2e-4, warmup_steps=1000, ema_decay=0.9995, workers=4
-        ),
-    ),
-    # one GPU with 80 GB or more: a day
-    "gpu-80g": Budget(
-        voxels=2**23,
-        crop=128,
-        factor=4,
-        autoencoder={"channels": [64, 128], "blocks": 2, "latent_channels": 8, "codes": 16384, "groups": 2},
-        denoiser={"channels": [192, 384, 512], "blocks": 2, "attention": True},
-        cells=2**20,
-        views=8,
-        autoencoder_training=Training(steps=60_000, batch_size=2, learning_rate=3e-4, warmup_steps=500, workers=12),
-        denoiser_training=Training(
-            steps=100_000, batch_size=16, learning_rate=2e-4, warmup_steps=1000, ema_decay=0.9998, workers=6
-        ),
-    ),
-}
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_en
 )
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from diffaug.budgets import BUDGETS
 from diffaug.errors import DiffaugError
 from diffaug.workspace import Workspace, read_json, write_json
 
@@ -27,16 +28,6 @@ PLANNERS = {
     "nnUNetResEncUNetMPlans": nnUNetPlannerResEncM,
     "nnUNetResEncUNetLPlans": nnUNetPlannerResEncL,
     "nnUNetResEncUNetXLPlans": nnUNetPlannerResEncXL,
-}
-
-# The trainers' settings for each budget. Pretrained weights are fine-tuned for 150, 300 or 1000 epochs in nnssl; 300
-# epochs of 250 batches still show each of a few dozen labelled cases thousands of times, and a whole five-fold
-# comparison with the twin stays affordable on one 24 GB GPU. 1000 is nnU-Net's own length, for figures that stand
-# beside published ones.
-SCHEDULES: dict[str, dict[str, Any]] = {
-    "cpu-small": {"epochs": 50, "iterations_per_epoch": 20, "val_iterations_per_epoch": 2, "optimizer": "adamw"},
-    "gpu-24g": {"epochs": 300},
-    "gpu-80g": {"epochs": 1000},
 }
 
 # Forward and backward of the plain network, one thread beside another job, a batch of 2 with 24 x 32 x 48 voxels: 0.19 s,
@@ -67,8 +58,8 @@ def add_budget_configuration(
     Raises:
         DiffaugError: If the plans are missing, or know no such base, or the budget is unknown, or there is no epoch.
     """
-    if budget not in SCHEDULES:
-        raise DiffaugError(f"budget {budget}: unknown, expected one of {', '.join(SCHEDULES)}")
+    if budget not in BUDGETS:
+        raise DiffaugError(f"budget {budget}: unknown, expected one of {', '.join(BUDGETS)}")
     if epochs is not None and epochs < 1:
         raise DiffaugError(f"--epochs: found {epochs}, expected a positive number; mend the option")
     plans = read_json(
@@ -82,7 +73,7 @@ def add_budget_configuration(
         print(f"{plans_file}: configuration {name} is there already, left as it is")
         return name
     resolved = PlansManager(plans).get_configuration(base).configuration
-    added = {"inherits_from": base, "diffaug": {**SCHEDULES[budget], **({"epochs": epochs} if epochs else {})}}
+    added = {"inherits_from": base, "diffaug": {**BUDGETS[budget].nnunet, **({"epochs": epochs} if epochs else {})}}
     if budget == "cpu-small":
         added |= _for_cpu(resolved, f"{plans_file}, configuration {base}")
     configurations[name] = added

@@ -49,10 +49,13 @@ def excluded_ids(
         names = _validation_ids(workspace, labelled, rule) if rule.startswith("fold:") else _names_in_file(rule)
         folders = [workspace.raw / "imagesTr", workspace.raw / "imagesUn", *extra]
         known = {case.id for case in list_cases(folders, ending, len(channels), info, workspace.raw)}
-        for folder in others:
-            parts = [folder / "imagesTr", folder / "imagesUn", folder]
-            known |= {case.id for case in list_cases(parts, ending, len(channels))}
-        ids |= set(_as_ids(names, known | _test_ids(workspace.raw / "imagesTs", ending), ending, rule, workspace))
+        # nothing here ever reads imagesTs: naming its cases is no slip
+        elsewhere = [
+            workspace.raw / "imagesTs",
+            *(part for f in others for part in (f, f / "imagesTr", f / "imagesUn")),
+        ]
+        known |= {case for folder in elsewhere for case in _named_in(folder, ending)}
+        ids |= set(_as_ids(names, known, ending, rule, workspace))
     return ids
 
 
@@ -83,8 +86,8 @@ def _readings(name: str, ending: str) -> Iterator[str]:
         yield re.sub(r"_\d{4}$", "", bare)
 
 
-def _test_ids(folder: Path, ending: str) -> set[str]:
-    """List the cases of `imagesTs`, which nothing here ever reads: naming them is no slip."""
+def _named_in(folder: Path, ending: str) -> set[str]:
+    """List cases by the names of files alone; whether they are whole is another's question."""
     if not folder.is_dir():
         return set()
     return {re.sub(r"(_\d{4})?" + re.escape(ending) + "$", "", path.name) for path in folder.iterdir()}

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from diffaug.audit.folders import FoldersRequest
 from diffaug.audit.measuring import Extras
+from diffaug.budgets import BUDGETS
 from diffaug.errors import DiffaugError
 from diffaug.generator.estimate import in_words, largest_plan, likely_seconds
-from diffaug.generator.plan import BUDGETS, GeneratorPlan
+from diffaug.generator.plan import GeneratorPlan
 from diffaug.stages import audit as auditing
 from diffaug.stages import fit as fitting
 from diffaug.stages import pretrain as pretraining

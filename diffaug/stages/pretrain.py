@@ -12,12 +12,12 @@ import torch
 from lightning_fabric import Fabric
 
 from diffaug import __version__
+from diffaug.budgets import BUDGETS, Training
 from diffaug.errors import DiffaugError
 from diffaug.nnunet.networks import build_network
 from diffaug.nnunet.plans import ConfigurationManager, PlansManager, read_plans
 from diffaug.nnunet.weights.path import ENCODER, IMPORTED
 from diffaug.pretraining.fitting import SHAPES, PretextObjective, require_loadable, write_result
-from diffaug.pretraining.plan import BUDGETS
 from diffaug.pretraining.pretexts import PRETEXTS
 from diffaug.pretraining.sources import KINDS, Source, draw, find_teacher, open_sources, preprocess, source_hashes
 from diffaug.scans.cache import VolumeCache
@@ -25,7 +25,7 @@ from diffaug.scans.exclusion import excluded_ids
 from diffaug.stages.requests import PretrainRequest
 from diffaug.stages.stage import Stage, open_stage
 from diffaug.training.devices import start_fabric
-from diffaug.training.loop import Training, require_shares, train
+from diffaug.training.loop import require_shares, train
 from diffaug.workspace import Workspace, file_hash, fingerprint, read_json
 
 
@@ -93,7 +93,7 @@ def pretrain(workspace: Workspace, asked: PretrainRequest, *, device: str, fresh
         if stage.finished and target.is_file():
             fabric.print(f"pretrain: {target} is there already")
             return target
-        training = replace(BUDGETS[request.budget], seed=request.seed)
+        training = replace(BUDGETS[request.budget].pretraining, seed=request.seed)
         if request.steps is not None:
             training = replace(training, steps=request.steps)
         require_shares(training, fabric, "pretext")

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from diffaug.budgets import DEFAULT
 from diffaug.errors import DiffaugError
 from diffaug.generator.conditions import Condition
 
@@ -18,7 +19,7 @@ class FitRequest:
     """What was asked of `fit`; a second run must ask the same, or discard the first with `--fresh`.
 
     Attributes:
-        budget: A key of `diffaug.generator.plan.BUDGETS`.
+        budget: A key of `diffaug.budgets.BUDGETS`.
         field_of_view: `auto`, `whole` or `patch`.
         images: Extra folders of images.
         exclude: `--exclude` rules.
@@ -26,7 +27,7 @@ class FitRequest:
         sites: File that tells which site each case comes from; None takes `sites.csv` of the raw dataset, if it is there.
     """
 
-    budget: str = "gpu-24g"
+    budget: str = DEFAULT
     field_of_view: str = "auto"
     images: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ("fold:0",)
@@ -66,7 +67,7 @@ class PretrainRequest:
     Attributes:
         images: Any of `synthetic`, `real`, `shapes`, or folders.
         pretext: A key of `diffaug.pretraining.pretexts.PRETEXTS`.
-        budget: A key of `diffaug.pretraining.plan.BUDGETS`.
+        budget: A key of `diffaug.budgets.BUDGETS`.
         exclude: `--exclude` rules.
         more_images: Further folders of real scans.
         seed: Of everything random.
@@ -75,7 +76,7 @@ class PretrainRequest:
 
     images: tuple[str, ...] = ("synthetic",)
     pretext: str = "denoise"
-    budget: str = "gpu-24g"
+    budget: str = DEFAULT
     exclude: tuple[str, ...] = ("fold:0",)
     more_images: tuple[str, ...] = ()
     seed: int = 0

@@ -8,7 +8,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
+from diffaug.budgets import Training
 from diffaug.errors import DiffaugError
 from diffaug.training.batches import Example, StepBatches, loader, seed_step
 from diffaug.training.overfitting import Turn, Watch, find_turn
@@ -31,31 +32,6 @@ AVERAGING = (
     4  # steps between two blends of the averaged weights: they reach back hundreds, and a blend reads all weights
 )
 VALIDATIONS = 10  # per run; each costs about as much as ten steps
-
-
-@dataclass(frozen=True)
-class Training:
-    """How long and how fast to train.
-
-    Attributes:
-        steps: Optimiser steps.
-        batch_size: Volumes per step, over all processes.
-        learning_rate: At its peak; linear warm-up, then half a cosine down to zero.
-        warmup_steps: Length of the warm-up.
-        gradient_clip: Largest norm of the gradients of one optimiser.
-        ema_decay: Of the averaged weights, per step; None where the last weights are used.
-        seed: Of everything random.
-        workers: Data loading processes; 0 loads in the training process.
-    """
-
-    steps: int
-    batch_size: int
-    learning_rate: float
-    warmup_steps: int = 50
-    gradient_clip: float = 1.0
-    ema_decay: float | None = None
-    seed: int = 0
-    workers: int = 0
 
 
 class Objective(Protocol):

@@ -21,7 +21,7 @@ from benchmarks.gpu.schedule import jobs_of
 from benchmarks.gpu.sizes import HEARTS, SMOKE
 from benchmarks.gpu.steps import measure_steps
 from benchmarks.scarce import data
-from diffaug.training.loop import Training
+from diffaug.budgets import Training
 
 ROOT = Path(__file__).parents[2]
 NOTHING = ["true"]

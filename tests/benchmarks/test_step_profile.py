@@ -7,8 +7,8 @@ from torch import nn
 from benchmarks import measuring, step_profile
 from benchmarks.medicaldiffusion_shims import RotaryEmbedding, check_shape, load_medicaldiffusion, rearrange_many
 from benchmarks.step_profile import flops, profile_fit
+from diffaug.budgets import Training
 from diffaug.errors import DiffaugError
-from diffaug.training.loop import Training
 
 
 class SlowLine:

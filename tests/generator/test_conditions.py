@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from diffaug.budgets import Training
 from diffaug.copies.detector import Nearest
 from diffaug.generator.conditions import (
     DROPPED,
@@ -25,7 +26,7 @@ from diffaug.generator.views import Views
 from diffaug.scans.grid import Grid, Reading
 from diffaug.scans.windows import centred
 from diffaug.training.devices import start_fabric
-from diffaug.training.loop import Training, train
+from diffaug.training.loop import train
 
 SPACING = (2.0, 1.5, 1.5)
 GRID = Grid("whole", "LPS", SPACING, (8, 8, 8), ((0.0, 900.0),), (1.0,), (1.0,))

@@ -16,11 +16,11 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from blobs import LABELLED, SPACING, UNLABELLED, Task, blob, write_image
 from diffaug import stages
+from diffaug.budgets import BUDGETS, Training
 from diffaug.nnunet.networks import build_network
 from diffaug.nnunet.weights.format import read_encoder
 from diffaug.nnunet.weights.transfer import load_encoder
 from diffaug.pretraining import fitting
-from diffaug.pretraining.plan import BUDGETS
 from diffaug.pretraining.pretexts import PRETEXTS, Shown
 from diffaug.pretraining.pretexts.denoise import Denoise
 from diffaug.pretraining.teacher import CLUSTERS, FEATURES
@@ -29,7 +29,7 @@ from diffaug.scans.exclusion import excluded_ids
 from diffaug.stages import stage
 from diffaug.stages.pipeline import pretrain, sample
 from diffaug.stages.requests import PretrainRequest, SampleRequest
-from diffaug.training.loop import Training, read_log
+from diffaug.training.loop import read_log
 from diffaug.workspace import Workspace
 
 PATCH = [16, 16, 16]
@@ -95,7 +95,7 @@ def plans() -> dict:
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch):
     few = Training(steps=STEPS, batch_size=2, learning_rate=1e-3, warmup_steps=2)
-    monkeypatch.setitem(BUDGETS, "cpu-small", few)
+    monkeypatch.setitem(BUDGETS, "cpu-small", replace(BUDGETS["cpu-small"], pretraining=few))
 
 
 @pytest.fixture
@@ -155,8 +155,9 @@ def test_excluded_scans_are_never_opened(planned):
 
 
 def test_training_moves_the_weights_and_lowers_the_loss(planned, monkeypatch):
-    longer = replace(BUDGETS["cpu-small"], steps=150, learning_rate=5e-3)
-    monkeypatch.setitem(BUDGETS, "cpu-small", longer)
+    small = BUDGETS["cpu-small"]
+    longer = replace(small.pretraining, steps=150, learning_rate=5e-3)
+    monkeypatch.setitem(BUDGETS, "cpu-small", replace(small, pretraining=longer))
     run(planned)
     losses = [line["held_out"] for line in read_log(planned.workspace.encoder / "log.jsonl") if "held_out" in line]
     assert losses[-1] < 0.8 * losses[0]
@@ -460,9 +461,10 @@ def test_example_is_a_pure_function_of_its_generator_and_stays_in_range(planned)
 KILLED = """
 import sys, torch
 torch.set_num_threads(1)
-from diffaug.training.loop import Training
-from diffaug.pretraining.plan import BUDGETS
-BUDGETS["cpu-small"] = Training(steps=%d, batch_size=2, learning_rate=1e-3, warmup_steps=2)
+from dataclasses import replace
+from diffaug.budgets import BUDGETS, Training
+few = Training(steps=%d, batch_size=2, learning_rate=1e-3, warmup_steps=2)
+BUDGETS["cpu-small"] = replace(BUDGETS["cpu-small"], pretraining=few)
 from diffaug.cli import main
 sys.exit(main("pretrain --task 905 --images real --budget cpu-small --device cpu".split()))
 """

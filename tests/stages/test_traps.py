@@ -12,8 +12,8 @@ import torch
 from blobs import REQUEST, Task, blob, write_image
 from diffaug.audit import fit_encoder
 from diffaug.audit.measuring import Extras
+from diffaug.budgets import BUDGETS
 from diffaug.cli import main
-from diffaug.generator.plan import BUDGETS
 from diffaug.stages import audit as auditing
 from diffaug.stages.pipeline import audit, fit, pretrain, sample
 from diffaug.stages.requests import FitRequest, PretrainRequest, SampleRequest

@@ -14,11 +14,12 @@ import pytest
 import torch
 from torch import nn
 
+from diffaug.budgets import Training
 from diffaug.errors import DiffaugError
 from diffaug.training import loop
 from diffaug.training.batches import StepBatches, loader
 from diffaug.training.devices import start_fabric
-from diffaug.training.loop import AVERAGING, Training, learning_rate_scale, read_log, train
+from diffaug.training.loop import AVERAGING, learning_rate_scale, read_log, train
 from diffaug.training.overfitting import Watch
 
 TRAINING = Training(steps=30, batch_size=4, learning_rate=1e-2, warmup_steps=3, ema_decay=0.9, seed=1)
