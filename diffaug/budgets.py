@@ -1,7 +1,7 @@
 """The budgets, one table: what generator, pretraining and nnU-Net may spend on a machine. People choose one of them.
 
 Pretraining has batches of nnU-Net's own patch size. On the CPU it is about as long as nnU-Net itself trains there, on a GPU
-about as long as nnU-Net's 300 epochs of 250 batches. The CPU's batch and rate are measured (docs/scarce_labels.md): they
+about as long as nnU-Net's 300 epochs of 250 batches. The CPU's batch and rate are measured (docs/notebook/scarce_labels.md): they
 reach in 2000 steps of 2 volumes the held-out loss of 4000 steps of 4 volumes at 0.001. Loading in a process of its own takes
 a twentieth of a core and saves two thirds of the wait for data (benchmarks/pretraining_speed.py).
 

@@ -44,3 +44,7 @@ def test_the_picture_of_the_house_names_every_room_and_every_module():
         assert not missing, f"{room}/ has {missing}"
     for module in (path.name for path in (ROOT / "diffaug").glob("*.py") if not path.name.startswith("__")):
         assert module in rooms[0] + rooms[-1]
+
+
+def test_the_readme_can_be_read_in_four_minutes():
+    assert len((ROOT / "README.md").read_text().split()) <= 900
