@@ -26,7 +26,8 @@ from diffaug.generator.views import encode_views
 from diffaug.scans.cache import VolumeCache
 from diffaug.stages.fit import open_cache
 from diffaug.training.devices import start_fabric
-from diffaug.training.loop import read_log, train
+from diffaug.training.log import read_log
+from diffaug.training.loop import train
 from diffaug.workspace import Workspace, dataset_name
 
 

@@ -1,9 +1,10 @@
 """The budgets, one table: what generator, pretraining and nnU-Net may spend on a machine. People choose one of them.
 
 Pretraining has batches of nnU-Net's own patch size. On the CPU it is about as long as nnU-Net itself trains there, on a GPU
-about as long as nnU-Net's 300 epochs of 250 batches. The CPU's batch and rate are measured (docs/notebook/scarce_labels.md): they
-reach in 2000 steps of 2 volumes the held-out loss of 4000 steps of 4 volumes at 0.001. Loading in a process of its own takes
-a twentieth of a core and saves two thirds of the wait for data (benchmarks/pretraining_speed.py).
+about as long as nnU-Net's 300 epochs of 250 batches. The CPU's batch and rate are measured (the lab notebook,
+docs/notebook/scarce_labels.md): they reach in 2000 steps of 2 volumes the held-out loss of 4000 steps of 4 volumes at 0.001.
+Loading in a process of its own takes a twentieth of a core and saves two thirds of the wait for data
+(benchmarks/pretraining_speed.py).
 
 nnU-Net: pretrained weights are fine-tuned for 150, 300 or 1000 epochs in nnssl; 300 epochs of 250 batches still show each of
 a few dozen labelled cases thousands of times, and a whole five-fold comparison with the twin stays affordable on one 24 GB

@@ -7,8 +7,7 @@ another. The twin has the same schedule, so that comparing the two tells what pr
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,124 +18,12 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from diffaug.errors import DiffaugError
 from diffaug.nnunet.weights.format import overlap, read_encoder
 from diffaug.nnunet.weights.path import encoder_path
-from diffaug.nnunet.weights.transfer import PARTS, load_encoder
+from diffaug.nnunet.weights.transfer import load_encoder
 from diffaug.pretraining.pseudo_labels import MixedCases, pseudo_labels_path
+from nnunet_plugin.schedule import WarmupPolyLR
+from nnunet_plugin.settings import read_settings
 
 CUDA = torch.device("cuda")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The `diffaug` block of a configuration in nnU-Net's plans.
-
-    Attributes:
-        epochs: Length of the training.
-        iterations_per_epoch: Training batches per epoch.
-        val_iterations_per_epoch: Validation batches per epoch.
-        optimizer: `sgd` as nnU-Net has it, or `adamw`, which learns more in few steps.
-        initial_lr: Learning rate at the end of the warm-up; where the block does not say, 0.01 for SGD as in nnU-Net,
-            0.003 for AdamW.
-        warmup_epochs: Epochs of linear warm-up; 5 % of `epochs` if the block does not say.
-        decoder_first: Epochs in which the encoder keeps its weights.
-        load: `encoder+decoder` (all but the output layers) or `encoder`.
-        encoder_file: The encoder file, relative to `nnUNet_results` or absolute; None for diffaug's own run folder.
-        allow_leakage: Whether to go on when the encoder has seen validation cases of the fold.
-        synthetic_share: Share of the training batches' cases that are volumes labelled by a teacher (`diffaug label`).
-    """
-
-    epochs: int = 1000
-    iterations_per_epoch: int = 250
-    val_iterations_per_epoch: int = 50
-    optimizer: str = "sgd"
-    initial_lr: float = 1e-2
-    warmup_epochs: int = 50
-    decoder_first: int = 0
-    load: str = "encoder+decoder"
-    encoder_file: str | None = None
-    allow_leakage: bool = False
-    synthetic_share: float = 0.0
-
-
-def _is_count(value: Any, least: int = 1) -> bool:
-    return type(value) is int and value >= least
-
-
-LEARNING_RATES = {"sgd": 1e-2, "adamw": 3e-3}
-RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "epochs": (_is_count, "a whole number above 0"),
-    "iterations_per_epoch": (_is_count, "a whole number above 0"),
-    "val_iterations_per_epoch": (_is_count, "a whole number above 0"),
-    "optimizer": (lambda value: value in LEARNING_RATES, " or ".join(LEARNING_RATES)),
-    "initial_lr": (lambda value: type(value) in (int, float) and 0 < value < 1, "a number between 0 and 1"),
-    "warmup_epochs": (lambda value: _is_count(value, least=0), "a whole number below epochs"),
-    "decoder_first": (lambda value: _is_count(value, least=0), "a whole number below epochs"),
-    "load": (lambda value: value in PARTS, " or ".join(PARTS)),
-    "encoder_file": (lambda value: value is None or isinstance(value, str), "a path or null"),
-    "allow_leakage": (lambda value: isinstance(value, bool), "true or false"),
-    "synthetic_share": (lambda value: type(value) in (int, float) and 0 <= value < 1, "a number from 0 to below 1"),
-}
-
-
-def read_settings(block: Any, place: str) -> Settings:
-    """Check the `diffaug` block of a configuration and fill in what it leaves out.
-
-    Args:
-        block: The block's JSON.
-        place: Where it stands, for messages.
-
-    Returns:
-        The settings.
-
-    Raises:
-        DiffaugError: If the block has an unknown key or a value out of range.
-    """
-    if not isinstance(block, dict):
-        raise DiffaugError(f"{place}: is {block!r}, expected a JSON object of settings; mend it in the plans")
-    for key, value in block.items():
-        if key not in RULES:
-            raise DiffaugError(f"{place}: unknown setting {key!r}, expected {', '.join(RULES)}; mend it in the plans")
-        is_valid, expected = RULES[key]
-        if not is_valid(value):
-            raise DiffaugError(f"{place}: {key} is {value!r}, expected {expected}; mend it in the plans")
-    epochs = block.get("epochs", Settings.epochs)
-    rate = LEARNING_RATES[block.get("optimizer", Settings.optimizer)]
-    settings = Settings(**{"warmup_epochs": round(0.05 * epochs), "initial_lr": rate, **block})
-    for key in ("warmup_epochs", "decoder_first"):
-        if getattr(settings, key) >= epochs:
-            raise DiffaugError(
-                f"{place}: {key} is {getattr(settings, key)}, expected fewer than the {epochs} epochs; mend it in the plans"
-            )
-    return settings
-
-
-@dataclass
-class WarmupPolyLR:
-    """Linear warm-up, then nnU-Net's polynomial decay: a pure function of the epoch, so a resumed run needs no state.
-
-    Attributes:
-        optimizer: Whose learning rate is set.
-        initial_lr: Learning rate at the end of the warm-up.
-        warmup_epochs: Epochs of linear warm-up.
-        epochs: Epochs in all.
-        decoder_first: Epochs in which the first group of parameters, the encoder, keeps its weights.
-    """
-
-    optimizer: torch.optim.Optimizer
-    initial_lr: float
-    warmup_epochs: int
-    epochs: int
-    decoder_first: int = 0
-
-    def lr(self, epoch: int) -> float:
-        """Tell the learning rate of an epoch, counted from 0."""
-        if epoch < self.warmup_epochs:
-            return self.initial_lr * (epoch + 1) / self.warmup_epochs
-        return self.initial_lr * (1 - (epoch - self.warmup_epochs) / (self.epochs - self.warmup_epochs)) ** 0.9
-
-    def step(self, epoch: int) -> None:
-        """Set the learning rate of an epoch; nnU-Net calls this as the epoch starts."""
-        for number, group in enumerate(self.optimizer.param_groups):
-            group["lr"] = 0.0 if number == 0 and epoch < self.decoder_first else self.lr(epoch)
 
 
 class nnUNetTrainerDiffAugScratch(nnUNetTrainer):

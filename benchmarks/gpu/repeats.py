@@ -19,7 +19,7 @@ from benchmarks.gpu.datasets import REPEATED
 from benchmarks.gpu.sizes import WAYS
 from diffaug.stages.pipeline import fit
 from diffaug.stages.requests import FitRequest
-from diffaug.training.loop import read_log
+from diffaug.training.log import read_log
 from diffaug.workspace import Workspace, dataset_name, write_json
 
 PYTHON = [sys.executable, "-m"]

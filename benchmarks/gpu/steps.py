@@ -17,7 +17,7 @@ from benchmarks.gpu.context import finish, forget_peak, peak
 from diffaug.budgets import Training
 from diffaug.training.batches import StepBatches, loader
 from diffaug.training.devices import start_fabric
-from diffaug.training.loop import set_up, take_step
+from diffaug.training.step import set_up, take_step
 
 WARM = 3  # steps that do not count: kernels are chosen, loading processes start
 ENDLESS = 10**9

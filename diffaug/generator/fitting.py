@@ -23,7 +23,8 @@ from diffaug.generator.plan import GeneratorPlan
 from diffaug.generator.views import encode_views
 from diffaug.scans.cache import VolumeCache
 from diffaug.scans.pictures import curves
-from diffaug.training.loop import read_log, train
+from diffaug.training.log import read_log
+from diffaug.training.loop import train
 from diffaug.workspace import fingerprint, remove
 
 GRAIN_SCANS = 32

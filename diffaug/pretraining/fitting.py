@@ -22,7 +22,7 @@ from diffaug.pretraining.pretexts import Pretext, Shown
 from diffaug.scans.cache import VolumeCache
 from diffaug.scans.pictures import curves, mosaic
 from diffaug.scans.windows import Window, cut
-from diffaug.training.loop import read_log
+from diffaug.training.log import read_log
 from diffaug.training.overfitting import Watch
 from diffaug.workspace import Workspace
 

@@ -165,8 +165,8 @@ def test_batches_hold_every_volume_once():
 
 
 def test_mirroring_is_left_right_however_axes_lie(tmp_path):
-    assert material(tmp_path, grid((16, 16, 16), orientation="LPS"), (16, 16, 16)).mirror == 2
-    assert material(tmp_path, grid((16, 16, 16), orientation="PIR"), (16, 16, 16)).mirror == 0
+    assert material(tmp_path, grid((16, 16, 16), orientation="LPS"), (16, 16, 16)).grid.mirror == 2
+    assert material(tmp_path, grid((16, 16, 16), orientation="PIR"), (16, 16, 16)).grid.mirror == 0
 
 
 def test_a_cropped_synthetic_volume_comes_back_onto_the_grid(tmp_path):

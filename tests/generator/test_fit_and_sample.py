@@ -29,7 +29,7 @@ from diffaug.stages.fit import open_cache
 from diffaug.stages.pipeline import fit, sample
 from diffaug.stages.requests import SampleRequest
 from diffaug.stages.sample import name
-from diffaug.training.loop import read_log
+from diffaug.training.log import read_log
 
 COUNT = 5  # more than one batch of four
 SHORT = SampleRequest(count=COUNT, seed=3, steps=4)

@@ -15,8 +15,9 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 import nnunet_plugin.trainers
 from diffaug.errors import DiffaugError
 from diffaug.nnunet.weights.format import EncoderFile
+from nnunet_plugin.schedule import WarmupPolyLR
+from nnunet_plugin.settings import Settings, read_settings
 from nnunet_plugin.trainer_path import trainer_path
-from nnunet_plugin.trainers import Settings, WarmupPolyLR, read_settings
 
 BODY = "decoder.stages."
 HEAD = "decoder.seg_layers."

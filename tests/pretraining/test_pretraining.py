@@ -29,7 +29,7 @@ from diffaug.scans.exclusion import excluded_ids
 from diffaug.stages import stage
 from diffaug.stages.pipeline import pretrain, sample
 from diffaug.stages.requests import PretrainRequest, SampleRequest
-from diffaug.training.loop import read_log
+from diffaug.training.log import read_log
 from diffaug.workspace import Workspace
 
 PATCH = [16, 16, 16]

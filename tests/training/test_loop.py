@@ -16,11 +16,13 @@ from torch import nn
 
 from diffaug.budgets import Training
 from diffaug.errors import DiffaugError
-from diffaug.training import loop
+from diffaug.training import checkpoint, loop
 from diffaug.training.batches import StepBatches, loader
 from diffaug.training.devices import start_fabric
-from diffaug.training.loop import AVERAGING, learning_rate_scale, read_log, train
+from diffaug.training.log import read_log
+from diffaug.training.loop import train
 from diffaug.training.overfitting import Watch
+from diffaug.training.step import AVERAGING, learning_rate_scale
 
 TRAINING = Training(steps=30, batch_size=4, learning_rate=1e-2, warmup_steps=3, ema_decay=0.9, seed=1)
 LAST = TRAINING.steps - 1
@@ -29,7 +31,7 @@ LAST = TRAINING.steps - 1
 @pytest.fixture(scope="module", autouse=True)
 def a_checkpoint_at_every_line_of_the_log():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "SAVING", 1e9)
+        patch.setattr(checkpoint, "SAVING", 1e9)
         yield
 
 
@@ -214,7 +216,7 @@ def test_checkpoints_that_take_long_are_few_and_change_nothing(tmp_path, unbroke
         written.append(content["step"])
         save(content, file)
 
-    monkeypatch.setattr(loop, "SAVING", 0.02)
+    monkeypatch.setattr(checkpoint, "SAVING", 0.02)
     monkeypatch.setattr(loop.torch, "save", slow)
     run(tmp_path)
     assert written == [1, TRAINING.steps], "the first tells what one costs; the last holds the result"
