@@ -53,7 +53,7 @@ def export_encoder(workspace: Workspace, out: Path) -> Path:
 def _without_names(provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Keep how many cases were seen, and how, which is everybody's; who and where is the hospital's business."""
     told = {key: len(value) if isinstance(value, (list, tuple)) else value for key, value in provenance.items()}
-    if "images" in provenance:
+    if isinstance(provenance.get("images"), (list, tuple)):
         told["images"] = [name if name in KINDS else "folder" for name in provenance["images"]]
     return told
 
