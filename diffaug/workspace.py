@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -244,14 +244,15 @@ def file_hash(path: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def discard(folder: Path) -> None:
+def discard(folder: Path, keep: Sequence[str] = ()) -> None:
     """Empty a stage's folder, for `--fresh`.
 
     Args:
         folder: The folder; its lock stays.
+        keep: Names of what else stays.
     """
     for entry in folder.iterdir():
-        if entry.name != ".lock":
+        if entry.name not in (".lock", *keep):
             remove(entry)
 
 

@@ -62,7 +62,16 @@ def main() -> int:
             out=out,
             logs=logs,
         )
-        write_report(out, logs, [str(work), str(out), str(Path.home())], options.minutes, smoke=options.smoke)
+        private = [
+            work,
+            out,
+            Path.home(),
+            Path(sys.prefix),
+            Path(__file__).parents[2],
+            *([Path(source)] if source else []),
+        ]
+        told = {str(place) for path in private for place in (path, path.resolve())}
+        write_report(out, logs, sorted(told), options.minutes, smoke=options.smoke)
     print((out / "gpu.md").read_text())
     return 0
 

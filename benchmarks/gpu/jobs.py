@@ -45,6 +45,19 @@ class Job:
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
+def _descendants(process: int) -> list[int]:
+    """List the children of a process, their children and so on; none where the system has no /proc."""
+    parents: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            # the name in brackets may hold blanks; behind it come state and parent
+            parents.setdefault(int(stat.read_text().rpartition(")")[2].split()[1]), []).append(int(stat.parent.name))
+    found = list(parents.get(process, []))
+    for child in found:
+        found += parents.get(child, [])
+    return found
+
+
 @dataclass
 class _Running:
     job: Job
@@ -53,7 +66,10 @@ class _Running:
     log: Path
 
     def kill(self) -> None:
-        # the whole group: loading processes would keep the GPU's memory
+        # all descendants: loading processes would keep the GPU's memory, and torchrun's are sessions of their own
+        for process in _descendants(self.process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -83,16 +99,17 @@ def run_jobs(jobs: Sequence[Job], *, seconds: float, cores: int, out: Path, logs
 
     try:
         while waiting or running:
+            now = time.monotonic()
             for each in list(running):
-                spent = time.monotonic() - each.started
+                spent = now - each.started
                 code = each.process.poll()
-                if code is None and spent < each.job.seconds and time.monotonic() < deadline:
+                if code is None and spent < each.job.seconds and now < deadline:
                     continue
                 running.remove(each)
                 each.kill()
                 limit = "too long" if spent >= each.job.seconds else "out of time"
                 end(each.job, _status(code, each.log) if code is not None else f"killed: {limit}", spent)
-            if time.monotonic() >= deadline:
+            if now >= deadline:
                 for job in waiting:
                     end(job, "not started: out of time")
                 break

@@ -39,7 +39,7 @@ def write_report(out: Path, logs: Path, private: Sequence[str], minutes: float, 
         smoke: Whether sizes were tiny.
     """
     hidden = re.compile("|".join(re.escape(text) for text in sorted(private, key=len, reverse=True) if len(text) > 1))
-    lines = json.loads(hidden.sub("…", json.dumps(recorded(out))))
+    lines = json.loads(hidden.sub("…", json.dumps(recorded(out), ensure_ascii=False)))
     about = next((line for line in lines if line["part"] == "where"), {})
     command = f"python -m benchmarks.gpu --minutes {minutes:g}{' --smoke' if smoke else ''} --out FOLDER"
     content = {"command": command, "about": about, "lines": [line for line in lines if line is not about]}

@@ -55,8 +55,7 @@ def measure_steps(
         torch._functorch.config.donated_buffer = False
         for network in objective.networks.values():
             network.compile()
-    data = loader(batches, start=first, workers=training.workers, pin=device.type == "cuda")
-    batch = _to(fabric, next(data))
+    batch = _to(fabric, batches[first])
     count = itertools.count(first)
 
     def step(batch: Any) -> None:
@@ -68,6 +67,10 @@ def measure_steps(
     if compiled:
         figures["compiling_seconds"] = finish(device) - started
     bare = _rate(lambda: step(batch), device, seconds)
+    # begun now, and its first batches not counted: what was loaded ahead would look free
+    data = loader(batches, start=first, workers=training.workers, pin=device.type == "cuda")
+    for _ in range(1 + training.workers):
+        next(data)
     loaded = _rate(lambda: step(_to(fabric, next(data))), device, seconds)
     figures |= {"steps_per_second": loaded, "without_loading": bare, "loader_share": max(0.0, 1 - loaded / bare)}
     rounded = {name: float(f"{value:.4g}") for name, value in figures.items()}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,11 +94,12 @@ def table_of(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.csv.gz")
 
 
-def read_cells(folder: Path) -> pd.DataFrame:
+def read_cells(folder: Path, files: Sequence[Path] | None = None) -> pd.DataFrame:
     """Read all finished cells: of the table, and those that lie in the folder.
 
     Args:
         folder: Of the cells; results of several machines may be copied into one.
+        files: Which of these, beside the table; None for all.
 
     Returns:
         A row for each cell, test case and label: `data`, `arm`, `labelled`, `seed`, `case`, `label`, the figures, seconds
@@ -106,7 +108,7 @@ def read_cells(folder: Path) -> pd.DataFrame:
     table = table_of(folder)
     kept = pd.read_csv(table, dtype={"case": str, "label": str}) if table.is_file() else pd.DataFrame(columns=COLUMNS)
     rows = []
-    for file in sorted(folder.glob("*/*/*.json")):
+    for file in sorted(folder.glob("*/*/*.json")) if files is None else files:
         cell = read_json(file, "delete it, the cell is then run again")
         about = json.dumps({key: cell.get(key, {}) for key in ABOUT})
         seconds = [cell.get("seconds", {}).get(part, 0.0) for part in ("train", "test")]
@@ -115,7 +117,8 @@ def read_cells(folder: Path) -> pd.DataFrame:
                 known = [cell["data"], cell["arm"], cell["labelled"], cell["seed"], case, label]
                 rows.append([*known, *(figures[name] for name in FIGURES), *seconds, about])
     new = pd.DataFrame(rows, columns=COLUMNS)
-    return pd.concat([kept, new], ignore_index=True) if len(kept) and len(new) else (new if len(new) else kept)
+    both = pd.concat([kept, new], ignore_index=True) if len(kept) and len(new) else (new if len(new) else kept)
+    return both.drop_duplicates(["data", "arm", "labelled", "seed", "case", "label"], ignore_index=True)
 
 
 def pack(folder: Path) -> Path:
@@ -128,12 +131,12 @@ def pack(folder: Path) -> Path:
         The table.
     """
     table = table_of(folder)
-    cells = read_cells(folder)
+    files = sorted(folder.glob("*/*/*.json"))  # others may come in meanwhile
+    text = read_cells(folder, files).to_csv(index=False)
     with atomic_path(table) as temporary:
-        # no time of day in it: the same cells are the same file
-        cells.to_csv(temporary, index=False, compression={"method": "gzip", "mtime": 0})
-    for file in folder.glob("*/*/*.json"):
-        file.unlink()
+        temporary.write_bytes(gzip.compress(text.encode(), mtime=0))  # the same cells are the same file
+    for packed in files:
+        packed.unlink()
     return table
 
 

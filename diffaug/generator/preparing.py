@@ -80,7 +80,8 @@ def changed_scans(dataset: RawDataset, cases: list[str], entries: Entries) -> li
     Returns:
         In words, with the first few ids: which are new, gone, or another scan under their old name.
     """
-    now = {case.id: case for case in dataset.cases}
+    # a file that dataset.json names may be gone
+    now = {case.id: case for case in dataset.cases if all(path.exists() for path in case.files)}
     replaced = [case for case in cases if case in now and case in entries and _is_another(now[case], entries[case])]
     found = {
         "new": sorted(now.keys() - set(cases)),

@@ -17,7 +17,7 @@ from diffaug.nnunet.plans import read_plans
 from diffaug.nnunet.predictor import make_predictor
 from diffaug.pretraining.pretexts.appearance import vary
 from diffaug.pretraining.pseudo_labels import pseudo_labels_path, save_labelled
-from diffaug.pretraining.sources import open_sources, preprocess, source_hashes
+from diffaug.pretraining.sources import KINDS, open_sources, preprocess, source_hashes
 from diffaug.scans.exclusion import excluded_ids
 from diffaug.training.devices import start_fabric
 from diffaug.workspace import Workspace, discard, file_hash, fingerprint, locked, nnunet_folder, read_json, write_json
@@ -79,7 +79,7 @@ def label(
     if manager.has_regions or manager.has_ignore_label:
         raise DiffaugError(f"{workspace.raw / 'dataset.json'}: has regions or an ignore label, expected plain labels")
     with locked(folder):
-        excluded = excluded_ids(workspace, request.exclude, [])
+        excluded = excluded_ids(workspace, request.exclude, others=[Path(n) for n in request.images if n not in KINDS])
         sources = open_sources(workspace, request.images, [], excluded)
         if not sources:
             raise DiffaugError(

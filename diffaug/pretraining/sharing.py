@@ -79,12 +79,17 @@ def import_encoder(workspace: Workspace, file: Path, *, fresh: bool = False) -> 
     report = load_encoder(network, encoder, configuration=configuration.configuration, parts="encoder")
     target = workspace.encoder / "encoder.pt"
     with locked(workspace.encoder):
-        if target.exists() and not fresh:
-            raise DiffaugError(f"{target}: is there already, expected none; discard it with --fresh")
-        discard(workspace.encoder)  # no manifest of an earlier pretraining may vouch for it
-        write_json(workspace.encoder / IMPORTED, {"from": file.name, "sha256": encoder.hash})
-        with atomic_path(target) as temporary:
-            shutil.copyfile(file, temporary)
+        there = [
+            entry for entry in workspace.encoder.iterdir() if entry.name == "manifest.json" or entry.suffix == ".pt"
+        ]
+        if there and not fresh:
+            raise DiffaugError(f"{there[0]}: is there already, expected none; discard it with --fresh")
+        with tempfile.TemporaryDirectory() as place:
+            copy = Path(shutil.copyfile(file, Path(place) / target.name))  # the file may lie in the folder itself
+            discard(workspace.encoder)  # no manifest of an earlier pretraining may vouch for it
+            write_json(workspace.encoder / IMPORTED, {"from": file.name, "sha256": encoder.hash})
+            with atomic_path(target) as temporary:
+                shutil.copyfile(copy, temporary)
     print(f'import: {report}; fine-tune with "load": "encoder" in the plan\'s diffaug block')
     return target
 

@@ -131,6 +131,44 @@ def open_sources(workspace: Workspace, images: Sequence[str], extra: Sequence[Pa
     return sources
 
 
+def require_channels(source: Source, expected: int) -> None:
+    """Require that images have the task's channels.
+
+    Args:
+        source: The images.
+        expected: Number of the task's channels.
+
+    Raises:
+        DiffaugError: If they have another number.
+    """
+    if len(source.dataset.channels) != expected:
+        raise DiffaugError(
+            f"{source.dataset.cases[0].files[0]}: found {len(source.dataset.channels)} channels, expected {expected} as "
+            "the task has; give images of the same channels"
+        )
+
+
+def require_teacher(source: Source) -> Path:
+    """Require that a generator of whole scans has made the images, who can teach.
+
+    Args:
+        source: The images.
+
+    Returns:
+        The generator's file.
+
+    Raises:
+        DiffaugError: If none has.
+    """
+    if source.generator is None or source.statistics is not None:
+        found = "no generator's" if source.generator is None else "windows of scans"
+        raise DiffaugError(
+            f"{source.name}: these images are {found}, expected --images synthetic, of a generator of whole scans, which is "
+            "the pretext's teacher; take another pretext, or such images"
+        )
+    return source.generator
+
+
 def source_hashes(source: Source) -> dict[str, list[str]]:
     """Hash all files of a source, by case."""
     return {case.id: [file_hash(file) for file in case.files] for case in source.dataset.cases}
@@ -160,12 +198,7 @@ def preprocess(
     Raises:
         DiffaugError: If the images have another number of channels than the task.
     """
-    expected = len(dataset_json["channel_names"])
-    if len(source.dataset.channels) != expected:
-        raise DiffaugError(
-            f"{source.dataset.cases[0].files[0]}: found {len(source.dataset.channels)} channels, expected {expected} as "
-            "the task has; give images of the same channels"
-        )
+    require_channels(source, len(dataset_json["channel_names"]))
     cache = VolumeCache(folder)
     cases = {case.id: case for case in source.dataset.cases}
     preprocessor = configuration.preprocessor_class(verbose=False)
@@ -206,13 +239,8 @@ def find_teacher(source: Source, device: torch.device) -> Teacher:
     Raises:
         DiffaugError: If the images are no generator's.
     """
-    if source.generator is None:
-        raise DiffaugError(
-            f"{source.name}: these images are no generator's, expected --images synthetic; the pretext's teacher is the "
-            "generator of its images: take another pretext, or synthetic images"
-        )
-    cases = source.dataset.cases
-    return Teacher.fit(source.generator, [source.dataset.read(case) for case in cases[:FITTED]], device)
+    generator, cases = require_teacher(source), source.dataset.cases
+    return Teacher.fit(generator, [source.dataset.read(case) for case in cases[:FITTED]], device)
 
 
 def draw(

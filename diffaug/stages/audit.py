@@ -15,10 +15,12 @@ from diffaug.audit.measuring import Extras
 from diffaug.errors import DiffaugError
 from diffaug.generator.fitting import COPIES
 from diffaug.generator.model import Generator
-from diffaug.stages.fit import fitted_request, open_cache, scans_of
+from diffaug.stages.fit import fitted_scans, open_cache
 from diffaug.stages.stage import MANIFEST, Stage, open_stage
 from diffaug.training.devices import start_fabric
-from diffaug.workspace import Workspace, file_hash, fingerprint, read_json
+from diffaug.workspace import Workspace, file_hash, fingerprint, read_json, remove
+
+WORK = "work"  # what another audit of the same scans can use again
 
 
 def audit(workspace: Workspace, model: Path, volumes: Path, extras: Extras, *, device: str, fresh: bool) -> Path:
@@ -50,8 +52,7 @@ def audit(workspace: Workspace, model: Path, volumes: Path, extras: Extras, *, d
                 f"--nnunet-model {extras.nnunet_model}: this generator makes windows that cut organs, expected one of whole "
                 "scans; leave the option out"
             )
-        dataset, _ = scans_of(workspace, fitted_request(workspace))
-        files = {case.id: case.files for case in dataset.cases}
+        files = {case.id: case.files for case in fitted_scans(workspace).cases}
         material = from_task(workspace, plan, manifest["volumes"], open_cache(workspace, plan), files)
         work = _work(workspace.audit, inputs["generator_sha256"])
         return Inputs(material, workspace.generator / COPIES, work, generator.autoencoder)
@@ -90,7 +91,7 @@ def audit_folders(request: FoldersRequest, out: Path, extras: Extras, *, device:
 
 
 def _work(folder: Path, key: str) -> Path:
-    return folder / "work" / key
+    return folder / WORK / key
 
 
 def require_there(extras: Extras) -> None:
@@ -128,9 +129,11 @@ def _audit(
                 print(f"audit: {report} is there already")
                 return report
             print(f"audit: {', '.join(changed)} changed since the report was made; it is made anew", flush=True)
+        if fresh and (folder / WORK).is_dir():
+            remove(folder / WORK)
         gathered = gather()
         stage.before = None  # what was measured of other inputs is no beginning
-        stage.agree(None, inputs=inputs)
+        stage.agree(None, keep=[WORK], inputs=inputs)
         stage.save()
         fabric = start_fabric(device)
         made: Report = make_report(gathered, extras, inputs, folder, report, fabric)
@@ -140,5 +143,6 @@ def _audit(
 
 def _changed(stage: Stage, inputs: dict[str, Any]) -> list[str]:
     before = stage.before or {}
-    names = [name for name, value in inputs.items() if before.get("inputs", {}).get(name) != value]
+    old = before.get("inputs", {})
+    names = [name for name in {**old, **inputs} if old.get(name) != inputs.get(name)]
     return [*names, *(["diffaug's version"] if before.get("version") != __version__ else [])]

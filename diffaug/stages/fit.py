@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,14 @@ GENERATOR = "generator.safetensors"
 
 
 def fit(
-    workspace: Workspace, asked: FitRequest | None, *, device: str, fresh: bool, plan_only: bool, used: bool = False
+    workspace: Workspace,
+    asked: FitRequest | None,
+    *,
+    device: str,
+    fresh: bool,
+    plan_only: bool,
+    used: bool = False,
+    others: Sequence[Path] = (),
 ) -> Path:
     """Fit the generator of a task, or go on fitting it.
 
@@ -45,6 +53,7 @@ def fit(
         plan_only: Whether to stop once the plan is written, for a person to edit it.
         used: Whether another stage asks, which takes a finished generator as it is: that scans have changed is then told,
             not refused.
+        others: Folders of other images, whose cases `exclude` may name, too.
 
     Returns:
         The generator file, or the plan.
@@ -55,7 +64,8 @@ def fit(
         fresh = fresh and stage.active  # the others find what the first process has made anew
         with fabric.rank_zero_first():
             request = stage.request(FitRequest, asked)
-            dataset, excluded = scans_of(workspace, request)
+            kept = stage.before["excluded"] if stage.before is not None else None
+            dataset, excluded = scans_of(workspace, request, kept, others)
             target = folder / GENERATOR
             entries = {} if fresh else stored_readings(folder)
             changed = changed_scans(dataset, stage.before["cases"], entries) if stage.before is not None else []
@@ -118,11 +128,11 @@ def _make_plan(
 def _write(stage: Stage, entries: Entries, plan: GeneratorPlan, plan_file: Path) -> None:
     if not stage.active:
         return
+    stage.save()  # first: who is killed between these lines goes on with this request, not with another
     if not (stage.folder / READINGS).is_file():
         write_json(stage.folder / READINGS, entries)
     if not plan_file.is_file():
         plan.save(plan_file)
-    stage.save()
 
 
 def _finish(stage: Stage, generator: Generator, entries: Entries, target: Path) -> None:
@@ -135,32 +145,39 @@ def _finish(stage: Stage, generator: Generator, entries: Entries, target: Path) 
     clear(stage.folder)
 
 
-def scans_of(workspace: Workspace, request: FitRequest) -> tuple[RawDataset, set[str]]:
+def scans_of(
+    workspace: Workspace, request: FitRequest, kept: Collection[str] | None = None, others: Sequence[Path] = ()
+) -> tuple[RawDataset, set[str]]:
     """List the scans that a request means.
 
     Args:
         workspace: The task's workspace.
         request: The request.
+        kept: The ids that its rules meant when it was begun; None where it is new. A rule may mean others by now, or name a
+            case that is gone.
+        others: Folders of other images, whose cases the rules may name, too.
 
     Returns:
         The dataset, and the ids that are left out of it.
     """
     extra = [Path(folder) for folder in request.images]
-    excluded = excluded_ids(workspace, request.exclude, extra)
+    excluded = set(kept) if kept is not None else excluded_ids(workspace, request.exclude, extra, others)
     return open_dataset(workspace.raw, extra=extra, exclude=excluded), excluded
 
 
-def fitted_request(workspace: Workspace) -> FitRequest:
-    """Tell what a task's generator was asked for.
+def fitted_scans(workspace: Workspace) -> RawDataset:
+    """List the scans of a task's generator, as far as they are still there.
 
     Args:
         workspace: The task's workspace.
 
     Returns:
-        The request.
+        The dataset, with what has come since.
     """
     file = workspace.generator / MANIFEST
-    return remembered(FitRequest, read_json(file, "run: diffaug fit --fresh"), file)
+    manifest = read_json(file, "run: diffaug fit --fresh")
+    dataset, _ = scans_of(workspace, remembered(FitRequest, manifest, file), manifest["excluded"])
+    return dataset
 
 
 def open_cache(workspace: Workspace, plan: GeneratorPlan) -> VolumeCache:
@@ -173,6 +190,6 @@ def open_cache(workspace: Workspace, plan: GeneratorPlan) -> VolumeCache:
     Returns:
         The cache, with all of the plan's scans.
     """
-    dataset, _ = scans_of(workspace, fitted_request(workspace))
+    dataset = fitted_scans(workspace)
     readings = readings_of(stored_readings(workspace.generator) or measure_scans(dataset))
     return fill_cache(dataset, plan, readings, workspace.generator)

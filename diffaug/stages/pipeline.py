@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from diffaug.audit.folders import FoldersRequest
@@ -10,6 +11,7 @@ from diffaug.budgets import BUDGETS
 from diffaug.errors import DiffaugError
 from diffaug.generator.estimate import in_words, largest_plan, likely_seconds
 from diffaug.generator.plan import GeneratorPlan
+from diffaug.pretraining.sources import KINDS
 from diffaug.stages import audit as auditing
 from diffaug.stages import fit as fitting
 from diffaug.stages import pretrain as pretraining
@@ -141,12 +143,15 @@ def pretrain(
     if "synthetic" in request.images and not done:
         how = upstream or (None, None)
         pretraining.check(workspace, request)  # a slip must not show after hours of fitting
-        model = _generator("pretrain", workspace, how[0], device)
+        others = [Path(name) for name in request.images if name not in KINDS]
+        model = _generator("pretrain", workspace, how[0], device, others)
         _volumes("pretrain", workspace, model, how[1], device)
     return pretraining.pretrain(workspace, request, device=device, fresh=fresh)
 
 
-def _generator(verb: str, workspace: Workspace, request: FitRequest | None, device: str) -> Path:
+def _generator(
+    verb: str, workspace: Workspace, request: FitRequest | None, device: str, others: Sequence[Path] = ()
+) -> Path:
     """Take the generator, or have it fitted: what has been begun goes on as it was begun."""
     file, plan_file = workspace.generator / MANIFEST, workspace.generator / "plan.json"
     target = workspace.generator / fitting.GENERATOR
@@ -168,7 +173,8 @@ def _generator(verb: str, workspace: Workspace, request: FitRequest | None, devi
                 "if you mean it"
             )
         fabric.print(f"{verb}: {'the generator is unfinished' if begun else 'there is no generator yet'}; first {what}")
-    return fitting.fit(workspace, None if begun else request, device=device, fresh=False, plan_only=False, used=True)
+    asked = None if begun else request
+    return fitting.fit(workspace, asked, device=device, fresh=False, plan_only=False, used=True, others=others)
 
 
 def _volumes(verb: str, workspace: Workspace, model: Path, request: SampleRequest | None, device: str) -> Path:

@@ -19,7 +19,17 @@ from diffaug.nnunet.plans import ConfigurationManager, PlansManager, read_plans
 from diffaug.nnunet.weights.path import ENCODER, IMPORTED
 from diffaug.pretraining.fitting import SHAPES, PretextObjective, require_loadable, write_result
 from diffaug.pretraining.pretexts import PRETEXTS
-from diffaug.pretraining.sources import KINDS, Source, draw, find_teacher, open_sources, preprocess, source_hashes
+from diffaug.pretraining.sources import (
+    KINDS,
+    Source,
+    draw,
+    find_teacher,
+    open_sources,
+    preprocess,
+    require_channels,
+    require_teacher,
+    source_hashes,
+)
 from diffaug.scans.cache import VolumeCache
 from diffaug.scans.exclusion import excluded_ids
 from diffaug.stages.requests import PretrainRequest
@@ -101,6 +111,7 @@ def pretrain(workspace: Workspace, asked: PretrainRequest, *, device: str, fresh
         inputs = {source.name: source_hashes(source) for source in sources}
         if stage.before is not None and "inputs" in stage.before:
             stage.refuse(_changed(stage.before["inputs"], inputs))
+        network = _network(work, request, sources)  # what does not fit is told before anything is discarded
         fabric.barrier()  # no process may find what is about to go
         stage.agree(request, inputs=inputs)
         stage.save()
@@ -114,7 +125,7 @@ def pretrain(workspace: Workspace, asked: PretrainRequest, *, device: str, fresh
             **{key: getattr(request, key) for key in ("images", "pretext", "budget", "seed")},
             "version": __version__,
         }
-        network = _fit(work, request, training, volumes, inputs, provenance, fabric)
+        _fit(work, request, training, network, volumes, inputs, fabric)
         if fabric.is_global_zero:
             _finish(stage, work, request, network, provenance)
         fabric.barrier()
@@ -201,26 +212,35 @@ def _volumes(
     return volumes
 
 
+def _network(work: _Work, request: PretrainRequest, sources: Sequence[Source]) -> torch.nn.Module:
+    """Build the network, and require that images, teacher and downstream network fit it."""
+    pretext = PRETEXTS[request.pretext]
+    for source in sources:
+        require_channels(source, work.channels)
+        if pretext.taught:
+            require_teacher(source)
+    torch.manual_seed(request.seed)
+    network = build_network(work.configuration, work.channels, pretext.outputs(work.channels))
+    require_loadable(network, work.workspace, work.configuration, work.plans, work.dataset_json, {})
+    return network
+
+
 def _fit(
     work: _Work,
     request: PretrainRequest,
     training: Training,
+    network: torch.nn.Module,
     volumes: list[tuple[VolumeCache, str]],
     inputs: dict[str, Any],
-    provenance: dict[str, Any],
     fabric: Fabric,
-) -> torch.nn.Module:
+) -> None:
     pretext, configuration = PRETEXTS[request.pretext], work.configuration
-    torch.manual_seed(request.seed)
-    network = build_network(configuration, work.channels, pretext.outputs(work.channels))
-    require_loadable(network, work.workspace, configuration, work.plans, work.dataset_json, provenance)
     objective = PretextObjective(
         network, pretext, volumes, configuration.patch_size, configuration.spacing, request.seed
     )
     identity = [asdict(request), inputs, configuration.configuration]
     folder = work.workspace.encoder
     train(objective, objective.example, training, fabric=fabric, folder=folder, name="pretext", identity=identity)
-    return network
 
 
 def _finish(

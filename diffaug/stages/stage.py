@@ -76,15 +76,16 @@ class Stage:
             )
         return asked
 
-    def agree(self, request: Any, **told: Any) -> None:
+    def agree(self, request: Any, *, keep: Sequence[str] = (), **told: Any) -> None:
         """Begin, or go on. With `--fresh` this is where what was there goes: all checks are behind.
 
         Args:
             request: The settled request.
+            keep: Names of what is not discarded, for it is of now.
             **told: What else the manifest says from the beginning on.
         """
         if self.active and self.fresh:
-            discard(self.folder)
+            discard(self.folder, keep)
         begun = {"stage": self.name, "version": __version__, **told, **(self.before or {})}
         if begun["version"] != __version__ and self.active:
             print(f"{self.name}: begun by diffaug {begun['version']}, goes on with {__version__}", flush=True)

@@ -154,3 +154,17 @@ def test_a_copied_file_is_named_with_its_source_each_scan_setting_the_threshold_
         f"copy{i:02d}": f"r{i:02d}" for i in range(12)
     }
     assert all(float(row["similarity"]) > 0.5 for row in named.values())
+
+
+def test_audit_of_folders_is_made_anew_when_told_so_and_when_a_folder_is_left_out(folders, tmp_path, capsys):
+    for seed in range(3):
+        write_image(tmp_path / "unseen" / f"u{seed}.nii.gz", blob(80 + seed, (16, 16, 16)))
+    with_unseen = FoldersRequest(folders.real, folders.synthetic, unseen=tmp_path / "unseen")
+    audit_folders(with_unseen, tmp_path / "out", device="cpu", fresh=True)
+    assert figures(tmp_path / "out")["volumes"]["unseen"] == 3
+    audit_folders(folders, tmp_path / "out", device="cpu")
+    assert "unseen changed since the report was made" in capsys.readouterr().out
+    report = audit_folders(folders, tmp_path / "out", device="cpu")
+    assert figures(tmp_path / "out")["volumes"]["unseen"] == 0
+    report.write_text("as it was")
+    assert audit_folders(folders, tmp_path / "out", device="cpu", fresh=True).read_text() != "as it was"

@@ -63,10 +63,10 @@ def test_an_accident_of_one_part_leaves_the_others_alone(tmp_path, part, acciden
 
 
 def test_a_killed_part_takes_its_children_with_it(tmp_path):
-    """Loading processes that are left behind would keep the GPU's memory."""
+    """Loading processes that are left behind would keep the GPU's memory; torchrun's are sessions of their own."""
     code = (
         "import subprocess, sys, time, pathlib;"
-        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']);"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True);"
         f"pathlib.Path({str(tmp_path / 'child')!r}).write_text(str(child.pid)); time.sleep(600)"
     )
     assert run([Job("parent", [sys.executable, "-c", code], 2)], tmp_path) == {"parent": "killed: too long"}

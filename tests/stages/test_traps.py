@@ -73,6 +73,7 @@ SLIPS = {
     "pretrain, no such pretext": ["pretrain", "--budget", "cpu-small", "--pretext", "jigsaw"],
     "pretrain, no step": ["pretrain", "--budget", "cpu-small", "--pretext-steps", "0"],
     "pretrain, a list that is not there": ["pretrain", "--budget", "cpu-small", "--exclude", "nosuch.txt"],
+    "pretrain, a teacher for scans": ["pretrain", "--budget", "cpu-small", "--images", "real", "--pretext", "distil"],
     "pretrain, a folder that is not there": ["pretrain", "--budget", "cpu-small", "--images", "nowhere"],
 }
 
@@ -224,3 +225,82 @@ def test_nothing_that_is_exported_tells_a_folder_or_a_case(done, tmp_path):
     content = out.read_bytes()
     for secret in (b"secret_ward", str(tmp_path).encode(), b"blob_", b"free_"):
         assert secret not in content
+
+
+def test_a_case_that_was_left_out_and_is_gone_blocks_nothing(done):
+    """The default rule fold:0 names it still, in splits_final.json."""
+    (left_out, *_) = json.loads((done.workspace.generator / "manifest.json").read_text())["excluded"]
+    splits = [{"train": [], "val": [left_out]}]
+    (done.preprocessed / "splits_final.json").write_text(json.dumps(splits))
+    done.image(left_out).unlink()
+    fit(done.workspace, REQUEST, device="cpu")
+    sample(done.workspace, replace(SHORT, count=5), device="cpu")
+    audit(done.workspace, device="cpu")
+
+
+def test_a_file_that_dataset_json_names_and_that_is_gone_counts_as_gone(done, capsys):
+    info = json.loads((done.raw / "dataset.json").read_text())
+    files = [done.image(case) for case in ("free_0", "free_1")]
+    info["dataset"] = {
+        f.name[:-12]: {"images": [str(f.relative_to(done.raw))]} for f in (done.raw / "imagesTr").iterdir()
+    }
+    (done.raw / "dataset.json").write_text(json.dumps(info))
+    done.image("blob_1").unlink()
+    assert all(file.is_file() for file in files)
+    sample(done.workspace, replace(SHORT, count=5), device="cpu")
+    assert "1 gone (blob_1)" in capsys.readouterr().out
+
+
+def test_a_generator_can_be_fitted_first_where_a_list_names_cases_of_another_folder(task, made, tmp_path):
+    shutil.copytree(made / "preprocessed", task.root / "preprocessed", dirs_exist_ok=True)
+    task.tiny_plan(2, replace(REQUEST, exclude=("none",)))
+    plan = (task.workspace.generator / "plan.json").read_text()
+    shutil.rmtree(task.workspace.generator)
+    write_image(tmp_path / "ward" / "ward_1_0000.nii.gz", blob(50))
+    write_image(tmp_path / "ward" / "ward_2_0000.nii.gz", blob(51))
+    names = tmp_path / "leave_out.txt"
+    names.write_text("ward_1\n")
+    rules = (str(names),)
+    from diffaug.stages import fit as stage
+
+    stage.fit(
+        task.workspace,
+        replace(REQUEST, exclude=rules),
+        device="cpu",
+        fresh=False,
+        plan_only=True,
+        others=[tmp_path / "ward"],
+    )
+    (task.workspace.generator / "plan.json").write_text(plan)
+    request = replace(SYNTHETIC, images=("synthetic", str(tmp_path / "ward")), exclude=rules)
+    pretrain(task.workspace, request, upstream=(replace(REQUEST, exclude=rules), SHORT), device="cpu")
+    told = json.loads((task.workspace.encoder / "manifest.json").read_text())
+    assert "ward_2" in told["case_ids"]
+    assert "ward_1" not in told["case_ids"]
+
+
+def test_killed_before_its_plan_was_written_a_fit_still_knows_what_was_asked(task, refusal, monkeypatch):
+    from diffaug.generator.plan import GeneratorPlan
+
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GeneratorPlan, "save", stop)
+        with pytest.raises(KeyboardInterrupt):
+            fit(task.workspace, REQUEST, device="cpu", plan_only=True)
+    assert "seed" in refusal(fit, task.workspace, replace(REQUEST, seed=1), device="cpu", plan_only=True)
+    assert fit(task.workspace, REQUEST, device="cpu", plan_only=True).is_file()
+
+
+def test_import_discards_no_pretraining_that_is_under_way(done, tmp_path, capsys):
+    encoder = done.workspace.encoder
+    file = shutil.copy(encoder / "encoder.pt", tmp_path / "mine.pt")
+    (encoder / "encoder.pt").unlink()  # as before it has finished
+    assert main(["import", "--task", "905", "--file", str(file)]) == 2
+    assert "--fresh" in capsys.readouterr().err
+    assert (encoder / "manifest.json").is_file()
+    shutil.copy(file, encoder / "encoder.pt")
+    content = (encoder / "encoder.pt").read_bytes()
+    assert main(["import", "--task", "905", "--file", str(encoder / "encoder.pt"), "--fresh"]) == 0, "of itself"
+    assert (encoder / "encoder.pt").read_bytes() == content
