@@ -1,8 +1,23 @@
 """The one exception a user may cause: it carries one line that says what was found, expected and to do."""
 
+from collections.abc import Sequence
+
 
 class DiffaugError(RuntimeError):
     """Something the user can mend. Its message is one line: the file, what was found, what was expected, what to do.
 
     The command line prints the message alone and exits with code 2; `--debug` adds the traceback.
     """
+
+
+def first_of(names: Sequence[str], count: int = 3) -> str:
+    """List as many names as a one-line message bears.
+
+    Args:
+        names: All of them.
+        count: How many are shown.
+
+    Returns:
+        The first, and dots where there are more.
+    """
+    return ", ".join(names[:count]) + (" ..." if len(names) > count else "")

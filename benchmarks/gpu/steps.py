@@ -55,7 +55,7 @@ def measure_steps(
         torch._functorch.config.donated_buffer = False
         for network in objective.networks.values():
             network.compile()
-    batch = _to(fabric, batches[first])
+    batch = fabric.to_device(batches[first])
     count = itertools.count(first)
 
     def step(batch: Any) -> None:
@@ -71,14 +71,10 @@ def measure_steps(
     data = loader(batches, start=first, workers=training.workers, pin=device.type == "cuda")
     for _ in range(1 + training.workers):
         next(data)
-    loaded = _rate(lambda: step(_to(fabric, next(data))), device, seconds)
+    loaded = _rate(lambda: step(fabric.to_device(next(data))), device, seconds)
     figures |= {"steps_per_second": loaded, "without_loading": bare, "loader_share": max(0.0, 1 - loaded / bare)}
     rounded = {name: float(f"{value:.4g}") for name, value in figures.items()}
     return {**rounded, "batch_size": training.batch_size, "workers": training.workers, **peak(device)}
-
-
-def _to(fabric: Fabric, batch: Any) -> Any:
-    return fabric.to_device(batch)
 
 
 def _rate(step: Any, device: torch.device, seconds: float) -> float:
@@ -121,6 +117,6 @@ def losses(objective: Any, training: Training, fabric: Fabric, steps: int) -> li
         def tell(figures: dict[str, Tensor], told: list[Tensor] = told) -> None:
             told.extend(value for name, value in figures.items() if name.endswith("_loss"))
 
-        take_step(objective, _to(fabric, draw[number]), number, training, fabric, optimizers, average, tell)
+        take_step(objective, fabric.to_device(draw[number]), number, training, fabric, optimizers, average, tell)
         found.append(torch.stack([value.float() for value in told]).sum())
     return [round(float(value), 5) for value in found]

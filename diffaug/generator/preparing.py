@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from diffaug.errors import DiffaugError
+from diffaug.errors import DiffaugError, first_of
 from diffaug.generator.plan import GeneratorPlan
 from diffaug.nnunet.plans import read_plans
 from diffaug.scans.cache import VolumeCache
@@ -88,11 +88,7 @@ def changed_scans(dataset: RawDataset, cases: list[str], entries: Entries) -> li
         "gone": sorted(set(cases) - now.keys()),
         "replaced under the old name": replaced,
     }
-    return [
-        f"{len(ids)} {what} ({', '.join(ids[:3])}{' ...' if len(ids) > 3 else ''})"
-        for what, ids in found.items()
-        if ids
-    ]
+    return [f"{len(ids)} {what} ({first_of(ids)})" for what, ids in found.items() if ids]
 
 
 def _is_another(case: Case, entry: Mapping[str, Any]) -> bool:

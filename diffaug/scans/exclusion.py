@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffaug.errors import DiffaugError
+from diffaug.errors import DiffaugError, first_of
 from diffaug.nnunet.splits import FOLDS, default_splits
 from diffaug.scans.dataset import channels_and_ending, labelled_ids, list_cases
 from diffaug.workspace import Workspace, read_json
@@ -68,10 +68,9 @@ def _as_ids(names: Iterable[str], known: set[str], ending: str, rule: str, works
         else:
             found.append(case)
     if unknown:
-        told = ", ".join(unknown[:SHOWN]) + (" ..." if len(unknown) > SHOWN else "")
         raise DiffaugError(
             f"--exclude {rule}: {len(unknown)} of {len(unknown) + len(found)} names are no case of {workspace.dataset} "
-            f"({told}), expected ids such as {min(known, default='case_001')}, one a line; mend the list"
+            f"({first_of(unknown, SHOWN)}), expected ids such as {min(known, default='case_001')}, one a line; mend the list"
         )
     return found
 

@@ -24,6 +24,7 @@ from diffaug.generator.sites import read_sites
 from diffaug.scans.cache import VolumeCache
 from diffaug.scans.dataset import RawDataset, open_dataset
 from diffaug.scans.exclusion import excluded_ids
+from diffaug.scans.grid import Reading
 from diffaug.stages.requests import FitRequest, remembered
 from diffaug.stages.stage import MANIFEST, Stage, open_stage
 from diffaug.training.devices import start_fabric
@@ -83,7 +84,9 @@ def fit(
             sites = {} if planned else _sites(workspace, request, dataset, excluded)  # told before all scans are read
             entries = entries or measure_scans(dataset)
             readings = readings_of(entries)
-            plan = GeneratorPlan.load(plan_file) if planned else _make_plan(workspace, request, dataset, entries, sites)
+            plan = (
+                GeneratorPlan.load(plan_file) if planned else _make_plan(workspace, request, dataset, readings, sites)
+            )
             require_known(plan, plan_file, readings)
             for name in ("autoencoder", "denoiser"):  # before the first of them has taken hours
                 require_shares(getattr(plan, f"{name}_training"), fabric, name)
@@ -110,11 +113,11 @@ def _sites(workspace: Workspace, request: FitRequest, dataset: RawDataset, exclu
 
 
 def _make_plan(
-    workspace: Workspace, request: FitRequest, dataset: RawDataset, entries: Entries, sites: dict[str, str]
+    workspace: Workspace, request: FitRequest, dataset: RawDataset, readings: dict[str, Reading], sites: dict[str, str]
 ) -> GeneratorPlan:
     spacing, patch_size = nnunet_geometry(workspace)
     return make_plan(
-        list(readings_of(entries).values()),
+        list(readings.values()),
         dataset.channels,
         budget=request.budget,
         field_of_view=request.field_of_view,

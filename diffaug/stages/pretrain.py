@@ -13,7 +13,7 @@ from lightning_fabric import Fabric
 
 from diffaug import __version__
 from diffaug.budgets import BUDGETS, Training
-from diffaug.errors import DiffaugError
+from diffaug.errors import DiffaugError, first_of
 from diffaug.nnunet.networks import build_network
 from diffaug.nnunet.plans import ConfigurationManager, PlansManager, read_plans
 from diffaug.nnunet.weights.path import ENCODER, IMPORTED
@@ -187,7 +187,7 @@ def _changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         old, new = before.get(name, {}), now.get(name, {})
         cases = sorted(case for case in old.keys() | new.keys() if old.get(case) != new.get(case))
         if cases:
-            found.append(f"{len(cases)} images of {name} ({', '.join(cases[:3])}{' ...' if len(cases) > 3 else ''})")
+            found.append(f"{len(cases)} images of {name} ({first_of(cases)})")
     return found
 
 
