@@ -130,6 +130,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_task(made)
     _add_fit(made)
     _add_images(made)
+    _add_network(made)
     made.add_argument("--pretext", default="denoise", help="denoise, mae, reverse, fusion and more (%(default)s)")
     made.add_argument("--pretext-steps", type=int, help="length of the pretraining (the budget's own)")
     made.add_argument(
@@ -151,10 +152,12 @@ def build_parser() -> argparse.ArgumentParser:
         "export", _export, "copy the encoder file, without case ids, for nnU-Net's and nnssl's fine-tuning tools"
     )
     _add_task(made)
+    _add_network(made)
     made.add_argument("--out", type=Path, required=True, metavar="FILE", help="the copy")
 
     made = verb("import", _import, "take an encoder file of nnssl, or of another diffaug, for a task's network")
     _add_task(made)
+    _add_network(made)
     made.add_argument("--file", type=Path, required=True, help="the encoder file")
     made.add_argument("--fresh", action="store_true", help="discard an encoder that is there")
 
@@ -169,6 +172,7 @@ def build_parser() -> argparse.ArgumentParser:
     made.add_argument("--budget", choices=BUDGETS, default=DEFAULT, help="(%(default)s)")
     lengths = ", ".join(f"{name} {budget.nnunet['epochs']}" for name, budget in BUDGETS.items())
     made.add_argument("--epochs", type=int, help=f"length of nnU-Net's training ({lengths})")
+    _add_network(made)
     made.add_argument("--exclude", action="append", metavar="RULE", help="cases that the plans must not be made from")
 
     made = verb("phantom", _phantom, "write a dataset of breast MRI phantoms")
@@ -193,6 +197,15 @@ def _add_task(parser: argparse.ArgumentParser, required: bool = True) -> None:
     parser.add_argument("--task", required=required, help="as nnU-Net's -d: 101 or Dataset101_Name")
     parser.add_argument("--plans", default="nnUNetPlans", help="nnU-Net's plans (%(default)s)")
     parser.add_argument("--configuration", default="3d_fullres", help="nnU-Net's configuration (%(default)s)")
+
+
+def _add_network(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--network",
+        default="plan",
+        help="plan, or one that a trainer of its name brings along: PrimusS, PrimusB, PrimusM, PrimusL, PrimusV3S or "
+        "SwinUNETR (%(default)s)",
+    )
 
 
 def _add_fit(parser: argparse.ArgumentParser) -> None:
@@ -231,9 +244,10 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 
 def _workspace(arguments: Arguments) -> Any:
-    from diffaug.workspace import Workspace, dataset_name
+    from diffaug.workspace import PLAN, Workspace, dataset_name
 
-    return Workspace(dataset_name(arguments.task), arguments.plans, arguments.configuration)
+    network = getattr(arguments, "network", PLAN)  # what has no such option makes nothing that differs by network
+    return Workspace(dataset_name(arguments.task), arguments.plans, arguments.configuration, network)
 
 
 def _fit_request(arguments: Arguments) -> Any:
@@ -352,7 +366,13 @@ def _plan(arguments: Arguments) -> None:
     workspace = Workspace(dataset_name(arguments.task), arguments.plans, arguments.base)
     excluded = excluded_ids(workspace, arguments.exclude or ())
     plans_file = ensure_plans(workspace.dataset, arguments.plans, excluded)
-    name = add_budget_configuration(plans_file, budget=arguments.budget, base=arguments.base, epochs=arguments.epochs)
+    name = add_budget_configuration(
+        plans_file,
+        budget=arguments.budget,
+        base=arguments.base,
+        epochs=arguments.epochs,
+        network=arguments.network,
+    )
     print(f"plan: {plans_file}, configuration {name}")
 
 

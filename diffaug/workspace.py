@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from diffaug.errors import DiffaugError
 
+PLAN = "plan"  # the network of nnU-Net's plan, beside those that a trainer brings along
 NNUNET_FOLDERS = {
     "nnUNet_raw": "the raw datasets (DatasetXXX_Name/imagesTr ...)",
     "nnUNet_preprocessed": "nnU-Net's plans and preprocessed cases",
@@ -79,6 +80,18 @@ def dataset_name(task: str | int) -> str:
     raise DiffaugError(f"task {text}: no such dataset in {roots[0]}, found {known}; give its number or full name")
 
 
+def encoder_folder(network: str) -> str:
+    """Name the folder of the encoder of a network.
+
+    Args:
+        network: A key of `diffaug.nnunet.families.NETWORKS`.
+
+    Returns:
+        Its name within the run folder.
+    """
+    return "encoder" if network == PLAN else f"encoder_{network}"
+
+
 @dataclass(frozen=True)
 class Workspace:
     """The run folder of one dataset, plans and configuration: `diffaug__<plans>__<configuration>` and its four rooms.
@@ -87,11 +100,13 @@ class Workspace:
         dataset: Folder name of the dataset, `DatasetXXX_Name`.
         plans: Name of nnU-Net's plans, without `.json`.
         configuration: Name of nnU-Net's configuration, for example `3d_fullres`.
+        network: Which network is pretrained, a key of `diffaug.nnunet.families.NETWORKS`; all share one generator.
     """
 
     dataset: str
     plans: str = "nnUNetPlans"
     configuration: str = "3d_fullres"
+    network: str = PLAN
 
     @property
     def raw(self) -> Path:
@@ -131,7 +146,7 @@ class Workspace:
     @property
     def encoder(self) -> Path:
         """Stage `pretrain`: the encoder file that the nnU-Net trainer loads."""
-        return self.run / "encoder"
+        return self.run / encoder_folder(self.network)
 
 
 @contextmanager

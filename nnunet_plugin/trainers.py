@@ -1,11 +1,14 @@
 """nnU-Net trainers: one that starts from diffaug's pretrained weights, and its twin that starts from random ones.
 
 Network, loss, data, batch size and deep supervision are nnU-Net's own, and so is the optimiser unless the plans ask for
-another. The twin has the same schedule, so that comparing the two tells what pretraining is worth and nothing else.
+another. The twin has the same schedule, so that comparing the two tells what pretraining is worth and nothing else. For each
+network that no plan describes (`diffaug.nnunet.families`) there is such a pair more, named after it:
+`nnUNetTrainerDiffAugPrimusS` and `nnUNetTrainerDiffAugPrimusSScratch`.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,9 +19,13 @@ from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from diffaug.errors import DiffaugError
+from diffaug.nnunet.families import ENCODER_PARTS, NETWORKS, PLAN, family_of, network_of, trainer_name
+from diffaug.nnunet.networks import build_network
 from diffaug.nnunet.weights.format import overlap, read_encoder
 from diffaug.nnunet.weights.path import encoder_path
+from diffaug.nnunet.weights.tensors import unwrapped
 from diffaug.nnunet.weights.transfer import load_encoder
+from diffaug.nnunet.plans import ConfigurationManager, PlansManager
 from diffaug.pretraining.pseudo_labels import MixedCases, pseudo_labels_path
 from nnunet_plugin.schedule import WarmupPolyLR
 from nnunet_plugin.settings import read_settings
@@ -29,6 +36,8 @@ CUDA = torch.device("cuda")
 class nnUNetTrainerDiffAugScratch(nnUNetTrainer):
     """The from-scratch twin: the schedule of `nnUNetTrainerDiffAug`, random weights."""
 
+    network_name = PLAN  # a key of NETWORKS
+
     # nnU-Net rebuilds trainers from exactly these parameters, read from the signature.
     def __init__(
         self, plans: dict, configuration: str, fold: int, dataset_json: dict, device: torch.device = CUDA
@@ -37,7 +46,12 @@ class nnUNetTrainerDiffAugScratch(nnUNetTrainer):
         place = f"{self.plans_manager.plans_name}.json, configuration {configuration}, diffaug block"
         if nnUNet_preprocessed.is_set():
             place = str(Path(nnUNet_preprocessed) / self.plans_manager.dataset_name / place)
-        self.settings = read_settings(self.configuration_manager.configuration.get("diffaug", {}), place)
+        self.family = family_of(self.network_name)
+        block = self.configuration_manager.configuration.get("diffaug", {})
+        self.settings = read_settings(block, place, self.family.recipe)
+        if self.network_name != PLAN:  # what it cannot take is told before any file is looked for
+            network_of(self.configuration_manager.configuration, self.network_name)
+        self.enable_deep_supervision = self.family.deep_supervision
         self.num_epochs = self.settings.epochs
         self.num_iterations_per_epoch = self.settings.iterations_per_epoch
         self.num_val_iterations_per_epoch = self.settings.val_iterations_per_epoch
@@ -48,12 +62,16 @@ class nnUNetTrainerDiffAugScratch(nnUNetTrainer):
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmupPolyLR]:
         """Keep nnU-Net's optimiser, unless the settings say otherwise; give it the schedule with warm-up."""
         optimizer, _ = super().configure_optimizers()
-        settings = self.settings
+        settings, recipe = self.settings, self.family.recipe
         if settings.optimizer == "adamw":
-            optimizer = torch.optim.AdamW(self.network.parameters(), self.initial_lr, weight_decay=1e-2)
+            parameters = self.network.parameters()
+            optimizer = torch.optim.AdamW(parameters, self.initial_lr, recipe.betas, weight_decay=recipe.weight_decay)
+        if recipe.gradient_clip is not None:  # tighter than nnU-Net's own, which comes before
+            optimizer.register_step_pre_hook(self._clip)
         if settings.decoder_first:
-            group = optimizer.param_groups[0]
-            encoder = {id(parameter) for parameter in self.network.encoder.parameters()}
+            group, part = optimizer.param_groups[0], self.family.part
+            named = unwrapped(self.network).named_parameters()
+            encoder = {id(parameter) for name, parameter in named if part(name) in ENCODER_PARTS}
             rest = [parameter for parameter in group["params"] if id(parameter) not in encoder]
             group["params"] = [parameter for parameter in group["params"] if id(parameter) in encoder]
             optimizer.add_param_group({**group, "params": rest})
@@ -61,6 +79,15 @@ class nnUNetTrainerDiffAugScratch(nnUNetTrainer):
             optimizer, self.initial_lr, settings.warmup_epochs, self.num_epochs, settings.decoder_first
         )
         return optimizer, scheduler
+
+    def _clip(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        torch.nn.utils.clip_grad_norm_(parameters, self.family.recipe.gradient_clip or math.inf)
+
+    def set_deep_supervision_enabled(self, enabled: bool) -> None:
+        """Switch answers at lower resolutions on or off, where the network has them."""
+        if self.family.deep_supervision:
+            super().set_deep_supervision_enabled(enabled)
 
 
 class nnUNetTrainerDiffAug(nnUNetTrainerDiffAugScratch):
@@ -83,7 +110,8 @@ class nnUNetTrainerDiffAug(nnUNetTrainerDiffAugScratch):
                 # Of nnU-Net's ways to get here only -pretrained_weights initialises without a checkpoint.
                 raise DiffaugError(
                     f"-pretrained_weights: given together with -tr {type(self).__name__}, which loads the encoder file "
-                    "itself, expected one of the two; leave the option out, or use -tr nnUNetTrainerDiffAugScratch"
+                    "itself, expected one of the two; leave the option out, or use -tr "
+                    f"{trainer_name(self.network_name, scratch=True)}"
                 )
             if len(self.configuration_manager.patch_size) != 3 or self.is_cascaded:
                 kind = "a cascade's second stage" if self.is_cascaded else "2D"
@@ -101,6 +129,7 @@ class nnUNetTrainerDiffAug(nnUNetTrainerDiffAugScratch):
                 encoder,
                 configuration=self.configuration_manager.configuration,
                 parts=self.settings.load,
+                kind=self.network_name,
             )
             self.print_to_log_file(f"diffaug: {report}; from {encoder.path} (sha256 {encoder.hash})")
             self.print_to_log_file(f"diffaug: provenance of the encoder: {encoder.summary()}")
@@ -139,14 +168,14 @@ class nnUNetTrainerDiffAug(nnUNetTrainerDiffAugScratch):
         if self.settings.encoder_file is not None:
             path = Path(nnUNet_results) / Path(os.path.expandvars(self.settings.encoder_file)).expanduser()
             return path, "mend encoder_file in the plan's diffaug block, or leave it out for diffaug's own run folder"
-        return encoder_path(
-            nnUNet_results, dataset, plans, self.configuration_name
-        ), f"run: {self._command('pretrain')}"
+        path = encoder_path(nnUNet_results, dataset, plans, self.configuration_name, self.network_name)
+        return path, f"run: {self._command('pretrain')}"
 
     def _command(self, verb: str) -> str:
         """Write diffaug's command for this training."""
         dataset, plans = self.plans_manager.dataset_name, self.plans_manager.plans_name
-        return f"diffaug {verb} --task {dataset} --plans {plans} --configuration {self.configuration_name}"
+        network = "" if self.network_name == PLAN else f" --network {self.network_name}"
+        return f"diffaug {verb} --task {dataset} --plans {plans} --configuration {self.configuration_name}{network}"
 
     def _refuse_leakage(self, path: Path, provenance: Mapping[str, Any], verb: str) -> None:
         """Stop when an encoder or a labelled volume, made by a verb, comes from cases that will judge the model."""
@@ -175,3 +204,33 @@ class nnUNetTrainerDiffAug(nnUNetTrainerDiffAugScratch):
                 f'{found}, expected none; run: {mend}, or set "allow_leakage": true in the plan\'s diffaug block'
             )
         self.print_to_log_file(f"\n{'!' * 80}\ndiffaug: WARNING: {found}: its validation score is too good\n{'!' * 80}")
+
+
+def _bring(base: type[nnUNetTrainerDiffAugScratch], network: str, name: str) -> type[nnUNetTrainerDiffAugScratch]:
+    """Make the trainer of a network that no plan describes."""
+
+    def build_network_architecture(
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> torch.nn.Module:
+        return build_network(configuration_manager, num_input_channels, num_output_channels, network=network)
+
+    body = {
+        "__doc__": f"`{base.__name__}` for the network {network}.",
+        "__module__": __name__,  # so that it can be pickled
+        "network_name": network,
+        "build_network_architecture": staticmethod(build_network_architecture),
+    }
+    return type(name, (base,), body)
+
+
+TRAINERS = {base.__name__: base for base in (nnUNetTrainerDiffAug, nnUNetTrainerDiffAugScratch)}
+for _network in NETWORKS:
+    if _network != PLAN:
+        for _base, _scratch in ((nnUNetTrainerDiffAug, False), (nnUNetTrainerDiffAugScratch, True)):
+            _name = trainer_name(_network, scratch=_scratch)
+            TRAINERS[_name] = _bring(_base, _network, _name)
+globals().update(TRAINERS)

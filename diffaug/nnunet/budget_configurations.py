@@ -6,7 +6,7 @@ import contextlib
 import io
 import math
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from diffaug.budgets import BUDGETS
 from diffaug.errors import DiffaugError
+from diffaug.nnunet.families import PLAN, Network, network_of
 from diffaug.workspace import Workspace, read_json, write_json
 
 PLANNERS = {
@@ -30,27 +31,27 @@ PLANNERS = {
     "nnUNetResEncUNetXLPlans": nnUNetPlannerResEncXL,
 }
 
-# Forward and backward of the plain network, one thread beside another job, a batch of 2 with 24 x 32 x 48 voxels: 0.19 s,
-# with twice the features 0.43 s. The patch is a whole phantom of the benchmark: parts of it teach less in as many steps.
-CPU_FEATURES = (8, 16, 32, 64)
+# The patch is a whole phantom of the benchmark: parts of it teach less in as many steps.
 CPU_PATCH_VOXELS = 24 * 32 * 48
 CPU_BATCH_SIZE = 2
 
 
 def add_budget_configuration(
-    plans_file: Path, *, budget: str, base: str = "3d_fullres", epochs: int | None = None
+    plans_file: Path, *, budget: str, base: str = "3d_fullres", epochs: int | None = None, network: str = PLAN
 ) -> str:
     """Add a configuration to nnU-Net's plans that stock commands can train within a budget.
 
     The new configuration inherits from the base, and shares its preprocessed cases. `cpu-small` has a smaller patch and
-    network; the GPU budgets keep nnU-Net's own, which its planner has fitted to the memory, and set the schedule alone.
-    An existing configuration of that name stays as it is, for a person may have edited it.
+    network; the GPU budgets keep nnU-Net's own, which its planner has fitted to the memory, and set the schedule alone. A
+    network that a trainer brings along may need another patch: the nearest that it takes. An existing configuration of
+    that name stays as it is, for a person may have edited it.
 
     Args:
         plans_file: nnU-Net's plans.
         budget: `cpu-small`, `gpu-24g` or `gpu-80g`.
         base: The configuration to inherit from.
         epochs: Of the trainers; the budget's own by default.
+        network: A key of `diffaug.nnunet.families.NETWORKS`.
 
     Returns:
         The configuration's name, for example `3d_cpu_small`.
@@ -68,14 +69,23 @@ def add_budget_configuration(
     configurations = plans["configurations"]
     if base not in configurations:
         raise DiffaugError(f"{plans_file}: no configuration {base}, expected one of {', '.join(configurations)}")
-    name = f"{base.removesuffix('_fullres')}_{budget.replace('-', '_')}"
+    name = f"{base.removesuffix('_fullres')}_{budget.replace('-', '_')}{'' if network == PLAN else f'_{network}'}"
     if name in configurations:
         print(f"{plans_file}: configuration {name} is there already, left as it is")
         return name
     resolved = PlansManager(plans).get_configuration(base).configuration
-    added = {"inherits_from": base, "diffaug": {**BUDGETS[budget].nnunet, **({"epochs": epochs} if epochs else {})}}
+    if len(resolved["patch_size"]) != 3:
+        raise DiffaugError(
+            f"{plans_file}: configuration {base} is {len(resolved['patch_size'])}D, expected a 3D one; choose another base"
+        )
+    added: dict[str, Any] = {
+        "inherits_from": base,
+        "diffaug": {**BUDGETS[budget].nnunet, **({"epochs": epochs} if epochs else {})},
+    }
     if budget == "cpu-small":
-        added |= _for_cpu(resolved, f"{plans_file}, configuration {base}")
+        added |= _for_cpu(resolved, added["diffaug"], network)
+    elif network != PLAN:
+        added["patch_size"] = _nearest_patch(network_of(resolved, network, any_patch=True))
     configurations[name] = added
     write_json(plans_file, plans)
     print(f"{plans_file}: added configuration {name} ({', '.join(key for key in added if key != 'inherits_from')})")
@@ -161,45 +171,41 @@ def _quietly() -> Iterator[None]:
             os.environ[variable] = "0"
 
 
-def _for_cpu(base: Mapping[str, Any], place: str) -> dict[str, Any]:
-    """Shrink patch, batch and network: the stages of highest resolution stay, one convolution or block in each."""
-    architecture = base["architecture"]
-    kwargs = dict(architecture["arch_kwargs"])
-    per_stage = {"PlainConvUNet": "n_conv_per_stage", "ResidualEncoderUNet": "n_blocks_per_stage"}
-    network = architecture["network_class_name"].rpartition(".")[2]
-    if network not in per_stage or len(base["patch_size"]) != 3:
-        raise DiffaugError(
-            f"{place}: a {len(base['patch_size'])}D {network}, expected a 3D {' or '.join(per_stage)}; "
-            "choose another base"
-        )
-    stages = min(kwargs["n_stages"], len(CPU_FEATURES))
-    kwargs |= {
-        "n_stages": stages,
-        "features_per_stage": [min(pair) for pair in zip(kwargs["features_per_stage"], CPU_FEATURES, strict=False)],
-        "kernel_sizes": kwargs["kernel_sizes"][:stages],
-        "strides": kwargs["strides"][:stages],
-        per_stage[network]: [1] * stages,
-        "n_conv_per_stage_decoder": [1] * (stages - 1),
-    }
-    return {
-        "patch_size": _small_patch(base["patch_size"], kwargs["strides"]),
-        "batch_size": CPU_BATCH_SIZE,
-        "architecture": {**architecture, "arch_kwargs": kwargs},
-    }
+def _for_cpu(base: Mapping[str, Any], block: dict[str, Any], network: str) -> dict[str, Any]:
+    """Shrink patch, batch and network."""
+    whole = network_of(base, network, any_patch=True)
+    entries = whole.family.small(whole.architecture)
+    entries["diffaug"] = {**block, **entries.get("diffaug", {})}
+    small = network_of({**base, **entries}, network, any_patch=True)
+    return {**entries, "patch_size": _small_patch(small), "batch_size": CPU_BATCH_SIZE}
 
 
-def _small_patch(patch: list[int], strides: list[list[int]]) -> list[int]:
-    """Grow a patch from its smallest size, the axis that lags behind the base's shape first, up to the voxel budget."""
-    steps = [math.prod(axis) for axis in zip(*strides, strict=True)]
-    small = list(steps)
+def _nearest_patch(network: Network) -> list[int]:
+    """Round a patch to the nearest size that the network takes."""
+    step = network.family.step(network.kwargs)
+    patch = [max(1, math.floor(edge / each + 0.5)) * each for edge, each in zip(network.patch_size, step, strict=True)]
+    while not network.family.takes(patch, network.kwargs):
+        _grow(patch, network.patch_size, step, range(len(patch)))
+    return patch
+
+
+def _small_patch(network: Network) -> list[int]:
+    """Grow a patch from its smallest size up to the voxel budget, and beyond it if the network needs that."""
+    whole, step = network.patch_size, network.family.step(network.kwargs)
+    patch = list(step)
     while True:
-        grown = [
-            (small[axis] / patch[axis], axis)
-            for axis, step in enumerate(steps)
-            if small[axis] + step <= patch[axis]
-            and math.prod(small) // small[axis] * (small[axis] + step) <= CPU_PATCH_VOXELS
+        fits = [
+            axis
+            for axis, each in enumerate(step)
+            if patch[axis] + each <= whole[axis]
+            and math.prod(patch) // patch[axis] * (patch[axis] + each) <= CPU_PATCH_VOXELS
         ]
-        if not grown:
-            return small
-        axis = min(grown)[1]
-        small[axis] += steps[axis]
+        if not fits and network.family.takes(patch, network.kwargs):
+            return patch
+        _grow(patch, whole, step, fits or range(len(patch)))
+
+
+def _grow(patch: list[int], whole: Sequence[int], step: Sequence[int], axes: Iterable[int]) -> None:
+    """Grow a patch by one step along that one of some axes that lags most behind a larger patch's shape."""
+    axis = min(axes, key=lambda each: patch[each] / whole[each])
+    patch[axis] += step[axis]

@@ -7,47 +7,41 @@ from typing import Any
 
 import numpy as np
 import torch
-from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
 from diffaug.errors import DiffaugError
+from diffaug.nnunet.families import PLAN, network_of
 
-UNETS = ("PlainConvUNet", "ResidualEncoderUNet")
 # what nnU-Net's checkpoints hold beside tensors and plain values
 NUMPY_SCALARS = [np.dtype, np.float64(0).__reduce__()[0], *{type(np.dtype(kind)) for kind in (np.float32, np.float64)}]
 
 
 def build_network(
-    configuration: ConfigurationManager, channels: int, outputs: int, *, deep_supervision: bool = False
+    configuration: ConfigurationManager,
+    channels: int,
+    outputs: int,
+    *,
+    network: str = PLAN,
+    deep_supervision: bool = False,
 ) -> nn.Module:
-    """Build the very network of an nnU-Net configuration.
+    """Build the very network that nnU-Net's trainer will build for a configuration.
 
     Args:
         configuration: nnU-Net's configuration.
         channels: C of the volumes.
         outputs: Of the last layer.
-        deep_supervision: Whether it also answers at lower resolutions.
+        network: A key of `diffaug.nnunet.families.NETWORKS`.
+        deep_supervision: Whether it also answers at lower resolutions, where its family can.
 
     Returns:
         The network.
 
     Raises:
-        DiffaugError: If it is none of nnU-Net's U-Nets, whose encoder and decoder diffaug can tell apart.
+        DiffaugError: If it is none that diffaug knows, or cannot take the configuration's patch size.
     """
-    name = configuration.network_arch_class_name
-    if name.rpartition(".")[2] not in UNETS:
-        raise DiffaugError(
-            f"{name}: no network that diffaug knows, expected {' or '.join(UNETS)}; use plans of nnU-Net's own planners"
-        )
-    return get_network_from_plans(
-        name,
-        configuration.network_arch_init_kwargs,
-        configuration.network_arch_init_kwargs_req_import,
-        channels,
-        outputs,
-        deep_supervision=deep_supervision,
-    )
+    found = network_of(configuration.configuration, network)
+    return found.build(channels, outputs, deep_supervision=deep_supervision)
 
 
 def build_downstream(
@@ -55,21 +49,24 @@ def build_downstream(
     plans: PlansManager,
     dataset_json: dict[str, Any],
     *,
+    network: str = PLAN,
     deep_supervision: bool = True,
 ) -> nn.Module:
-    """Build the network as nnU-Net's trainer will.
+    """Build the network with the outputs of a task.
 
     Args:
         configuration: nnU-Net's configuration.
         plans: nnU-Net's plans.
         dataset_json: The task's `dataset.json`.
+        network: A key of `diffaug.nnunet.families.NETWORKS`.
         deep_supervision: Whether it also answers at lower resolutions, as in training.
 
     Returns:
         The network.
     """
     heads = plans.get_label_manager(dataset_json).num_segmentation_heads
-    return build_network(configuration, len(dataset_json["channel_names"]), heads, deep_supervision=deep_supervision)
+    channels = len(dataset_json["channel_names"])
+    return build_network(configuration, channels, heads, network=network, deep_supervision=deep_supervision)
 
 
 def read_checkpoint(file: Path) -> dict[str, Any]:

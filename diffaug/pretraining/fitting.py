@@ -47,7 +47,9 @@ class PretextObjective:
         patch_size: Sequence[int],
         spacing: Sequence[float],
         seed: int,
+        weight_decay: float = 1e-2,
     ) -> None:
+        self.weight_decay = weight_decay
         self.networks = {"network": network}
         self.pretext = pretext
         self.patch_size = tuple(patch_size)
@@ -93,7 +95,7 @@ class PretextObjective:
         Returns:
             The optimiser of the network.
         """
-        return {"network": AdamW(self.networks["network"].parameters(), learning_rate, weight_decay=1e-2)}
+        return {"network": AdamW(self.networks["network"].parameters(), learning_rate, weight_decay=self.weight_decay)}
 
     def losses(self, batch: Tensor, progress: float) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
         """Yield the pretext's loss.
@@ -167,7 +169,7 @@ def require_loadable(
     Raises:
         DiffaugError: If it does not fit.
     """
-    downstream = build_downstream(configuration, plans, dataset_json)
+    downstream = build_downstream(configuration, plans, dataset_json, network=workspace.network)
     with tempfile.TemporaryDirectory() as folder:
         dummy = Path(folder) / "encoder.pt"
         save_encoder(
@@ -176,8 +178,10 @@ def require_loadable(
             name=workspace.configuration,
             configuration=configuration.configuration,
             provenance=provenance,
+            kind=workspace.network,
         )
-        load_encoder(downstream, read_encoder(dummy), configuration=configuration.configuration)
+        stored = read_encoder(dummy)
+        load_encoder(downstream, stored, configuration=configuration.configuration, kind=workspace.network)
 
 
 def write_result(
@@ -206,6 +210,7 @@ def write_result(
         name=workspace.configuration,
         configuration=configuration.configuration,
         provenance=provenance,
+        kind=workspace.network,
     )
     lines = [line for line in read_log(folder / "log.jsonl") if line["fit"] == "pretext"]
     drawn = {

@@ -11,15 +11,15 @@ from typing import Any
 import torch
 
 from diffaug.errors import DiffaugError
+from diffaug.nnunet.families import network_of, trained_network
 from diffaug.nnunet.networks import build_downstream, read_checkpoint
-from diffaug.nnunet.plans import read_plans
+from diffaug.nnunet.plans import PlansManager, read_plans
 from diffaug.nnunet.weights.format import read_encoder, write_encoder
 from diffaug.nnunet.weights.path import IMPORTED
 from diffaug.nnunet.weights.transfer import load_encoder
 from diffaug.pretraining.sources import KINDS
 from diffaug.workspace import Workspace, atomic_path, discard, locked, read_json, write_json
 
-STOCK = "nnUNetTrainer"
 TRAINING_ONLY = ("optimizer_state", "grad_scaler_state", "logging")
 
 
@@ -75,8 +75,9 @@ def import_encoder(workspace: Workspace, file: Path, *, fresh: bool = False) -> 
     plans, configuration = read_plans(workspace)
     dataset_json = read_json(workspace.raw / "dataset.json", "restore it")
     encoder = read_encoder(file, "give an encoder file of nnssl or diffaug")
-    network = build_downstream(configuration, plans, dataset_json)
-    report = load_encoder(network, encoder, configuration=configuration.configuration, parts="encoder")
+    kind = workspace.network
+    network = build_downstream(configuration, plans, dataset_json, network=kind)
+    report = load_encoder(network, encoder, configuration=configuration.configuration, parts="encoder", kind=kind)
     target = workspace.encoder / "encoder.pt"
     with locked(workspace.encoder):
         there = [
@@ -95,7 +96,7 @@ def import_encoder(workspace: Workspace, file: Path, *, fresh: bool = False) -> 
 
 
 def share_model(folder: Path, out: Path) -> Path:
-    """Copy a trained model so that it predicts where diffaug is not installed: the network is nnU-Net's own anyway.
+    """Copy a trained model so that it predicts where diffaug is not installed: most networks are nnU-Net's own anyway.
 
     Args:
         folder: nnU-Net's folder of the model, `TRAINER__PLANS__CONFIGURATION`.
@@ -105,7 +106,7 @@ def share_model(folder: Path, out: Path) -> Path:
         The copy's folder.
 
     Raises:
-        DiffaugError: If there is no finished fold, or the copy is there already.
+        DiffaugError: If there is no finished fold, the copy is there already, or nnU-Net has no trainer of the network.
     """
     checkpoints = sorted(folder.glob("fold_*/checkpoint_final.pth"))
     missing = [name for name in ("plans.json", "dataset.json") if not (folder / name).is_file()]
@@ -115,7 +116,14 @@ def share_model(folder: Path, out: Path) -> Path:
             "nnU-Net's folder TRAINER__PLANS__CONFIGURATION of a finished training; give that"
         )
     trainer, plans, configuration = folder.name.split("__", 2)
-    target = out / folder.parent.name / f"{STOCK}__{plans}__{configuration}"
+    planned = PlansManager(str(folder / "plans.json")).get_configuration(configuration)
+    stock = network_of(planned.configuration, trained_network(trainer)).stock
+    if stock is None:
+        raise DiffaugError(
+            f"{folder}: nnU-Net has no trainer of this network, expected one that it has; share the model's folder as it is "
+            "with people who have diffaug"
+        )
+    target = out / folder.parent.name / f"{stock}__{plans}__{configuration}"
     if target.exists():
         raise DiffaugError(f"{target}: is there already, expected a new folder; give another --out")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -123,7 +131,7 @@ def share_model(folder: Path, out: Path) -> Path:
         copy = Path(place) / target.name
         for checkpoint in checkpoints:
             content = {k: v for k, v in read_checkpoint(checkpoint).items() if k not in TRAINING_ONLY}
-            content |= {"trainer_name": STOCK, "diffaug": {"trainer": trainer}}
+            content |= {"trainer_name": stock, "diffaug": {"trainer": trainer}}
             with atomic_path(copy / checkpoint.parent.name / checkpoint.name) as temporary:
                 torch.save(content, temporary)
         for name in ("plans.json", "dataset.json", "dataset_fingerprint.json"):

@@ -14,11 +14,11 @@ from lightning_fabric import Fabric
 from diffaug import __version__
 from diffaug.budgets import BUDGETS, Training
 from diffaug.errors import DiffaugError, first_of
-from diffaug.nnunet.networks import build_network
+from diffaug.nnunet.families import Network, network_of
 from diffaug.nnunet.plans import ConfigurationManager, PlansManager, read_plans
 from diffaug.nnunet.weights.path import ENCODER, IMPORTED
 from diffaug.pretraining.fitting import SHAPES, PretextObjective, require_loadable, write_result
-from diffaug.pretraining.pretexts import PRETEXTS
+from diffaug.pretraining.pretexts import PRETEXTS, pretext_for
 from diffaug.pretraining.sources import (
     KINDS,
     Source,
@@ -104,6 +104,8 @@ def pretrain(workspace: Workspace, asked: PretrainRequest, *, device: str, fresh
             fabric.print(f"pretrain: {target} is there already")
             return target
         training = replace(BUDGETS[request.budget].pretraining, seed=request.seed)
+        rate = min(training.learning_rate, work.network.family.recipe.pretraining_rate)
+        training = replace(training, learning_rate=rate)
         if request.steps is not None:
             training = replace(training, steps=request.steps)
         require_shares(training, fabric, "pretext")
@@ -169,11 +171,13 @@ class _Work:
     plans: PlansManager
     configuration: ConfigurationManager
     dataset_json: dict[str, Any]
+    network: Network
 
     @staticmethod
     def of(workspace: Workspace) -> _Work:
         plans, configuration = read_plans(workspace)
-        return _Work(workspace, plans, configuration, read_json(workspace.raw / "dataset.json", "restore it"))
+        network = network_of(configuration.configuration, workspace.network)
+        return _Work(workspace, plans, configuration, read_json(workspace.raw / "dataset.json", "restore it"), network)
 
     @property
     def channels(self) -> int:
@@ -214,13 +218,13 @@ def _volumes(
 
 def _network(work: _Work, request: PretrainRequest, sources: Sequence[Source]) -> torch.nn.Module:
     """Build the network, and require that images, teacher and downstream network fit it."""
-    pretext = PRETEXTS[request.pretext]
+    pretext = pretext_for(request.pretext, work.network)
     for source in sources:
         require_channels(source, work.channels)
         if pretext.taught:
             require_teacher(source)
     torch.manual_seed(request.seed)
-    network = build_network(work.configuration, work.channels, pretext.outputs(work.channels))
+    network = work.network.build(work.channels, pretext.outputs(work.channels))
     require_loadable(network, work.workspace, work.configuration, work.plans, work.dataset_json, {})
     return network
 
@@ -234,9 +238,15 @@ def _fit(
     inputs: dict[str, Any],
     fabric: Fabric,
 ) -> None:
-    pretext, configuration = PRETEXTS[request.pretext], work.configuration
+    pretext, configuration = pretext_for(request.pretext, work.network), work.configuration
     objective = PretextObjective(
-        network, pretext, volumes, configuration.patch_size, configuration.spacing, request.seed
+        network,
+        pretext,
+        volumes,
+        configuration.patch_size,
+        configuration.spacing,
+        request.seed,
+        work.network.family.recipe.weight_decay,
     )
     identity = [asdict(request), inputs, configuration.configuration]
     folder = work.workspace.encoder

@@ -1,5 +1,5 @@
 """The module nnU-Net imports by its bare name, then forgets; the trainers live on in the installed package."""
 
-from nnunet_plugin.trainers import nnUNetTrainerDiffAug, nnUNetTrainerDiffAugScratch
+from nnunet_plugin.trainers import TRAINERS
 
-__all__ = ["nnUNetTrainerDiffAug", "nnUNetTrainerDiffAugScratch"]
+globals().update(TRAINERS)

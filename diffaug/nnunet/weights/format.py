@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from diffaug.errors import DiffaugError
-from diffaug.nnunet.weights.tensors import part_of, tensors_of, unwrapped
+from diffaug.nnunet.families import ENCODER_PARTS, PLAN, network_of
+from diffaug.nnunet.weights.tensors import tensors_of, unwrapped
 from diffaug.workspace import atomic_path, file_hash
 
 FORMAT = 1  # of the block `diffaug`
@@ -45,27 +46,34 @@ class EncoderFile:
 
 
 def save_encoder(
-    path: Path, network: nn.Module, *, name: str, configuration: Mapping[str, Any], provenance: Mapping[str, Any]
+    path: Path,
+    network: nn.Module,
+    *,
+    name: str,
+    configuration: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    kind: str = PLAN,
 ) -> None:
     """Write a network's encoder and decoder body, without its output layers, atomically.
 
     Args:
         path: The file to write.
-        network: A `PlainConvUNet` or `ResidualEncoderUNet` built from `configuration`, wrapped or not.
+        network: Built from `configuration`, wrapped or not.
         name: Name of the configuration, for example `3d_fullres`.
         configuration: The configuration with its inheritance resolved (`ConfigurationManager.configuration`).
         provenance: What the weights have seen, and how: `case_ids` lists every real case that the encoder, or the
             generator of its images, was trained on; further keys are free (pretext, images, steps, version ...).
             Plain Python values only.
+        kind: A key of `diffaug.nnunet.families.NETWORKS`.
     """
-    unet = unwrapped(network)
+    bare, planned = unwrapped(network), network_of(configuration, kind)
     weights = {}
-    for tensor, names in tensors_of(unet):
-        # One copy under all its names, which torch.save then stores once.
+    for tensor, names in tensors_of(bare):
+        # One copy under all its names, which torch.save then stores once; other names of the encoder are left to the reader.
         copy = tensor.detach().cpu().clone()
-        weights.update({n: copy for n in names if n.startswith("encoder.") or part_of(n) == "decoder"})
-    architecture = configuration["architecture"]
-    patch_size = [int(size) for size in configuration["patch_size"]]
+        own = [n for n in names if planned.family.part(n) in (*ENCODER_PARTS, "decoder")]
+        weights.update({n: copy for n in own if not n.startswith("decoder.encoder.")})
+    keys, architecture, patch_size = planned.family.keys(bare), planned.architecture, list(planned.patch_size)
     content = {
         "network_weights": weights,
         "nnssl_adaptation_plan": {
@@ -79,12 +87,12 @@ def save_encoder(
                     name: {"spacing": [float(mm) for mm in configuration["spacing"]], "patch_size": patch_size}
                 }
             },
-            "pretrain_num_input_channels": weights[f"{unet.keys_to_in_proj[0]}.weight"].shape[1],
+            "pretrain_num_input_channels": weights[f"{keys.inputs[0]}.weight"].shape[1],
             "recommended_downstream_patchsize": patch_size,
-            "key_to_encoder": unet.key_to_encoder,
-            "key_to_stem": unet.key_to_stem,
-            "keys_to_in_proj": tuple(unet.keys_to_in_proj),
-            "key_to_lpe": None,
+            "key_to_encoder": keys.encoder,
+            "key_to_stem": keys.stem,
+            "keys_to_in_proj": keys.inputs,
+            "key_to_lpe": keys.position,
         },
         "citations": [],
         "diffaug": dict(provenance),

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from diffaug.errors import DiffaugError
+from diffaug.nnunet.families import ENCODER_PARTS, PLAN, Keys, Network, network_of
 from diffaug.nnunet.weights.format import EncoderFile
 from diffaug.nnunet.weights.identity import require_same_architecture
-from diffaug.nnunet.weights.tensors import part_of, tensors_of, unwrapped
+from diffaug.nnunet.weights.position import resampled
+from diffaug.nnunet.weights.tensors import tensors_of, unwrapped
 
-PARTS = ("encoder", "encoder+decoder")
+PARTS = {"encoder": ENCODER_PARTS, "encoder+decoder": (*ENCODER_PARTS, "decoder")}
 
 
 @dataclass(frozen=True)
@@ -27,28 +29,37 @@ class LoadReport:
         total: Number of tensors of the network, each counted once.
         left_random: Modules that keep their random initialisation.
         channels_repeated: Whether one pretrained input channel was spread over several.
+        positions_resampled: Whether the position embedding is that of another patch size, interpolated.
     """
 
     loaded: int
     total: int
     left_random: tuple[str, ...]
     channels_repeated: bool
+    positions_resampled: bool = False
 
     def __str__(self) -> str:
         text = f"{self.loaded} of {self.total} tensors, left random: {', '.join(self.left_random) or 'none'}"
-        return text + (", one input channel repeated and averaged over all" if self.channels_repeated else "")
+        text += ", one input channel repeated and averaged over all" if self.channels_repeated else ""
+        return text + (", position embedding resampled to the patch size" if self.positions_resampled else "")
 
 
 def load_encoder(
-    network: nn.Module, encoder: EncoderFile, *, configuration: Mapping[str, Any], parts: str = "encoder+decoder"
+    network: nn.Module,
+    encoder: EncoderFile,
+    *,
+    configuration: Mapping[str, Any],
+    parts: str = "encoder+decoder",
+    kind: str = PLAN,
 ) -> LoadReport:
     """Copy pretrained weights into a network: all of the asked parts, or nothing.
 
     Args:
-        network: A `PlainConvUNet` or `ResidualEncoderUNet` built from `configuration`, wrapped or not.
+        network: Built from `configuration`, wrapped or not.
         encoder: The weights.
         configuration: The configuration with its inheritance resolved (`ConfigurationManager.configuration`).
         parts: `encoder`, or `encoder+decoder` for all but the output layers.
+        kind: A key of `diffaug.nnunet.families.NETWORKS`.
 
     Returns:
         What was loaded and what keeps its random initialisation.
@@ -56,16 +67,18 @@ def load_encoder(
     Raises:
         DiffaugError: If file and network differ in architecture, names, shapes or input channels.
     """
-    unet = unwrapped(network)
-    wanted = parts.split("+")
-    require_same_architecture(encoder, configuration["architecture"], with_decoder="decoder" in wanted)
-    weights = _renamed(encoder, unet)
-    input_weights = {f"{key}.weight" for key in unet.keys_to_in_proj}
+    bare, planned, wanted = unwrapped(network), network_of(configuration, kind), PARTS[parts]
+    theirs = require_same_architecture(encoder, planned, with_decoder="decoder" in wanted)
+    keys, part = planned.family.keys(bare), planned.family.part
+    weights = _renamed(encoder, keys)
+    input_weights = {f"{key}.weight" for key in keys.inputs}
     pairs, left_random, known = [], [], set()
-    channels_repeated = False
-    for target, names in tensors_of(unet):
+    channels_repeated = positions_resampled = False
+    for target, names in tensors_of(bare):
         known.update(names)
-        if part_of(names[0]) not in wanted:
+        if part(names[0]) == "unused":
+            continue
+        if part(names[0]) not in wanted:
             left_random.append(".".join(names[0].split(".")[:2]))
             continue
         source = next((weights[name] for name in names if name in weights), None)
@@ -77,9 +90,12 @@ def load_encoder(
         if input_weights & set(names) and source.ndim == target.ndim and source.shape[1] != target.shape[1]:
             source = _repeat_channel(source, target.shape[1], encoder.path)
             channels_repeated = True
+        if part(names[0]) == "position" and source.shape != target.shape:
+            source = _resampled(source, encoder, theirs, planned)
+            positions_resampled = True
         _require_fit(encoder.path, names[0], source, target)
         pairs.append((target, source))
-    unknown = [name for name in weights if part_of(name) in wanted and name not in known]
+    unknown = [name for name in weights if part(name) in wanted and name not in known]
     if unknown:
         raise DiffaugError(
             f"{encoder.path}: {len(unknown)} tensors have no place in the network, the first is {unknown[0]}; "
@@ -89,14 +105,14 @@ def load_encoder(
         for target, source in pairs:
             target.copy_(source)
     total = len(pairs) + len(left_random)
-    return LoadReport(len(pairs), total, tuple(dict.fromkeys(left_random)), channels_repeated)
+    return LoadReport(len(pairs), total, tuple(dict.fromkeys(left_random)), channels_repeated, positions_resampled)
 
 
-def _renamed(encoder: EncoderFile, network: Any) -> dict[str, Tensor]:
+def _renamed(encoder: EncoderFile, keys: Keys) -> dict[str, Tensor]:
     """Give the file's tensors the network's names; nnssl calls the encoder after its pretext (`online_encoder`...)."""
     plan = encoder.adaptation_plan
     # The stem first: in some networks its name begins with the encoder's.
-    prefixes = ((plan["key_to_stem"], network.key_to_stem), (plan["key_to_encoder"], network.key_to_encoder))
+    prefixes = ((plan["key_to_stem"], keys.stem), (plan["key_to_encoder"], keys.encoder))
     weights = {}
     for name, tensor in encoder.weights.items():
         for theirs, ours in prefixes:
@@ -115,6 +131,22 @@ def _repeat_channel(source: Tensor, channels: int, path: Path) -> Tensor:
         )
     # Divided by their number, so that the same image in every channel gives the pretrained response.
     return source.repeat(1, channels, *[1] * (source.ndim - 2)) / channels
+
+
+def _resampled(source: Tensor, encoder: EncoderFile, theirs: Mapping[str, Any], planned: Network) -> Tensor:
+    """Bring the position embedding of the file's patch size to the network's."""
+    patch = encoder.adaptation_plan.get("recommended_downstream_patchsize") or theirs.get("input_shape") or ()
+    tokens = [
+        [edge // token for edge, token in zip(shape, planned.family.token(planned.kwargs), strict=False)]
+        for shape in (patch, planned.patch_size)
+    ]
+    try:
+        return resampled(source.float(), *tokens).to(source.dtype)
+    except ValueError as error:
+        raise DiffaugError(
+            f"{encoder.path}: its position embedding has {source.shape[1]} tokens, expected as many as a patch of "
+            f"{' x '.join(map(str, patch)) or 'unknown size'} has; make the file again with diffaug pretrain"
+        ) from error
 
 
 def _require_fit(path: Path, name: str, source: Tensor, target: Tensor) -> None:

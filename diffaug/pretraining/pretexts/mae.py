@@ -25,12 +25,14 @@ class Mae:
         blocks: How many along the shortest axis of a patch.
         sparse: Whether hidden voxels take no part in the encoder, see `diffaug.pretraining.pretexts.sparse`; otherwise they
             are zeros like any others.
+        token: Voxels per axis that a transformer takes together first: blocks are whole tokens, so that none is half seen.
         taught: See `Pretext.taught`.
     """
 
     masked: float = 0.7
     blocks: int = 4
     sparse: bool = False
+    token: tuple[int, ...] = (1, 1, 1)
     taught: ClassVar[int] = 0
 
     def outputs(self, channels: int) -> int:
@@ -40,11 +42,12 @@ class Mae:
     def solve(self, network: nn.Module, clean: Tensor) -> Shown:
         """See `Pretext.solve`; the loss is the mean squared error over the masked voxels."""
         size = clean.shape[2:]
-        block = max(1, min(LARGEST_BLOCK, min(size) // self.blocks))
-        cells = [-(-n // block) for n in size]
+        edge = max(1, min(LARGEST_BLOCK, min(size) // self.blocks))
+        block = [-(-edge // token) * token for token in self.token]
+        cells = [-(-n // edge) for n, edge in zip(size, block, strict=True)]
         masked = (torch.rand(len(clean), 1, *cells, device=clean.device) < self.masked).float()
         z, y, x = size
-        masked = F.interpolate(masked, scale_factor=block, mode="nearest")[..., :z, :y, :x]
+        masked = F.interpolate(masked, scale_factor=tuple(map(float, block)), mode="nearest")[..., :z, :y, :x]
         seen = clean * (1 - masked)  # zero is the mean of a normalised scan
         with sparse(network, masked) if self.sparse else nullcontext():
             predicted = network(seen).float()
