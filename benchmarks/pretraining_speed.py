@@ -19,12 +19,12 @@ import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
 from benchmarks.measuring import machine, write_report
+from benchmarks.shapes import draw_shapes
 from benchmarks.step_profile import bare_step, profile_fit
 from diffaug.budgets import BUDGETS
 from diffaug.pretraining.fitting import PretextObjective
 from diffaug.pretraining.pretexts import PRETEXTS
 from diffaug.scans.cache import VolumeCache
-from diffaug.scans.shapes import draw_shapes
 
 PATCH = (48, 24, 32)
 VOLUMES = 24

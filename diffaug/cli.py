@@ -131,21 +131,13 @@ def build_parser() -> argparse.ArgumentParser:
     _add_fit(made)
     _add_images(made)
     _add_network(made)
-    made.add_argument("--pretext", default="denoise", help="denoise, mae, reverse, fusion and more (%(default)s)")
+    made.add_argument(
+        "--pretext", default="denoise", help="denoise, mae or, with the generator as teacher, clusters (%(default)s)"
+    )
     made.add_argument("--pretext-steps", type=int, help="length of the pretraining (the budget's own)")
     made.add_argument(
         "-n", "--count", type=int, default=200, help="volumes to sample, if that is missing (%(default)s)"
     )
-    _add_run(made)
-
-    made = verb("label", _label, "label synthetic volumes with a trained model, for self-training (synthetic_share)")
-    _add_task(made)
-    made.add_argument("--fold", default="0", help="whose model is the teacher (%(default)s)")
-    made.add_argument("--tr", default="nnUNetTrainerDiffAug", help="the teacher's trainer (%(default)s)")
-    made.add_argument("--teacher", metavar="CONFIGURATION", help="the teacher's configuration (the task's own)")
-    _add_images(made)
-    made.add_argument("--exclude", action="append", metavar="RULE", help="cases that must not be seen (fold:FOLD)")
-    made.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     _add_run(made)
 
     made = verb(
@@ -228,7 +220,7 @@ def _add_fit(parser: argparse.ArgumentParser) -> None:
 
 def _add_images(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--images", nargs="+", default=["synthetic"], help="any of: synthetic, real, shapes, a FOLDER (synthetic)"
+        "--images", nargs="+", default=["synthetic"], help="any of: synthetic, real, a FOLDER (synthetic)"
     )
 
 
@@ -324,20 +316,6 @@ def _pretrain(arguments: Arguments) -> None:
     upstream = (_fit_request(arguments), SampleRequest(arguments.count))
     made = pretrain(_workspace(arguments), request, upstream=upstream, device=arguments.device, fresh=arguments.fresh)
     print(f"pretrain: {made}")
-
-
-def _label(arguments: Arguments) -> None:
-    from diffaug.pretraining.labelling import LabelRequest, label
-
-    request = LabelRequest(
-        fold=arguments.fold,
-        trainer=arguments.tr,
-        teacher=arguments.teacher,
-        images=_images(arguments),
-        exclude=tuple(arguments.exclude or ("none" if arguments.fold == "all" else f"fold:{arguments.fold}",)),
-        seed=arguments.seed,
-    )
-    print(f"label: {label(_workspace(arguments), request, device=arguments.device, fresh=arguments.fresh)}")
 
 
 def _export(arguments: Arguments) -> None:

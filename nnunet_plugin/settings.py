@@ -28,7 +28,6 @@ class Settings:
         encoder_file: The encoder file, relative to `nnUNet_results` or absolute; None for diffaug's own run folder.
         allow_leakage: Whether to go on when the encoder has seen validation cases of the fold.
         architecture: Arguments of a network that a trainer brings along, where they shall not be the usual ones.
-        synthetic_share: Share of the training batches' cases that are volumes labelled by a teacher (`diffaug label`).
     """
 
     epochs: int = 1000
@@ -42,7 +41,6 @@ class Settings:
     encoder_file: str | None = None
     allow_leakage: bool = False
     architecture: dict[str, Any] = field(default_factory=dict)
-    synthetic_share: float = 0.0
 
 
 def _is_count(value: Any, least: int = 1) -> bool:
@@ -62,11 +60,10 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "encoder_file": (lambda value: value is None or isinstance(value, str), "a path or null"),
     "allow_leakage": (lambda value: isinstance(value, bool), "true or false"),
     "architecture": (lambda value: isinstance(value, dict), "a JSON object of arguments"),
-    "synthetic_share": (lambda value: type(value) in (int, float) and 0 <= value < 1, "a number from 0 to below 1"),
 }
 
 
-def read_settings(block: Any, place: str, recipe: Recipe = Recipe()) -> Settings:
+def read_settings(block: Any, place: str, recipe: Recipe) -> Settings:
     """Check the `diffaug` block of a configuration and fill in what it leaves out.
 
     Args:
@@ -90,7 +87,11 @@ def read_settings(block: Any, place: str, recipe: Recipe = Recipe()) -> Settings
             raise DiffaugError(f"{place}: {key} is {value!r}, expected {expected}; mend it in the plans")
     epochs = block.get("epochs", Settings.epochs)
     optimizer = block.get("optimizer", recipe.optimizer)
-    usual = {"warmup_epochs": round(0.05 * epochs), "optimizer": optimizer, "initial_lr": recipe.learning_rates[optimizer]}
+    usual = {
+        "warmup_epochs": round(0.05 * epochs),
+        "optimizer": optimizer,
+        "initial_lr": recipe.learning_rates[optimizer],
+    }
     settings = Settings(**{**usual, **block})
     for key in ("warmup_epochs", "decoder_first"):
         if getattr(settings, key) >= epochs:

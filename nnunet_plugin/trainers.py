@@ -21,12 +21,11 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from diffaug.errors import DiffaugError
 from diffaug.nnunet.families import ENCODER_PARTS, NETWORKS, PLAN, family_of, network_of, trainer_name
 from diffaug.nnunet.networks import build_network
+from diffaug.nnunet.plans import ConfigurationManager, PlansManager
 from diffaug.nnunet.weights.format import overlap, read_encoder
 from diffaug.nnunet.weights.path import encoder_path
 from diffaug.nnunet.weights.tensors import unwrapped
 from diffaug.nnunet.weights.transfer import load_encoder
-from diffaug.nnunet.plans import ConfigurationManager, PlansManager
-from diffaug.pretraining.pseudo_labels import MixedCases, pseudo_labels_path
 from nnunet_plugin.schedule import WarmupPolyLR
 from nnunet_plugin.settings import read_settings
 
@@ -122,7 +121,9 @@ class nnUNetTrainerDiffAug(nnUNetTrainerDiffAugScratch):
             # Every rank reads the file: DDP broadcasts weights only when it is built.
             path, mend = self._encoder_file()
             encoder = read_encoder(path, mend)
-            self._refuse_leakage(encoder.path, encoder.provenance, "pretrain")
+            mend = f"{self._command('pretrain')} --exclude labelled --fresh"
+            mend += " (and before it fit, with the same options, where a generator has seen them)"
+            self.refuse_leakage(encoder.path, encoder.provenance, mend)
             self.initialize()
             report = load_encoder(
                 self.network,
@@ -134,33 +135,6 @@ class nnUNetTrainerDiffAug(nnUNetTrainerDiffAugScratch):
             self.print_to_log_file(f"diffaug: {report}; from {encoder.path} (sha256 {encoder.hash})")
             self.print_to_log_file(f"diffaug: provenance of the encoder: {encoder.summary()}")
         super().on_train_start()
-
-    def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
-        """Mix volumes that a teacher has labelled into the training cases, where the settings ask for it."""
-        training, validation = super().get_tr_and_val_datasets()
-        if not self.settings.synthetic_share:
-            return training, validation
-        dataset, plans = self.plans_manager.dataset_name, self.plans_manager.plans_name
-        folder = pseudo_labels_path(nnUNet_results, dataset, plans, self.configuration_name, self.fold)
-        mixed = MixedCases(training, folder, self.settings.synthetic_share)
-        self._refuse_leakage(folder, mixed.manifest, "label")
-        self.print_to_log_file(
-            f"diffaug: {len(mixed.volumes)} labelled volumes of {folder}, {mixed.share:.0%} of all draws"
-        )
-        return mixed, validation
-
-    def _build_loss(self) -> torch.nn.Module:
-        """Keep nnU-Net's loss; leave out voxels of which a teacher was not sure."""
-        loss = super()._build_loss()
-        if self.settings.synthetic_share:
-            if self.label_manager.has_regions or self.label_manager.has_ignore_label:
-                raise DiffaugError(
-                    f"synthetic_share: {self.plans_manager.dataset_name} has regions or an ignore label, expected plain "
-                    "labels; leave the setting out of the plan's diffaug block"
-                )
-            inner = loss.loss if self.enable_deep_supervision else loss
-            inner.ignore_label = inner.ce.ignore_index = self.label_manager.num_segmentation_heads
-        return loss
 
     def _encoder_file(self) -> tuple[Path, str]:
         """Tell where the encoder file should be, and how to make it."""
@@ -177,8 +151,17 @@ class nnUNetTrainerDiffAug(nnUNetTrainerDiffAugScratch):
         network = "" if self.network_name == PLAN else f" --network {self.network_name}"
         return f"diffaug {verb} --task {dataset} --plans {plans} --configuration {self.configuration_name}{network}"
 
-    def _refuse_leakage(self, path: Path, provenance: Mapping[str, Any], verb: str) -> None:
-        """Stop when an encoder or a labelled volume, made by a verb, comes from cases that will judge the model."""
+    def refuse_leakage(self, path: Path, provenance: Mapping[str, Any], mend: str) -> None:
+        """Stop when what this training starts from comes from cases that will judge the model.
+
+        Args:
+            path: The file.
+            provenance: What it says about itself.
+            mend: How to make it without those cases, for all folds at once, or the next fold would be refused likewise.
+
+        Raises:
+            DiffaugError: If it has seen a validation case of the fold, and the settings do not allow that.
+        """
         if self.fold == "all":
             self.print_to_log_file("diffaug: fold all holds no case back, so there is no leakage to check")
             return
@@ -194,12 +177,6 @@ class nnUNetTrainerDiffAug(nnUNetTrainerDiffAugScratch):
             f"({', '.join(seen[:3])}{' ...' if len(seen) > 3 else ''})"
         )
         if not self.settings.allow_leakage:
-            # for all folds at once, or the next fold would be refused likewise; a generator that has seen them is, too
-            mend = f"{self._command(verb)} --exclude labelled --fresh"
-            if verb == "pretrain":
-                mend += " (and before it fit, with the same options, where a generator has seen them)"
-            else:
-                mend += f" --fold {self.fold}"
             raise DiffaugError(
                 f'{found}, expected none; run: {mend}, or set "allow_leakage": true in the plan\'s diffaug block'
             )

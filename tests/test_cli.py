@@ -445,7 +445,7 @@ def test_help_names_every_verb(capsys):
 @pytest.mark.parametrize(
     "verb",
     [
-        *("fit", "sample", "audit", "pretrain", "label", "plan", "export", "import", "share-model"),
+        *("fit", "sample", "audit", "pretrain", "plan", "export", "import", "share-model"),
         *("phantom", "trainer-path", "doctor", "demo"),
     ],
 )

@@ -6,10 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import benchmarks.tried.pretexts  # noqa: F401 (adds them to PRETEXTS)
 from benchmarks.scarce.data import PHANTOM, PHANTOM_SHAPE, DataSet, forbidden
 from benchmarks.scarce.oracle import pretrain_oracle
+from benchmarks.shapes import write_shapes
+from benchmarks.tried.self_training.labelling import LabelRequest, label
 from diffaug.errors import DiffaugError
-from diffaug.pretraining.labelling import LabelRequest, label
+from diffaug.nnunet.plans import read_plans
 from diffaug.pretraining.pretexts import PRETEXTS
 from diffaug.stages.pipeline import pretrain
 from diffaug.stages.requests import PretrainRequest
@@ -24,8 +27,9 @@ class Arm:
         name: What tables call it, and the end of the configuration's name.
         trainer: Name of nnU-Net's trainer class.
         images: What the encoder is pretrained on: `pool`, `synthetic` (of the pool's generator), `synthetic@NAME` (of one
-            that was fitted or sampled otherwise, under that configuration), `shapes`; empty for none.
-        pretext: A key of diffaug's pretexts.
+            that was fitted or sampled otherwise, under that configuration), `shapes` (structures that never were a scan);
+            empty for none.
+        pretext: A key of diffaug's pretexts, or of those that were tried.
         steps: Of the pretraining; None for the budget's own.
         encoder: Name of the arm whose encoder is used, where it is not this one's own.
         teacher: Name of the arm whose model labels `images` for this one (self-training); nothing is pretrained then.
@@ -65,7 +69,8 @@ SCHEDULES: dict[str, dict[str, Any]] = {  # the tournament of schedules: what di
     "epochs-100": {"epochs": 100},
     "epochs-200": {"epochs": 200},
 }
-SELF_TRAINING = {"synthetic_share": 0.5}
+SHAPES = 300  # volumes of structures that never were a scan, as many as the phantoms' pool has scans
+STUDENT = "nnUNetTrainerSelfTraining"
 _ALL = (
     Arm("scratch", "nnUNetTrainerDiffAugScratch"),
     Arm("stock", "nnUNetTrainer"),
@@ -73,8 +78,8 @@ _ALL = (
     Arm("synthetic", images=("synthetic",), steps=LONG),
     Arm("both", images=("pool", "synthetic"), steps=LONG),
     Arm("shapes", images=("shapes",), steps=LONG),
-    Arm("synthetic+self", images=("synthetic",), encoder="synthetic", teacher="synthetic", settings=SELF_TRAINING),
-    Arm("real+self", images=("pool",), encoder="real", teacher="real", settings=SELF_TRAINING),
+    Arm("synthetic+self", STUDENT, images=("synthetic",), encoder="synthetic", teacher="synthetic"),
+    Arm("real+self", STUDENT, images=("pool",), encoder="real", teacher="real"),
     *(
         Arm(f"real-{name}", images=("pool",), pretext=name, steps=TRIAL)
         for name in PRETEXTS
@@ -180,8 +185,16 @@ def _workspace(data: DataSet, arm: str) -> Workspace:
 
 def _folders(data: DataSet, arm: Arm) -> tuple[str, ...]:
     pool = Workspace(data.pool, configuration="3d_fullres" if data.pool != data.task else data.configuration)
-    places = {"pool": str(pool.raw), "synthetic": str(pool.synthetic), "shapes": "shapes"}
+    places = {"pool": pool.raw, "synthetic": pool.synthetic, "shapes": data.workspace.run / "shapes"}
+    if "shapes" in arm.images:
+        plans, configuration = read_plans(data.workspace)
+        size = [
+            round(1.5 * configuration.patch_size[axis]) for axis in plans.transpose_backward
+        ]  # many patches in each
+        spacing = [configuration.spacing[axis] for axis in plans.transpose_backward]
+        names = read_json(data.workspace.raw / "dataset.json", "restore it")["channel_names"]
+        write_shapes(places["shapes"], SHAPES, size=size, spacing=spacing, channels=list(names.values()))
     return tuple(
-        str(Workspace(data.pool, configuration=kind.partition("@")[2]).synthetic) if "@" in kind else places[kind]
+        str(Workspace(data.pool, configuration=kind.partition("@")[2]).synthetic if "@" in kind else places[kind])
         for kind in arm.images
     )

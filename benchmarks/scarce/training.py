@@ -17,6 +17,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from benchmarks.scarce.arms import Arm
 from benchmarks.scarce.data import DataSet, judging_cases
 from benchmarks.scarce.scores import score
+from benchmarks.tried.self_training.trainer import nnUNetTrainerSelfTraining
 from diffaug.nnunet.predictor import make_predictor
 from diffaug.scans.dataset import open_dataset
 from diffaug.workspace import read_json
@@ -85,7 +86,9 @@ def make_trainer(data: DataSet, arm: Arm, labelled: int, seed: int, device: torc
     dataset_json = read_json(workspace.raw / "dataset.json", "restore it")
     plans["continue_training"] = False
     fold = data.fold(labelled, seed)
-    trainer = getattr(trainers, arm.trainer, nnUNetTrainer)(plans, workspace.configuration, fold, dataset_json, device)
+    kinds = {**trainers.TRAINERS, nnUNetTrainerSelfTraining.__name__: nnUNetTrainerSelfTraining}
+    kind = kinds.get(arm.trainer, nnUNetTrainer)
+    trainer = kind(plans, workspace.configuration, fold, dataset_json, device)
     if (
         arm.trainer == "nnUNetTrainer"
     ):  # the stock trainer has no settings of its own: the same length, its own schedule

@@ -93,36 +93,3 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
     if not known:
         raise DiffaugError(f"{file}: holds no network_weights, expected a checkpoint of nnU-Net; give that")
     return content
-
-
-def load_model(
-    checkpoint: Path,
-    plans: PlansManager,
-    configuration: ConfigurationManager,
-    dataset_json: dict[str, Any],
-    device: torch.device,
-) -> nn.Module:
-    """Load a model that nnU-Net trained with these plans.
-
-    Args:
-        checkpoint: nnU-Net's checkpoint.
-        plans: nnU-Net's plans.
-        configuration: nnU-Net's configuration.
-        dataset_json: The task's `dataset.json`.
-        device: Where to.
-
-    Returns:
-        The network, answering at full resolution alone.
-
-    Raises:
-        DiffaugError: If the checkpoint is broken or of other plans.
-    """
-    network = build_downstream(configuration, plans, dataset_json, deep_supervision=False)
-    weights = read_checkpoint(checkpoint)["network_weights"]
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        raise DiffaugError(
-            f"{checkpoint}: does not fit the network of these plans, expected a model of them; train it again"
-        ) from error
-    return network.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload, no-any-return]

@@ -29,7 +29,6 @@ from diffaug.workspace import Workspace
 HELD_OUT = 0.1  # share of the volumes that only measure
 HELD_OUT_VOLUMES = 8
 SHOWN = 2  # of them at once, as many as the smallest batch of a budget
-SHAPES = 300  # volumes of random structures, where they are asked for
 MARGIN = 1.3  # edge of what is read for a rotated or scaled patch, over the patch's own
 
 

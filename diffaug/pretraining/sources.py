@@ -19,10 +19,9 @@ from diffaug.pretraining.teacher import FITTED, Teacher
 from diffaug.scans.cache import VolumeCache
 from diffaug.scans.dataset import RawDataset, open_dataset, open_folder
 from diffaug.scans.scan import Scan
-from diffaug.scans.shapes import draw_shapes
-from diffaug.workspace import Workspace, file_hash, fingerprint, read_json
+from diffaug.workspace import Workspace, file_hash, read_json
 
-KINDS = ("synthetic", "real", "shapes")  # what images may be called; any other name is a folder
+KINDS = ("synthetic", "real")  # what images may be called; any other name is a folder
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ def open_sources(workspace: Workspace, images: Sequence[str], extra: Sequence[Pa
 
     Args:
         workspace: The task's workspace.
-        images: Any of `synthetic`, `real` and folders; `shapes` are no images and left out.
+        images: Any of `synthetic`, `real` and folders.
         extra: Further folders of real images.
         exclude: Ids of cases that must not be seen.
 
@@ -120,7 +119,7 @@ def open_sources(workspace: Workspace, images: Sequence[str], extra: Sequence[Pa
             sources.append(synthetic_source(workspace.synthetic, exclude))
         elif name == "real":
             sources.append(real_source(workspace, extra, exclude))
-        elif name != "shapes":
+        else:
             sources.append(folder_source(workspace, Path(name), exclude))
     seen = sorted(exclude & {case for source in sources for case in source.seen})
     if seen:
@@ -241,34 +240,6 @@ def find_teacher(source: Source, device: torch.device) -> Teacher:
     """
     generator, cases = require_teacher(source), source.dataset.cases
     return Teacher.fit(generator, [source.dataset.read(case) for case in cases[:FITTED]], device)
-
-
-def draw(
-    count: int, channels: int, patch_size: Sequence[int], folder: Path, seed: int
-) -> tuple[VolumeCache, list[str]]:
-    """Draw volumes of random structures, straight in the network's space.
-
-    Args:
-        count: How many.
-        channels: C; all show the same structures, each in its own brightness.
-        patch_size: Voxels of the network's patch; volumes are larger by half.
-        folder: Of all caches.
-        seed: Of the draw.
-
-    Returns:
-        The cache and the ids in it.
-    """
-    size = [round(1.5 * n) for n in patch_size]
-    cache = VolumeCache(folder / fingerprint(["shapes", channels, size, seed]))
-
-    def make(name: str) -> np.ndarray:
-        rng = np.random.default_rng([seed, int(name.rpartition("_")[2])])
-        volume = draw_shapes(rng, size)
-        return np.stack([volume * rng.choice([-1, 1]) if channel else volume for channel in range(channels)])
-
-    names = [f"shapes_{number:05d}" for number in range(count)]
-    cache.fill(tqdm(names, "drawing shapes", unit="volume", ascii=True), make)
-    return cache, names
 
 
 def _as_part_of_a_scan(data: np.ndarray, scan: Scan, source: Source, schemes: Sequence[str]) -> np.ndarray:

@@ -17,12 +17,11 @@ from diffaug.errors import DiffaugError, first_of
 from diffaug.nnunet.families import Network, network_of
 from diffaug.nnunet.plans import ConfigurationManager, PlansManager, read_plans
 from diffaug.nnunet.weights.path import ENCODER, IMPORTED
-from diffaug.pretraining.fitting import SHAPES, PretextObjective, require_loadable, write_result
+from diffaug.pretraining.fitting import PretextObjective, require_loadable, write_result
 from diffaug.pretraining.pretexts import PRETEXTS, pretext_for
 from diffaug.pretraining.sources import (
     KINDS,
     Source,
-    draw,
     find_teacher,
     open_sources,
     preprocess,
@@ -53,11 +52,8 @@ def require_possible(request: PretrainRequest) -> None:
             f"pretrain: found pretext '{request.pretext}' and budget '{request.budget}', expected one of "
             f"{', '.join(PRETEXTS)} and one of {', '.join(BUDGETS)}; mend the options"
         )
-    if not request.images or (PRETEXTS[request.pretext].taught and "shapes" in request.images):
-        raise DiffaugError(
-            f"pretrain: found images '{' '.join(request.images)}' for pretext '{request.pretext}', expected some, and no "
-            "shapes where a generator teaches; mend the options"
-        )
+    if not request.images:
+        raise DiffaugError("--images: found none, expected synthetic, real or folders; mend the option")
     if request.steps is not None and request.steps < 1:
         raise DiffaugError(f"--pretext-steps: found {request.steps}, expected a positive number; mend the option")
 
@@ -210,9 +206,6 @@ def _volumes(
             )
             volumes += [(made, case) for case in cases]
             teacher = None  # its networks leave the memory before the training begins
-        if "shapes" in request.images:
-            made, cases = draw(SHAPES, work.channels, configuration.patch_size, folder / "cache", request.seed)
-            volumes += [(made, case) for case in cases]
     return volumes
 
 

@@ -65,7 +65,7 @@ class PretrainRequest:
     """What was asked of `pretrain`.
 
     Attributes:
-        images: Any of `synthetic`, `real`, `shapes`, or folders.
+        images: Any of `synthetic`, `real`, or folders.
         pretext: A key of `diffaug.pretraining.pretexts.PRETEXTS`.
         budget: A key of `diffaug.budgets.BUDGETS`.
         exclude: `--exclude` rules.

@@ -64,7 +64,7 @@ def test_stock_trainer_has_the_same_length_and_its_own_optimizer(data):
 
 def test_pretrained_arm_is_a_configuration_of_nnunets_plans(data, monkeypatch):
     arm = Arm("shapes-few", images=("shapes",), steps=2, settings={"load": "encoder"})
-    monkeypatch.setattr("diffaug.stages.pretrain.SHAPES", 4)
+    monkeypatch.setattr("benchmarks.scarce.arms.SHAPES", 4)
     assert pretrain_arm(data, arm, "cpu").is_file()
     plans = read_json(data.workspace.plans_file, "")
     made = plans["configurations"][f"{data.configuration}__shapes-few"]

@@ -9,50 +9,15 @@ import SimpleITK as sitk
 import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from planned import PER_STAGE, write_plans
 
 from diffaug.errors import DiffaugError
 from diffaug.nnunet.budget_configurations import CPU_PATCH_VOXELS, add_budget_configuration, ensure_plans
 
 DATASET = "Dataset905_Planned"
-UNETS = {"ResidualEncoderUNet": "n_blocks_per_stage", "PlainConvUNet": "n_conv_per_stage"}
 
 
-def write_plans(folder, unet="PlainConvUNet", patch=(48, 160, 192), stages=6):
-    """An anisotropic configuration with nnU-Net's usual network."""
-    folder.mkdir(parents=True)
-    base = {
-        "data_identifier": "nnUNetPlans_3d_fullres",
-        "batch_size": 2,
-        "patch_size": list(patch),
-        "spacing": [2.0, 1.0, 1.0],
-        "architecture": {
-            "network_class_name": f"dynamic_network_architectures.architectures.unet.{unet}",
-            "arch_kwargs": {
-                "n_stages": stages,
-                "features_per_stage": [32, 64, 128, 256, 320, 320][:stages],
-                "conv_op": "torch.nn.modules.conv.Conv3d",
-                "kernel_sizes": [[1, 3, 3], *[[3, 3, 3]] * (stages - 1)],
-                "strides": [[1, 1, 1], [1, 2, 2], *[[2, 2, 2]] * (stages - 2)],
-                UNETS[unet]: [1, 3, 4, 6, 6, 6][:stages],
-                "n_conv_per_stage_decoder": [2] * (stages - 1),
-                "conv_bias": True,
-                "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-                "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-                "dropout_op": None,
-                "dropout_op_kwargs": None,
-                "nonlin": "torch.nn.LeakyReLU",
-                "nonlin_kwargs": {"inplace": True},
-            },
-            "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-        },
-    }
-    plans = {"plans_name": "nnUNetPlans", "configurations": {"2d": base | {"patch_size": [8, 8]}, "3d_fullres": base}}
-    file = folder / "nnUNetPlans.json"
-    file.write_text(json.dumps(plans))
-    return file
-
-
-@pytest.mark.parametrize("unet", UNETS)
+@pytest.mark.parametrize("unet", PER_STAGE)
 @pytest.mark.parametrize(("patch", "stages"), [((48, 160, 192), 6), ((16, 320, 320), 5), ((16, 24, 24), 3)])
 def test_cpu_small_builds_and_trains_a_step(tmp_path, unet, patch, stages):
     file = write_plans(tmp_path / DATASET, unet, patch, stages)

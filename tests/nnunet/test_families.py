@@ -8,6 +8,7 @@ import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.primus import primus_trainers
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from planned import write_plans
 
 from diffaug.budgets import BUDGETS
 from diffaug.nnunet.budget_configurations import add_budget_configuration
@@ -17,7 +18,8 @@ from diffaug.nnunet.weights.format import read_encoder, save_encoder
 from diffaug.nnunet.weights.position import resampled
 from diffaug.nnunet.weights.transfer import load_encoder
 from diffaug.pretraining.pretexts import pretext_for
-from test_budget_configurations import DATASET, write_plans
+
+DATASET = "Dataset905_Planned"
 
 BROUGHT = [name for name in NETWORKS if name != PLAN]
 PRIMUS = [name for name in BROUGHT if name.startswith("Primus")]
@@ -200,14 +202,9 @@ def test_trainers_are_named_after_their_network():
 def test_masks_hide_whole_tokens(tmp_path, network):
     configuration = small(tmp_path, network)
     planned = network_of(configuration.configuration, network)
-    pretext, token = pretext_for("mae-fine", planned), planned.family.token(planned.kwargs)
+    pretext, token = pretext_for("mae", planned), planned.family.token(planned.kwargs)
     clean = torch.randn(2, 1, *configuration.patch_size)
     seen = pretext.solve(build_network(configuration, 1, 1, network=network), clean).seen
     hidden = (seen == 0).float()
     share = torch.nn.functional.avg_pool3d(hidden, token)
     assert set(share.unique().tolist()) == {0.0, 1.0}
-
-
-def test_a_transformer_has_no_convolutions_to_make_sparse(tmp_path, refusal):
-    planned = network_of(small(tmp_path, "PrimusS").configuration, "PrimusS")
-    assert "--pretext mae-sparse" in refusal(pretext_for, "mae-sparse", planned)

@@ -3,6 +3,7 @@
 import copy
 
 import numpy as np
+import planned as planned_by_nnunet
 import pytest
 import torch
 from dynamic_network_architectures.architectures.abstract_arch import test_submodules_loadable as assert_keys_hold
@@ -14,35 +15,17 @@ from diffaug.nnunet.weights.path import encoder_path
 from diffaug.nnunet.weights.transfer import load_encoder
 from diffaug.workspace import Workspace
 
-UNETS = {"ResidualEncoderUNet": "n_blocks_per_stage", "PlainConvUNet": "n_conv_per_stage"}
+UNETS = planned_by_nnunet.PER_STAGE
 
 
 def planned(unet="ResidualEncoderUNet", **arch_kwargs) -> dict:
-    return {
-        "spacing": [3.0, 1.0, 1.0],
-        "patch_size": [8, 16, 16],
-        "architecture": {
-            "network_class_name": f"dynamic_network_architectures.architectures.unet.{unet}",
-            "arch_kwargs": {
-                "n_stages": 3,
-                "features_per_stage": [4, 8, 16],
-                "conv_op": "torch.nn.modules.conv.Conv3d",
-                "kernel_sizes": [[1, 3, 3], [3, 3, 3], [3, 3, 3]],
-                "strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2]],
-                UNETS[unet]: [1, 2, 2],
-                "n_conv_per_stage_decoder": [1, 1],
-                "conv_bias": True,
-                "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-                "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-                "dropout_op": None,
-                "dropout_op_kwargs": None,
-                "nonlin": "torch.nn.LeakyReLU",
-                "nonlin_kwargs": {"inplace": True},
-            }
-            | arch_kwargs,
-            "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-        },
+    anisotropic = {
+        "kernel_sizes": [[1, 3, 3], [3, 3, 3], [3, 3, 3]],
+        "strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2]],
+        UNETS[unet]: [1, 2, 2],
     }
+    architecture = planned_by_nnunet.unet(unet, **(anisotropic | arch_kwargs))
+    return {"spacing": [3.0, 1.0, 1.0], "patch_size": [8, 16, 16], "architecture": architecture}
 
 
 def build(configuration, channels=1, classes=2):

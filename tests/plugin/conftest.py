@@ -12,6 +12,7 @@ import torch
 from nnunetv2.run.run_training import get_trainer_from_args
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from planned import plans, unet
 
 from diffaug.nnunet.weights.format import save_encoder
 from diffaug.nnunet.weights.path import encoder_path
@@ -30,59 +31,9 @@ SCHEDULE = {"epochs": 1, "iterations_per_epoch": 1, "val_iterations_per_epoch": 
 
 
 def _plans() -> dict:
-    resampling = {"order": 1, "order_z": 0, "force_separate_z": None}
-    return {
-        "dataset_name": DATASET,
-        "plans_name": "nnUNetPlans",
-        "original_median_spacing_after_transp": [1.0, 1.0, 1.0],
-        "original_median_shape_after_transp": [20, 20, 20],
-        "image_reader_writer": "SimpleITKIO",
-        "transpose_forward": [0, 1, 2],
-        "transpose_backward": [0, 1, 2],
-        "experiment_planner_used": "ExperimentPlanner",
-        "label_manager": "LabelManager",
-        "foreground_intensity_properties_per_channel": {"0": {}},
-        "configurations": {
-            "3d_fullres": {
-                "data_identifier": "nnUNetPlans_3d_fullres",
-                "preprocessor_name": "DefaultPreprocessor",
-                "batch_size": 2,
-                "patch_size": [16, 16, 16],
-                "median_image_size_in_voxels": [20, 20, 20],
-                "spacing": [1.0, 1.0, 1.0],
-                "normalization_schemes": ["ZScoreNormalization"],
-                "use_mask_for_norm": [False],
-                "resampling_fn_data": "resample_data_or_seg_to_shape",
-                "resampling_fn_seg": "resample_data_or_seg_to_shape",
-                "resampling_fn_data_kwargs": {"is_seg": False} | resampling,
-                "resampling_fn_seg_kwargs": {"is_seg": True} | resampling,
-                "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
-                "resampling_fn_probabilities_kwargs": {"is_seg": False} | resampling,
-                "batch_dice": False,
-                "architecture": {
-                    "network_class_name": "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet",
-                    "arch_kwargs": {
-                        "n_stages": 3,
-                        "features_per_stage": [4, 8, 16],
-                        "conv_op": "torch.nn.modules.conv.Conv3d",
-                        "kernel_sizes": [[3, 3, 3]] * 3,
-                        "strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2]],
-                        "n_blocks_per_stage": [1, 1, 1],
-                        "n_conv_per_stage_decoder": [1, 1],
-                        "conv_bias": True,
-                        "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-                        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-                        "dropout_op": None,
-                        "dropout_op_kwargs": None,
-                        "nonlin": "torch.nn.LeakyReLU",
-                        "nonlin_kwargs": {"inplace": True},
-                    },
-                    "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-                },
-            },
-            CONFIGURATION: {"inherits_from": "3d_fullres", "diffaug": SCHEDULE},
-        },
-    }
+    made = plans(DATASET, unet(), patch=[16, 16, 16], size=[20, 20, 20], spacing=[1.0, 1.0, 1.0])
+    made["configurations"][CONFIGURATION] = {"inherits_from": "3d_fullres", "diffaug": SCHEDULE}
+    return made
 
 
 @dataclass
@@ -104,10 +55,12 @@ class Nnunet:
     def encoder(self) -> Path:
         return encoder_path(self.results, DATASET, "nnUNetPlans", CONFIGURATION)
 
-    def settings(self, **block) -> None:
-        plans = json.loads(self.plans_file.read_text())
-        plans["configurations"][CONFIGURATION]["diffaug"] = SCHEDULE | block
-        self.plans_file.write_text(json.dumps(plans))
+    def settings(self, configuration=CONFIGURATION, *, keep=False, **block) -> None:
+        """Shorten the training of a configuration, and write further settings into its block, in place of what is there."""
+        content = json.loads(self.plans_file.read_text())
+        before = content["configurations"][configuration]["diffaug"] if keep else {}
+        content["configurations"][configuration]["diffaug"] = before | SCHEDULE | block
+        self.plans_file.write_text(json.dumps(content))
 
     def write_encoder(self, *, case_ids=CASES[:3], path=None, **arch_kwargs) -> torch.nn.Module:
         """Save a "pretrained" network, with other architecture settings where they are given, and return it."""

@@ -12,7 +12,6 @@ from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoi
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 import nnunet_plugin.trainers
-from conftest import SCHEDULE
 from diffaug.budgets import BUDGETS, Training
 from diffaug.cli import main
 from diffaug.nnunet.families import NETWORKS, PLAN, network_of, trainer_name
@@ -43,10 +42,8 @@ def small(nnunet, monkeypatch):
             replace(BUDGETS["cpu-small"], pretraining=Training(steps=2, batch_size=1, learning_rate=1e-3)),
         )
         assert main(["plan", "--task", nnunet.dataset, "--budget", "cpu-small", "--network", network]) == 0
-        plans = json.loads(nnunet.plans_file.read_text())
         name = f"3d_cpu_small_{network}"
-        plans["configurations"][name]["diffaug"] |= SCHEDULE
-        nnunet.plans_file.write_text(json.dumps(plans))
+        nnunet.settings(name, keep=True)
         return Workspace(nnunet.dataset, configuration=name, network=network)
 
     return make
@@ -144,10 +141,7 @@ def test_transformers_train_by_their_own_recipe(small):
 
 def test_decoder_may_learn_first(small, nnunet):
     workspace = small("SwinUNETR")
-    plans = json.loads(nnunet.plans_file.read_text())
-    block = plans["configurations"][workspace.configuration]["diffaug"]
-    block |= {"epochs": 2, "warmup_epochs": 0, "decoder_first": 1}
-    nnunet.plans_file.write_text(json.dumps(plans))
+    nnunet.settings(workspace.configuration, keep=True, epochs=2, warmup_epochs=0, decoder_first=1)
     twin = start(workspace, scratch=True)
     twin.initialize()
     part = twin.family.part

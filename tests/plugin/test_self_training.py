@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.tried.self_training.labelling import LabelRequest, label
+from benchmarks.tried.self_training.mixed_cases import MixedCases, pseudo_labels_path, save_labelled
+from benchmarks.tried.self_training.trainer import nnUNetTrainerSelfTraining
 from diffaug.errors import DiffaugError
-from diffaug.pretraining.labelling import LabelRequest, label
-from diffaug.pretraining.pseudo_labels import MixedCases, pseudo_labels_path, save_labelled
 from diffaug.workspace import Workspace, read_json
 
 REQUEST = LabelRequest(trainer="nnUNetTrainerDiffAugScratch", images=("real",))
@@ -22,6 +23,19 @@ def taught(nnunet):
     nnunet.settings(epochs=8, iterations_per_epoch=12)
     nnunet.trainer("nnUNetTrainerDiffAugScratch").run_training()
     return nnunet
+
+
+def student_of(nnunet):
+    """The student's trainer, which only the benchmark knows."""
+    teacher = nnunet.trainer("nnUNetTrainerDiffAugScratch")
+    arguments = (
+        {**teacher.plans_manager.plans, "continue_training": False},
+        nnunet.configuration,
+        0,
+        teacher.dataset_json,
+        torch.device("cpu"),
+    )
+    return nnUNetTrainerSelfTraining(*arguments)
 
 
 def workspace(nnunet):
@@ -42,12 +56,11 @@ def test_student_trains_on_cases_and_labelled_volumes(taught):
     assert (values == 1).any()
     assert (values == 2).any(), "somewhere the teacher is unsure"
 
-    taught.settings(synthetic_share=0.75)
     taught.write_encoder()
-    student = taught.trainer()
+    student = student_of(taught)
     student.on_train_start()
     draws = Counter(name in manifest["volumes"] for name in student.dataloader_train.data_loader.indices)
-    assert draws[True] == 3 * draws[False]
+    assert draws[True] == draws[False]
     assert "3 labelled volumes" in Path(student.log_file).read_text()
     student.train_step(next(student.dataloader_train))
 
@@ -64,7 +77,7 @@ def test_labelling_is_done_once_and_refuses_another_teacher(taught, refusal):
 
 @pytest.mark.slow
 def test_killed_labelling_goes_on_and_never_with_another_teacher(taught, refusal, monkeypatch):
-    monkeypatch.setattr("diffaug.pretraining.labelling.save_labelled", fail_at(2))
+    monkeypatch.setattr("benchmarks.tried.self_training.labelling.save_labelled", fail_at(2))
     with pytest.raises(KeyboardInterrupt):
         label(workspace(taught), REQUEST, device="cpu")
     monkeypatch.undo()
@@ -91,15 +104,6 @@ def fail_at(number):
     return save
 
 
-def test_random_structures_cannot_be_labelled(nnunet, refusal):
-    checkpoint = nnunet.results / nnunet.dataset / f"nnUNetTrainerDiffAugScratch__nnUNetPlans__{nnunet.configuration}"
-    (checkpoint / "fold_0").mkdir(parents=True)
-    (checkpoint / "fold_0" / "checkpoint_final.pth").write_text("")
-    message = refusal(label, workspace(nnunet), replace(REQUEST, images=("shapes",)), device="cpu")
-    assert "shapes" in message
-    assert not (folder(nnunet) / "manifest.json").exists()
-
-
 def test_broken_teacher_is_named(nnunet, refusal):
     checkpoint = nnunet.results / nnunet.dataset / f"nnUNetTrainerDiffAugScratch__nnUNetPlans__{nnunet.configuration}"
     (checkpoint / "fold_0").mkdir(parents=True)
@@ -114,10 +118,9 @@ def test_missing_teacher_is_named(nnunet, refusal):
 
 
 def test_share_without_labelled_volumes_says_how_to_make_them(nnunet):
-    nnunet.settings(synthetic_share=0.5)
     nnunet.write_encoder()
-    with pytest.raises(DiffaugError, match="diffaug label"):
-        nnunet.trainer().on_train_start()
+    with pytest.raises(DiffaugError, match="have a teacher label"):
+        student_of(nnunet).on_train_start()
 
 
 def write_volumes(nnunet, case_ids=()):
@@ -132,16 +135,14 @@ def write_volumes(nnunet, case_ids=()):
 
 
 def test_volumes_made_from_validation_cases_are_refused(nnunet):
-    nnunet.settings(synthetic_share=0.5)
     nnunet.write_encoder()
     write_volumes(nnunet, case_ids=nnunet.cases)
     with pytest.raises(DiffaugError, match="validation cases"):
-        nnunet.trainer().on_train_start()
+        student_of(nnunet).on_train_start()
 
 
 def test_unsure_voxels_cost_nothing(nnunet):
-    nnunet.settings(synthetic_share=0.5)
-    trainer = nnunet.trainer()
+    trainer = student_of(nnunet)
     trainer.initialize()
     target = torch.zeros(1, 1, 16, 16, 16)
     target[..., 8:] = 2

@@ -70,7 +70,7 @@ def test_import_refuses_another_architecture_and_an_encoder_that_is_there(nnunet
 def test_imported_encoder_is_not_taken_for_a_pretrained_one(nnunet, tmp_path, refusal):
     nnunet.write_encoder(path=tmp_path / "good.pt")
     nnunet.encoder.parent.mkdir(parents=True)
-    request = PretrainRequest(images=("shapes",), budget="cpu-small", exclude=("none",))
+    request = PretrainRequest(images=("real",), budget="cpu-small", exclude=("none",))
     (nnunet.encoder.parent / "manifest.json").write_text(json.dumps({"request": asdict(request)}))
     nnunet.write_encoder()
     import_encoder(workspace(nnunet), tmp_path / "good.pt", fresh=True)

@@ -14,6 +14,7 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 import nnunet_plugin.trainers
 from diffaug.errors import DiffaugError
+from diffaug.nnunet.families import Recipe
 from diffaug.nnunet.weights.format import EncoderFile
 from nnunet_plugin.schedule import WarmupPolyLR
 from nnunet_plugin.settings import Settings, read_settings
@@ -276,9 +277,9 @@ def test_schedule_warms_up_linearly_then_decays_to_zero():
 
 
 def test_settings_default_to_nnunets_own_and_warm_up_for_a_twentieth():
-    assert read_settings({}, "plans") == Settings()
-    assert read_settings({"epochs": 300}, "plans").warmup_epochs == 15
-    assert read_settings({"epochs": 1}, "plans").warmup_epochs == 0
+    assert read_settings({}, "plans", Recipe()) == Settings()
+    assert read_settings({"epochs": 300}, "plans", Recipe()).warmup_epochs == 15
+    assert read_settings({"epochs": 1}, "plans", Recipe()).warmup_epochs == 0
 
 
 @pytest.mark.parametrize(
@@ -297,7 +298,7 @@ def test_settings_default_to_nnunets_own_and_warm_up_for_a_twentieth():
 )
 def test_bad_settings_say_where_and_what(block, told):
     with pytest.raises(DiffaugError, match="plans: ") as caught:
-        read_settings(block, "plans")
+        read_settings(block, "plans", Recipe())
     assert told in str(caught.value)
 
 

@@ -73,7 +73,7 @@ SLIPS = {
     "pretrain, no such pretext": ["pretrain", "--budget", "cpu-small", "--pretext", "jigsaw"],
     "pretrain, no step": ["pretrain", "--budget", "cpu-small", "--pretext-steps", "0"],
     "pretrain, a list that is not there": ["pretrain", "--budget", "cpu-small", "--exclude", "nosuch.txt"],
-    "pretrain, a teacher for scans": ["pretrain", "--budget", "cpu-small", "--images", "real", "--pretext", "distil"],
+    "pretrain, a teacher for scans": ["pretrain", "--budget", "cpu-small", "--images", "real", "--pretext", "clusters"],
     "pretrain, a folder that is not there": ["pretrain", "--budget", "cpu-small", "--images", "nowhere"],
 }
 

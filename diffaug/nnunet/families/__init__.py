@@ -88,7 +88,9 @@ def trained_network(trainer: str) -> str:
     Returns:
         A key of `NETWORKS`; the plan's for trainers that are not diffaug's.
     """
-    return next((name for name in NETWORKS for twin in (False, True) if trainer_name(name, scratch=twin) == trainer), PLAN)
+    return next(
+        (name for name in NETWORKS for twin in (False, True) if trainer_name(name, scratch=twin) == trainer), PLAN
+    )
 
 
 def family_of(name: str) -> Family:

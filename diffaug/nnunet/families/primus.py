@@ -39,7 +39,9 @@ class Primus(Family):
         self, architecture: Mapping[str, Any], channels: int, outputs: int, *, deep_supervision: bool
     ) -> nn.Module:
         """See `Family.build`."""
-        return get_network_from_plans(architecture["network_class_name"], architecture["arch_kwargs"], [], channels, outputs)
+        return get_network_from_plans(
+            architecture["network_class_name"], architecture["arch_kwargs"], [], channels, outputs
+        )
 
     def keys(self, network: Any) -> Keys:
         """See `Family.keys`; the deeper stem of V3 takes the image along its first shortcut, too."""

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
-from diffaug.pretraining.pretexts.pretext import Pretext, Shown
+from torch import Tensor
 
 KNOTS = 6  # of a contrast curve
 BIAS_CELLS = 3  # of a bias field, along each axis
@@ -75,24 +70,3 @@ def _noise(volume: Tensor) -> Tensor:
 def _normalised(volume: Tensor) -> Tensor:
     mean = volume.mean((1, 2, 3), keepdim=True)
     return (volume - mean) / volume.std((1, 2, 3), keepdim=True).clamp_min(1e-6)
-
-
-@dataclass(frozen=True)
-class Varied:
-    """Another pretext on volumes of varied appearance.
-
-    Attributes:
-        pretext: The other one.
-        taught: See `Pretext.taught`.
-    """
-
-    pretext: Pretext
-    taught: ClassVar[int] = 0
-
-    def outputs(self, channels: int) -> int:
-        """See `Pretext.outputs`."""
-        return self.pretext.outputs(channels)
-
-    def solve(self, network: nn.Module, clean: Tensor) -> Shown:
-        """See `Pretext.solve`."""
-        return self.pretext.solve(network, vary(clean))

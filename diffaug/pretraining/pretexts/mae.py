@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diffaug.nnunet.families import Network
 from diffaug.pretraining.pretexts.pretext import Shown
-from diffaug.pretraining.pretexts.sparse import sparse
 
 LARGEST_BLOCK = 16  # voxels
 
@@ -23,21 +22,42 @@ class Mae:
     Attributes:
         masked: Share of the blocks; 0.6 to 0.75 is what works for 3D scans (arXiv 2410.23132).
         blocks: How many along the shortest axis of a patch.
-        sparse: Whether hidden voxels take no part in the encoder, see `diffaug.pretraining.pretexts.sparse`; otherwise they
-            are zeros like any others.
         token: Voxels per axis that a transformer takes together first: blocks are whole tokens, so that none is half seen.
         taught: See `Pretext.taught`.
     """
 
     masked: float = 0.7
     blocks: int = 4
-    sparse: bool = False
     token: tuple[int, ...] = (1, 1, 1)
     taught: ClassVar[int] = 0
 
     def outputs(self, channels: int) -> int:
         """See `Pretext.outputs`."""
         return channels
+
+    def suited(self, network: Network) -> Mae:
+        """Fit the blocks to a network.
+
+        Args:
+            network: Which.
+
+        Returns:
+            The pretext that hides whole tokens of it.
+        """
+        return replace(self, token=network.family.token(network.kwargs))
+
+    def predict(self, network: nn.Module, seen: Tensor, masked: Tensor) -> Tensor:
+        """Have the network fill in what is hidden.
+
+        Args:
+            network: From `(B, C, Z, Y, X)` to the same.
+            seen: Volumes, 0 where they are hidden.
+            masked: `(B, 1, Z, Y, X)`, 1 where they are hidden.
+
+        Returns:
+            Whole volumes.
+        """
+        return network(seen)  # type: ignore[no-any-return]
 
     def solve(self, network: nn.Module, clean: Tensor) -> Shown:
         """See `Pretext.solve`; the loss is the mean squared error over the masked voxels."""
@@ -49,8 +69,7 @@ class Mae:
         z, y, x = size
         masked = F.interpolate(masked, scale_factor=tuple(map(float, block)), mode="nearest")[..., :z, :y, :x]
         seen = clean * (1 - masked)  # zero is the mean of a normalised scan
-        with sparse(network, masked) if self.sparse else nullcontext():
-            predicted = network(seen).float()
+        predicted = self.predict(network, seen, masked).float()
         error = (predicted - clean).square() * masked
         loss = error.sum() / (masked.sum() * clean.shape[1]).clamp_min(1)
         return Shown(loss, seen, seen + predicted * masked, clean)

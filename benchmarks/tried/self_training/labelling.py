@@ -1,4 +1,4 @@
-"""The stage `label`: the few-label model labels the synthetic volumes, for a student to train on both (self-training)."""
+"""The few-label model labels volumes, for a student to train on both."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
+from benchmarks.tried.self_training.mixed_cases import pseudo_labels_path, save_labelled
 from diffaug.errors import DiffaugError
-from diffaug.nnunet.networks import load_model
-from diffaug.nnunet.plans import read_plans
+from diffaug.nnunet.networks import build_downstream, read_checkpoint
+from diffaug.nnunet.plans import ConfigurationManager, PlansManager, read_plans
 from diffaug.nnunet.predictor import make_predictor
 from diffaug.pretraining.pretexts.appearance import vary
-from diffaug.pretraining.pseudo_labels import pseudo_labels_path, save_labelled
 from diffaug.pretraining.sources import KINDS, open_sources, preprocess, source_hashes
 from diffaug.scans.exclusion import excluded_ids
 from diffaug.training.devices import start_fabric
@@ -103,7 +103,7 @@ def label(
                 return folder
         hardware = start_fabric(device).device
         network = load_model(checkpoint, plans, configuration, dataset_json, hardware)
-        # one view of each volume: mirrored ones cost seven times the time, see benchmarks/pseudo_labels.py
+        # one view of each volume: mirrored ones cost seven times the time, see quality.py
         predictor = make_predictor(network, plans, configuration, dataset_json, device=hardware)
         write_json(done, manifest)  # before the first volume, so that no other teacher's mix with these
         names: list[str] = []
@@ -144,3 +144,36 @@ def likeliest(logits: Tensor) -> np.ndarray:
     probability, labels = logits.float().softmax(0).max(0)
     labels[probability < SURE] = len(logits)
     return labels.cpu().numpy()
+
+
+def load_model(
+    checkpoint: Path,
+    plans: PlansManager,
+    configuration: ConfigurationManager,
+    dataset_json: dict[str, Any],
+    device: torch.device,
+) -> nn.Module:
+    """Load a model that nnU-Net trained with these plans.
+
+    Args:
+        checkpoint: nnU-Net's checkpoint.
+        plans: nnU-Net's plans.
+        configuration: nnU-Net's configuration.
+        dataset_json: The task's `dataset.json`.
+        device: Where to.
+
+    Returns:
+        The network, answering at full resolution alone.
+
+    Raises:
+        DiffaugError: If the checkpoint is broken or of other plans.
+    """
+    network = build_downstream(configuration, plans, dataset_json, deep_supervision=False)
+    weights = read_checkpoint(checkpoint)["network_weights"]
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise DiffaugError(
+            f"{checkpoint}: does not fit the network of these plans, expected a model of them; train it again"
+        ) from error
+    return network.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload, no-any-return]

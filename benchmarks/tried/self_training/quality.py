@@ -1,7 +1,7 @@
 """How good a few-label model's labels of the unlabelled pool are, and what averaging mirrored predictions adds to them.
 
     python -m benchmarks.scarce_labels run --data phantom --arms real --labelled 10 20 --seeds 2
-    python -m benchmarks.pseudo_labels --labelled 10 20 --seeds 2
+    python -m benchmarks.tried.self_training.quality --labelled 10 20 --seeds 2
 
 Teachers are the models that the first command leaves. The pool is phantoms of the other site, whose true masks are known.
 """
@@ -22,9 +22,9 @@ from benchmarks.measuring import machine, write_report
 from benchmarks.scarce.arms import ARMS
 from benchmarks.scarce.data import PHANTOM, PHANTOM_SHAPE
 from benchmarks.scarce.oracle import true_mask
-from diffaug.nnunet.networks import load_model, make_predictor
+from benchmarks.tried.self_training.labelling import SURE, likeliest, load_model
 from diffaug.nnunet.plans import read_plans
-from diffaug.pretraining.labelling import SURE, likeliest
+from diffaug.nnunet.predictor import make_predictor
 from diffaug.pretraining.sources import folder_source, preprocess
 from diffaug.workspace import nnunet_folder, read_json
 
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--labelled", type=int, nargs="+", default=[10], metavar="N", help="(%(default)s)")
     parser.add_argument("--seeds", type=int, default=1, help="(%(default)s)")
     parser.add_argument("--volumes", type=int, default=60, help="of the pool (%(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/pseudo_labels.md"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/tried/results/pseudo_labels.md"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
@@ -104,7 +104,7 @@ def main() -> None:
             for seed in range(arguments.seeds)
             for row in measure(labelled, seed, arguments.volumes, Path(folder))
         ]
-    command = f"`{' '.join(['python', '-m', 'benchmarks.pseudo_labels', *sys.argv[1:]])}`"
+    command = f"`{' '.join(['python', '-m', 'benchmarks.tried.self_training.quality', *sys.argv[1:]])}`"
     text = (
         f"{arguments.volumes} phantoms of site A, labelled by models of arm `{ARM.name}` that were trained on cases of "
         f"site B. Sure: the likeliest label has a probability of at least {SURE}."

@@ -1,13 +1,47 @@
-"""Sparse-style encoding of a masked volume: nothing that is hidden takes part, as if convolutions were sparse."""
+"""Masked autoencoding with an encoder in which nothing that is hidden takes part, as if convolutions were sparse."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from diffaug.errors import DiffaugError
+from diffaug.nnunet.families import Network
+from diffaug.pretraining.pretexts.mae import Mae
+
+
+@dataclass(frozen=True)
+class SparseMae(Mae):
+    """See `Mae`; hidden voxels take no part in the encoder, where otherwise they are zeros like any others."""
+
+    def suited(self, network: Network) -> Mae:
+        """See `Mae.suited`.
+
+        Args:
+            network: Which.
+
+        Returns:
+            The pretext itself.
+
+        Raises:
+            DiffaugError: If the network has no convolutions in its encoder that can leave voxels out.
+        """
+        if not network.family.sparse:
+            raise DiffaugError(
+                f"--pretext mae-sparse: leaves hidden voxels out of convolutions, found network {network.name}, expected "
+                "another pretext for it: mae hides whole tokens; mend the option"
+            )
+        return self
+
+    def predict(self, network: nn.Module, seen: Tensor, masked: Tensor) -> Tensor:
+        """See `Mae.predict`."""
+        with sparse(network, masked):
+            return super().predict(network, seen, masked)
 
 
 @contextmanager

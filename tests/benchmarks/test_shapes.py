@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from diffaug.scans.shapes import draw_shapes
+from benchmarks.shapes import draw_shapes, write_shapes
+from diffaug.scans.dataset import open_dataset
 
 
 @pytest.mark.parametrize("shape", [(24, 32, 48), (8, 40, 12)])
@@ -28,3 +29,18 @@ def test_structures_have_inside_and_edge():
     )
     assert np.quantile(steps, 0.5) < 0.2
     assert np.quantile(steps, 0.97) > 4 * np.quantile(steps, 0.5)
+
+
+def test_a_folder_of_volumes_is_a_dataset_and_goes_on(tmp_path):
+    options = {"size": (8, 12, 10), "spacing": (3.0, 1.0, 2.0), "channels": ["T1", "T2"]}
+    folder = write_shapes(tmp_path / "shapes", 2, **options)
+    dataset = open_dataset(folder)
+    first = dataset.read(dataset.cases[0])
+    assert first.voxels.shape == (2, 8, 12, 10)
+    assert first.geometry.spacing == (3.0, 1.0, 2.0)
+    assert np.array_equal(np.abs(first.voxels[0]), np.abs(first.voxels[1]))
+    files = sorted((folder / "imagesTr").iterdir())
+    before = {file.name: file.stat().st_mtime_ns for file in files}
+    write_shapes(folder, 3, **options)
+    assert {file.name: file.stat().st_mtime_ns for file in files} == before
+    assert len(open_dataset(folder).cases) == 3

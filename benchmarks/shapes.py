@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.spatial.transform import Rotation
+from tqdm import tqdm
+
+from diffaug.scans.scan import Geometry, Scan, write_scan
+from diffaug.workspace import write_json
 
 STRUCTURES = (8, 24)  # how many per volume
 RADII = (0.05, 0.35)  # semi-axes, as a share of the volume's longest edge
@@ -14,6 +19,36 @@ BEND = 0.06  # standard deviation of the smooth deformation, as a share of the l
 TEXTURE = 0.25  # of a structure's own grain
 NOISE = 0.1
 SHADING = 0.2
+
+
+def write_shapes(
+    folder: Path, count: int, *, size: Sequence[int], spacing: Sequence[float], channels: Sequence[str], seed: int = 0
+) -> Path:
+    """Write volumes of random structures in nnU-Net's raw layout, for `diffaug pretrain --images FOLDER`, or go on.
+
+    Args:
+        folder: Where to.
+        count: How many.
+        size: In voxels (Z, Y, X).
+        spacing: In mm (Z, Y, X).
+        channels: Names of the channels; all show the same structures, each in its own brightness.
+        seed: Of the draw.
+
+    Returns:
+        The folder.
+    """
+    names = {str(number): name for number, name in enumerate(channels)}
+    write_json(folder / "dataset.json", {"channel_names": names, "labels": {"background": 0}, "file_ending": ".nii.gz"})
+    images = folder / "imagesTr"
+    for number in tqdm(range(count), "drawing shapes", unit="volume", ascii=True):
+        case = f"shapes_{number:05d}"
+        if (images / f"{case}_{len(channels) - 1:04d}.nii.gz").is_file():
+            continue
+        rng = np.random.default_rng([seed, number])
+        volume = draw_shapes(rng, size)
+        voxels = np.stack([volume * rng.choice([-1, 1]) if channel else volume for channel in range(len(channels))])
+        write_scan(Scan(voxels, Geometry(tuple(spacing))), images, case)
+    return folder
 
 
 def draw_shapes(rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray:

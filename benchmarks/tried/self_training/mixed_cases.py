@@ -19,7 +19,7 @@ PLACES = 2000  # voxels of each label that are remembered, for nnU-Net's oversam
 
 
 def pseudo_labels_path(results: str | PathLike[str], dataset: str, plans: str, configuration: str, fold: Any) -> Path:
-    """Tell where `diffaug label` leaves the volumes of a fold and the trainer looks for them.
+    """Tell where `label` leaves the volumes of a fold and the trainer looks for them.
 
     Args:
         results: The folder `nnUNet_results`.
@@ -78,13 +78,11 @@ class MixedCases:
             DiffaugError: If the folder is not finished.
         """
         number = folder.name.removeprefix("fold_")
-        self.manifest = read_json(folder / "manifest.json", f"run: diffaug label for fold {number}")
+        self.manifest = read_json(folder / "manifest.json", f"have a teacher label volumes for fold {number}")
         self.labelled = labelled
         self.folder = folder
         if not self.manifest["finished"]:
-            raise DiffaugError(
-                f"{folder}: not finished, expected labelled volumes; run diffaug label again, it goes on"
-            )
+            raise DiffaugError(f"{folder}: not finished, expected labelled volumes; label again, it goes on")
         names = list(self.manifest["volumes"])
         wanted = share / (1 - share) * len(labelled.identifiers) / len(names)  # draws of one of them per labelled case
         self.volumes = set(names)

@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diffaug.pretraining.pretexts import Shown
 from diffaug.pretraining.pretexts.appearance import vary
-from diffaug.pretraining.pretexts.pretext import Shown
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from monai.losses import DiceCELoss
 from torch import Tensor, nn
 
-from diffaug.pretraining.pretexts.pretext import Shown
+from diffaug.pretraining.pretexts import Shown
 
 
 @dataclass(frozen=True)

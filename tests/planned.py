@@ -1,0 +1,97 @@
+"""nnU-Net's plans as its planner writes them, for networks of a few thousand weights."""
+
+import json
+from pathlib import Path
+
+PER_STAGE = {"ResidualEncoderUNet": "n_blocks_per_stage", "PlainConvUNet": "n_conv_per_stage"}
+
+
+def unet(name="ResidualEncoderUNet", features=(4, 8, 16), **kwargs) -> dict:
+    """The `architecture` of a configuration: isotropic, one convolution or block per stage."""
+    stages = len(features)
+    return {
+        "network_class_name": f"dynamic_network_architectures.architectures.unet.{name}",
+        "arch_kwargs": {
+            "n_stages": stages,
+            "features_per_stage": list(features),
+            "conv_op": "torch.nn.modules.conv.Conv3d",
+            "kernel_sizes": [[3, 3, 3]] * stages,
+            "strides": [[1, 1, 1], *[[2, 2, 2]] * (stages - 1)],
+            PER_STAGE[name]: [1] * stages,
+            "n_conv_per_stage_decoder": [1] * (stages - 1),
+            "conv_bias": True,
+            "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+            "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+            "dropout_op": None,
+            "dropout_op_kwargs": None,
+            "nonlin": "torch.nn.LeakyReLU",
+            "nonlin_kwargs": {"inplace": True},
+        }
+        | kwargs,
+        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+    }
+
+
+def plans(
+    dataset: str, architecture: dict, *, patch, size, spacing, seen_spacing=None, axes=(0, 1, 2), order=1
+) -> dict:
+    """Whole plans with one configuration, `3d_fullres`.
+
+    Args:
+        dataset: Folder name of the dataset.
+        architecture: See `unet`.
+        patch: In voxels.
+        size: Of the median scan, in voxels.
+        spacing: Of the configuration, in mm.
+        seen_spacing: Of the median scan, in mm; the configuration's own by default.
+        axes: nnU-Net's `transpose_forward`, which must be its own inverse.
+        order: Of the interpolation.
+    """
+    resampling = {"order": order, "order_z": 0, "force_separate_z": None}
+    functions = {f"resampling_fn_{kind}": "resample_data_or_seg_to_shape" for kind in ("data", "seg", "probabilities")}
+    return {
+        "dataset_name": dataset,
+        "plans_name": "nnUNetPlans",
+        "original_median_spacing_after_transp": list(seen_spacing or spacing),
+        "original_median_shape_after_transp": list(size),
+        "image_reader_writer": "SimpleITKIO",
+        "transpose_forward": list(axes),
+        "transpose_backward": list(axes),
+        "experiment_planner_used": "ExperimentPlanner",
+        "label_manager": "LabelManager",
+        "foreground_intensity_properties_per_channel": {"0": {}},
+        "configurations": {
+            "3d_fullres": {
+                "data_identifier": "nnUNetPlans_3d_fullres",
+                "preprocessor_name": "DefaultPreprocessor",
+                "batch_size": 2,
+                "patch_size": list(patch),
+                "median_image_size_in_voxels": list(size),
+                "spacing": list(spacing),
+                "normalization_schemes": ["ZScoreNormalization"],
+                "use_mask_for_norm": [False],
+                **functions,
+                **{f"{name}_kwargs": {"is_seg": name.endswith("seg")} | resampling for name in functions},
+                "batch_dice": False,
+                "architecture": architecture,
+            }
+        },
+    }
+
+
+def write_plans(folder, network="PlainConvUNet", patch=(48, 160, 192), stages=6) -> Path:
+    """Write plans of an anisotropic configuration with nnU-Net's usual network."""
+    folder.mkdir(parents=True)
+    usual = {
+        "kernel_sizes": [[1, 3, 3], *[[3, 3, 3]] * (stages - 1)],
+        "strides": [[1, 1, 1], [1, 2, 2], *[[2, 2, 2]] * (stages - 2)],
+        PER_STAGE[network]: [1, 3, 4, 6, 6, 6][:stages],
+        "n_conv_per_stage_decoder": [2] * (stages - 1),
+    }
+    architecture = unet(network, [32, 64, 128, 256, 320, 320][:stages], **usual)
+    content = plans(folder.name, architecture, patch=patch, size=patch, spacing=[2.0, 1.0, 1.0])
+    base = content["configurations"]["3d_fullres"]
+    content["configurations"] = {"2d": base | {"patch_size": [8, 8]}, "3d_fullres": base}
+    file = folder / "nnUNetPlans.json"
+    file.write_text(json.dumps(content))
+    return file
