@@ -15,10 +15,10 @@ import torch
 
 from diffaug.budgets import BUDGETS
 from diffaug.generator.autoencoder import Autoencoder
-from diffaug.generator.conditions import Condition
-from diffaug.generator.grain import fit_grain
+from diffaug.generator.condition import Condition
 from diffaug.generator.model import Generator
 from diffaug.generator.plan import GeneratorPlan, plan_strides
+from diffaug.generator.residual_noise import fit_residual_noise
 from diffaug.generator.samplers import SAMPLERS
 from diffaug.scans.grid import Grid
 
@@ -53,10 +53,10 @@ def untrained(budget: str, shape: tuple[int, ...]) -> Generator:
     )
     autoencoder, denoiser = Autoencoder(**plan.autoencoder), plan.make_denoiser()
     small = torch.randn(1, 1, 16, 16, 16).clamp(-1, 1)
-    grain = fit_grain([(small, 0.9 * small)])
+    residual_noise = fit_residual_noise([(small, 0.9 * small)])
     channels = size.autoencoder["latent_channels"]
     mean, std = torch.zeros(1, channels, 1, 1, 1), torch.ones(1, 1, 1, 1, 1)
-    return Generator(plan, autoencoder, denoiser, mean, std, [shape], [Condition()], grain)
+    return Generator(plan, autoencoder, denoiser, mean, std, [shape], [Condition()], residual_noise)
 
 
 def main() -> None:

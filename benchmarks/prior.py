@@ -76,7 +76,7 @@ def losses(task: str, components: list[int], steps: int, folder: Path) -> list[d
         training = replace(plan.denoiser_training, steps=steps)
         own = replace(plan, denoiser={**plan.denoiser, "components": count}, denoiser_training=training)
         torch.manual_seed(training.seed)
-        parts = (own, fitted.autoencoder, views, held_out, conditions, SeesNothing(), fitted.grain)
+        parts = (own, fitted.autoencoder, views, held_out, conditions, SeesNothing(), fitted.residual_noise)
         objective = DenoiserObjective(*parts)  # type: ignore[arg-type]
         untrained = objective.validate(torch.optim.swa_utils.AveragedModel(objective.networks["denoiser"]))
         with tempfile.TemporaryDirectory() as logs:

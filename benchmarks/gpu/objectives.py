@@ -14,11 +14,11 @@ from scipy.ndimage import gaussian_filter
 from diffaug.budgets import BUDGETS, Training
 from diffaug.copies.detector import CopyDetector
 from diffaug.generator.autoencoder import Autoencoder
-from diffaug.generator.conditions import Condition
+from diffaug.generator.condition import Condition
 from diffaug.generator.fit_autoencoder import AutoencoderObjective
 from diffaug.generator.fit_denoiser import DenoiserObjective
-from diffaug.generator.grain import fit_grain
 from diffaug.generator.plan import GeneratorPlan, make_plan
+from diffaug.generator.residual_noise import fit_residual_noise
 from diffaug.generator.views import Views
 from diffaug.nnunet.budget_configurations import run_planner
 from diffaug.nnunet.networks import build_network
@@ -106,11 +106,11 @@ def denoiser(plan: GeneratorPlan, extent: Sequence[int], folder: Path) -> Measur
     views, held_out = (Views(latents, c, [window] * len(c) * plan.views) for c in (plan.cases, plan.held_out))
     torch.manual_seed(0)
     small = torch.randn(1, 1, 16, 16, 16).clamp(-1, 1)
-    grain = fit_grain([(small, 0.9 * small)])
+    residual_noise = fit_residual_noise([(small, 0.9 * small)])
     known = {case: Condition() for case in (*plan.cases, *plan.held_out)}
     nothing: CopyDetector = None  # type: ignore[assignment]  # looked at in validations alone
     coder = Autoencoder(**plan.autoencoder)
-    return DenoiserObjective(plan, coder, views, held_out, known, nothing, grain), plan.denoiser_training
+    return DenoiserObjective(plan, coder, views, held_out, known, nothing, residual_noise), plan.denoiser_training
 
 
 def pretext(workspace: Workspace, budget: str, extent: Sequence[int], folder: Path) -> Measured:

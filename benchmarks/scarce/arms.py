@@ -152,7 +152,7 @@ def pretrain_arm(data: DataSet, arm: Arm, device: str = "auto") -> Path | None:
         pretext=arm.pretext,
         budget=data.budget,
         exclude=forbidden(data),
-        steps=arm.steps,
+        pretext_steps=arm.steps,
     )
     return pretrain(arm.workspace(data), request, device=device)
 

@@ -15,8 +15,9 @@ from diffaug.audit.drawing import draw
 from diffaug.audit.fidelity import reconstruct
 from diffaug.audit.findings import Findings
 from diffaug.audit.material import Material
-from diffaug.audit.measuring import Extras, measure
+from diffaug.audit.measuring import measure
 from diffaug.audit.report import render
+from diffaug.audit.requests import Extras
 from diffaug.audit.verdicts import conclude, defects
 from diffaug.generator.autoencoder import Autoencoder
 from diffaug.workspace import atomic_path

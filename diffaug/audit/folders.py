@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from diffaug.audit.listing import identity, open_images
 from diffaug.audit.material import Material
+from diffaug.audit.requests import FoldersRequest
 from diffaug.errors import DiffaugError
 from diffaug.scans.cache import VolumeCache
 from diffaug.scans.dataset import RawDataset
@@ -20,21 +21,6 @@ from diffaug.workspace import fingerprint, read_json, write_json
 FEWEST = 10  # real scans: fewer do not tell how alike scans of different people are
 MULTIPLE = (4, 4, 4)  # of the grid's shape
 VOXELS = {"cpu": 2**17, "cuda": 2**21}  # of the grid
-
-
-@dataclass(frozen=True)
-class FoldersRequest:
-    """What was asked of an audit of folders.
-
-    Attributes:
-        real: The scans that the generator was trained on.
-        synthetic: The volumes it made.
-        unseen: Real scans that it never saw, if there are any.
-    """
-
-    real: Path
-    synthetic: Path
-    unseen: Path | None = None
 
 
 def open_folders(request: FoldersRequest) -> dict[str, RawDataset]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from diffaug.audit.material import Material
 from diffaug.audit.memorisation import batches, look_for_copies
 from diffaug.audit.networks import load_network
 from diffaug.audit.organs import measure_organs, organ_distances
+from diffaug.audit.requests import Extras
 from diffaug.audit.textures import describe, texture_distances
 from diffaug.audit.verdicts import OWN
 from diffaug.copies.detector import CopyDetector
@@ -30,19 +30,6 @@ from diffaug.generator.autoencoder import Autoencoder
 
 SEED = 0
 FEWEST = 10  # volumes of a set: halves of fewer than five have no covariances
-
-
-@dataclass(frozen=True)
-class Extras:
-    """What a user may add to an audit.
-
-    Attributes:
-        weights: Files of published networks, each a further feature space.
-        nnunet_model: Folder of a trained nnU-Net, to look at organs.
-    """
-
-    weights: tuple[Path, ...] = ()
-    nnunet_model: Path | None = None
 
 
 def measure(

@@ -13,12 +13,13 @@ from torch.optim import AdamW, Optimizer
 
 from diffaug.copies.detector import CopyDetector
 from diffaug.generator.autoencoder import Autoencoder
-from diffaug.generator.conditions import DROPPED, Condition
+from diffaug.generator.condition import Condition
+from diffaug.generator.conditions import DROPPED
 from diffaug.generator.denoiser import Denoiser
 from diffaug.generator.diffusion import denoising_error, draw_sigma
-from diffaug.generator.grain import Grain
 from diffaug.generator.model import Generator
 from diffaug.generator.plan import GeneratorPlan
+from diffaug.generator.residual_noise import ResidualNoise
 from diffaug.generator.views import Views
 from diffaug.scans.pictures import mosaic
 from diffaug.scans.windows import Window, coordinates
@@ -48,11 +49,11 @@ class DenoiserObjective:
         held_out: Views,
         conditions: Mapping[str, Condition],
         detector: CopyDetector,
-        grain: Grain,
+        residual_noise: ResidualNoise,
     ) -> None:
         self.plan = plan
         self.detector = detector
-        self.grain = grain
+        self.residual_noise = residual_noise
         self.conditions = [conditions[case] for case in plan.cases]
         self.told = self._told(self.conditions)
         self.autoencoder = autoencoder
@@ -166,7 +167,7 @@ class DenoiserObjective:
         """
         averaged = self._averaged(average)
         parts = (self.plan, self.autoencoder, averaged, self.mean, self.std)
-        return Generator(*parts, extents, self.conditions, self.grain)
+        return Generator(*parts, extents, self.conditions, self.residual_noise)
 
     def preview(self, file: Path, average: nn.Module | None) -> None:
         """Draw the samples of the last validation.

@@ -14,12 +14,12 @@ from diffaug.copies.calibrating import make_detector
 from diffaug.copies.detector import CopyDetector
 from diffaug.generator.autoencoder import Autoencoder
 from diffaug.generator.check_autoencoder import AutoencoderCheck, check_autoencoder
-from diffaug.generator.conditions import Condition
+from diffaug.generator.condition import Condition
 from diffaug.generator.fit_autoencoder import AutoencoderObjective, centre_window
 from diffaug.generator.fit_denoiser import DenoiserObjective
-from diffaug.generator.grain import Grain, fit_grain
 from diffaug.generator.model import Generator
 from diffaug.generator.plan import GeneratorPlan
+from diffaug.generator.residual_noise import ResidualNoise, fit_residual_noise
 from diffaug.generator.views import encode_views
 from diffaug.scans.cache import VolumeCache
 from diffaug.scans.pictures import curves
@@ -79,8 +79,8 @@ def fit_networks(
         )
     detector = _detector(plan, cache, folder, fabric)
     torch.manual_seed(plan.denoiser_training.seed)
-    grain = _grain(coder.autoencoder, plan, cache)
-    objective = DenoiserObjective(plan, coder.autoencoder, views, held_out, conditions, detector, grain)
+    residual_noise = _residual_noise(coder.autoencoder, plan, cache)
+    objective = DenoiserObjective(plan, coder.autoencoder, views, held_out, conditions, detector, residual_noise)
     average = train(
         objective,
         objective.example,
@@ -106,12 +106,14 @@ def _check(coder: AutoencoderObjective, cache: VolumeCache, folder: Path) -> Aut
 
 
 @torch.no_grad()
-def _grain(autoencoder: Autoencoder, plan: GeneratorPlan, cache: VolumeCache) -> Grain:
+def _residual_noise(autoencoder: Autoencoder, plan: GeneratorPlan, cache: VolumeCache) -> ResidualNoise:
     """Measure what the autoencoder takes from training scans."""
     autoencoder.eval()
     device = autoencoder.head.weight.device
     scans = (torch.from_numpy(centre_window(cache, case, plan.grid.shape))[None] for case in plan.cases[:GRAIN_SCANS])
-    return fit_grain([(scan.to(device), autoencoder.decode(autoencoder.encode(scan.to(device)))) for scan in scans])
+    return fit_residual_noise(
+        [(scan.to(device), autoencoder.decode(autoencoder.encode(scan.to(device)))) for scan in scans]
+    )
 
 
 def _detector(plan: GeneratorPlan, cache: VolumeCache, folder: Path, fabric: Fabric) -> CopyDetector:

@@ -18,10 +18,10 @@ from diffaug import __version__
 from diffaug.errors import DiffaugError
 from diffaug.generator import samplers
 from diffaug.generator.autoencoder import Autoencoder
-from diffaug.generator.conditions import Condition
+from diffaug.generator.condition import Condition
 from diffaug.generator.denoiser import Denoiser
-from diffaug.generator.grain import Grain
 from diffaug.generator.plan import GeneratorPlan
+from diffaug.generator.residual_noise import ResidualNoise
 from diffaug.scans.windows import Window, centred, coordinates, scattered
 from diffaug.training.devices import start_fabric
 from diffaug.workspace import atomic_path
@@ -39,7 +39,7 @@ class Generator:
         std: Of the training latents, one for all channels, see `DenoiserObjective`.
         extents: Voxels (Z, Y, X) on the canonical grid of every training scan: synthetic ones are as large.
         conditions: What is known of every training scan, in the same order: synthetic ones are alike.
-        grain: What the autoencoder takes from every scan.
+        residual_noise: What the autoencoder takes from every scan.
         provenance: Ids it has seen, hashes, versions.
     """
 
@@ -50,7 +50,7 @@ class Generator:
     std: Tensor
     extents: list[tuple[int, ...]]
     conditions: list[Condition]
-    grain: Grain
+    residual_noise: ResidualNoise
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> Generator:
@@ -77,7 +77,7 @@ class Generator:
         steps: int | None,
         wanted: Condition | None = None,
         guidance: float = 1.0,
-        grain: bool = True,
+        residual_noise: bool = True,
     ) -> tuple[Tensor, list[Window], list[Condition]]:
         """Make synthetic volumes; the one with a given seed and number is always the same.
 
@@ -91,7 +91,7 @@ class Generator:
             steps: Number of steps; None for the sampler's own.
             wanted: Conditions that all volumes shall have.
             guidance: Weight of the conditions, see `samplers.guided`.
-            grain: Whether volumes get the grain of scans.
+            residual_noise: Whether volumes get the residual noise of scans.
 
         Returns:
             Volumes `(B, C, Z, Y, X)` in [-1, 1] on the CPU, the window of each (where in a scan it lies) and its
@@ -129,9 +129,9 @@ class Generator:
         with start_fabric(start.device.type).autocast():
             latent = samplers.sample(sampler, steps, denoise, start, noise)
         volumes = self.autoencoder.decode(latent * self.std + self.mean)
-        if grain:
+        if residual_noise:
             white = [torch.randn(volumes.shape[1:], generator=g) for g in generators]
-            volumes = self.grain.add(volumes, torch.stack(white).to(volumes))
+            volumes = self.residual_noise.add(volumes, torch.stack(white).to(volumes))
         return volumes.cpu(), windows, conditions
 
     def save(self, file: Path) -> None:
@@ -143,7 +143,7 @@ class Generator:
         tensors = {f"autoencoder.{k}": v for k, v in self.autoencoder.state_dict().items()}
         tensors |= {f"denoiser.{k}": v for k, v in self.denoiser.state_dict().items()}
         tensors |= {"latent_mean": self.mean, "latent_std": self.std}
-        tensors |= {f"grain.{k}": v for k, v in asdict(self.grain).items()}
+        tensors |= {f"residual_noise.{k}": v for k, v in asdict(self.residual_noise).items()}
         about = {
             "format": "diffaug generator 1",
             "version": __version__,
@@ -181,8 +181,13 @@ class Generator:
             extents = [tuple(extent) for extent in about["extents"]]
             conditions = [Condition.from_dict(entry) for entry in about.get("conditions", [{}] * len(extents))]
             mean, std = tensors["latent_mean"], tensors["latent_std"]
-            grain = Grain(**{k.removeprefix("grain."): v for k, v in tensors.items() if k.startswith("grain.")})
-            return Generator(plan, autoencoder, denoiser, mean, std, extents, conditions, grain, about["provenance"])
+            prefix = "residual_noise."
+            residual_noise = ResidualNoise(
+                **{k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            )
+            return Generator(
+                plan, autoencoder, denoiser, mean, std, extents, conditions, residual_noise, about["provenance"]
+            )
         except DiffaugError:
             raise
         except (SafetensorError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, OSError) as error:

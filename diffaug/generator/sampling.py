@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from diffaug.copies.detector import CopyDetector
-from diffaug.generator.conditions import Condition
+from diffaug.generator.condition import Condition
 from diffaug.generator.model import Generator
 from diffaug.scans.windows import paste_extent, refill
 
@@ -44,7 +44,7 @@ def candidates(
     steps: int | None,
     condition: Condition,
     guidance: float,
-    grain: bool,
+    residual_noise: bool,
 ) -> Iterator[Candidate]:
     """Make volumes without end, whole batches at a time, so that a volume does not depend on how many are asked for.
 
@@ -57,7 +57,7 @@ def candidates(
         steps: Number of steps; None for the sampler's default.
         condition: What all volumes shall be alike in.
         guidance: Weight of the conditions.
-        grain: Whether volumes get the grain of scans.
+        residual_noise: Whether volumes get the residual noise of scans.
 
     Yields:
         The candidates in order.
@@ -72,7 +72,7 @@ def candidates(
             steps=steps,
             wanted=condition,
             guidance=guidance,
-            grain=grain,
+            residual_noise=residual_noise,
         )
         insides = [paste_extent(volume, window) for volume, window in zip(volumes.numpy(), windows, strict=True)]
         # judged as the audit will see them, who has but the files

@@ -17,7 +17,7 @@ from diffaug.nnunet.plans import PlansManager, read_plans
 from diffaug.nnunet.weights.format import read_encoder, write_encoder
 from diffaug.nnunet.weights.path import IMPORTED
 from diffaug.nnunet.weights.transfer import load_encoder
-from diffaug.pretraining.sources import KINDS
+from diffaug.pretraining.images import OWN
 from diffaug.workspace import Workspace, atomic_path, discard, locked, read_json, write_json
 
 TRAINING_ONLY = ("optimizer_state", "grad_scaler_state", "logging")
@@ -54,7 +54,7 @@ def _without_names(provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Keep how many cases were seen, and how, which is everybody's; who and where is the hospital's business."""
     told = {key: len(value) if isinstance(value, (list, tuple)) else value for key, value in provenance.items()}
     if isinstance(provenance.get("images"), (list, tuple)):
-        told["images"] = [name if name in KINDS else "folder" for name in provenance["images"]]
+        told["images"] = [name if name in OWN else "folder" for name in provenance["images"]]
     return told
 
 

@@ -21,8 +21,6 @@ from diffaug.scans.dataset import RawDataset, open_dataset, open_folder
 from diffaug.scans.scan import Scan
 from diffaug.workspace import Workspace, file_hash, read_json
 
-KINDS = ("synthetic", "real")  # what images may be called; any other name is a folder
-
 
 @dataclass(frozen=True)
 class Source:

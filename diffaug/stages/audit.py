@@ -8,10 +8,10 @@ from typing import Any
 
 from diffaug import __version__
 from diffaug.audit.auditing import Inputs, Report, make_report
-from diffaug.audit.folders import FoldersRequest, from_folders, open_folders
+from diffaug.audit.folders import from_folders, open_folders
 from diffaug.audit.listing import identity
 from diffaug.audit.material import from_task
-from diffaug.audit.measuring import Extras
+from diffaug.audit.requests import Extras, FoldersRequest
 from diffaug.errors import DiffaugError
 from diffaug.generator.fitting import COPIES
 from diffaug.generator.model import Generator

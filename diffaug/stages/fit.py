@@ -163,7 +163,7 @@ def scans_of(
     Returns:
         The dataset, and the ids that are left out of it.
     """
-    extra = [Path(folder) for folder in request.images]
+    extra = [Path(folder) for folder in request.more_images]
     excluded = set(kept) if kept is not None else excluded_ids(workspace, request.exclude, extra, others)
     return open_dataset(workspace.raw, extra=extra, exclude=excluded), excluded
 

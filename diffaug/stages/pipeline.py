@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffaug.audit.folders import FoldersRequest
-from diffaug.audit.measuring import Extras
+from diffaug.audit.requests import Extras, FoldersRequest
 from diffaug.budgets import BUDGETS
 from diffaug.errors import DiffaugError
 from diffaug.generator.estimate import in_words, largest_plan, likely_seconds
 from diffaug.generator.plan import GeneratorPlan
-from diffaug.pretraining.sources import KINDS
+from diffaug.pretraining.images import folders_of
 from diffaug.stages import audit as auditing
 from diffaug.stages import fit as fitting
 from diffaug.stages import pretrain as pretraining
@@ -143,7 +142,7 @@ def pretrain(
     if "synthetic" in request.images and not done:
         how = upstream or (None, None)
         pretraining.check(workspace, request)  # a slip must not show after hours of fitting
-        others = [Path(name) for name in request.images if name not in KINDS]
+        others = folders_of(request.images)
         model = _generator("pretrain", workspace, how[0], device, others)
         _volumes("pretrain", workspace, model, how[1], device)
     return pretraining.pretrain(workspace, request, device=device, fresh=fresh)

@@ -18,9 +18,9 @@ from diffaug.nnunet.families import Network, network_of
 from diffaug.nnunet.plans import ConfigurationManager, PlansManager, read_plans
 from diffaug.nnunet.weights.path import ENCODER, IMPORTED
 from diffaug.pretraining.fitting import PretextObjective, require_loadable, write_result
+from diffaug.pretraining.images import folders_of
 from diffaug.pretraining.pretexts import PRETEXTS, pretext_for
 from diffaug.pretraining.sources import (
-    KINDS,
     Source,
     find_teacher,
     open_sources,
@@ -54,8 +54,10 @@ def require_possible(request: PretrainRequest) -> None:
         )
     if not request.images:
         raise DiffaugError("--images: found none, expected synthetic, real or folders; mend the option")
-    if request.steps is not None and request.steps < 1:
-        raise DiffaugError(f"--pretext-steps: found {request.steps}, expected a positive number; mend the option")
+    if request.pretext_steps is not None and request.pretext_steps < 1:
+        raise DiffaugError(
+            f"--pretext-steps: found {request.pretext_steps}, expected a positive number; mend the option"
+        )
 
 
 def finished(workspace: Workspace, request: PretrainRequest) -> bool:
@@ -102,8 +104,8 @@ def pretrain(workspace: Workspace, asked: PretrainRequest, *, device: str, fresh
         training = replace(BUDGETS[request.budget].pretraining, seed=request.seed)
         rate = min(training.learning_rate, work.network.family.recipe.pretraining_rate)
         training = replace(training, learning_rate=rate)
-        if request.steps is not None:
-            training = replace(training, steps=request.steps)
+        if request.pretext_steps is not None:
+            training = replace(training, steps=request.pretext_steps)
         require_shares(training, fabric, "pretext")
         excluded, sources = _sources(workspace, request, request.images)
         inputs = {source.name: source_hashes(source) for source in sources}
@@ -147,7 +149,7 @@ def check(workspace: Workspace, request: PretrainRequest) -> None:
 def _sources(workspace: Workspace, request: PretrainRequest, images: Sequence[str]) -> tuple[set[str], list[Source]]:
     """Turn the rules into ids that must not be seen, and open the images without them."""
     extra = [Path(folder) for folder in request.more_images]
-    others = [Path(name) for name in images if name not in KINDS]
+    others = folders_of(images)
     excluded = excluded_ids(workspace, request.exclude, extra, others)
     return excluded, open_sources(workspace, images, extra, excluded)
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from diffaug.budgets import DEFAULT
+from diffaug.budgets import BUDGETS, DEFAULT
 from diffaug.errors import DiffaugError
-from diffaug.generator.conditions import Condition
+from diffaug.generator.condition import Condition
+from diffaug.options import option
+from diffaug.pretraining.images import named
 
 Request = TypeVar("Request", "FitRequest", "SampleRequest", "PretrainRequest")
+
+
+def _resolved(folders: Iterable[str]) -> tuple[str, ...]:
+    return tuple(str(Path(folder).resolve()) for folder in folders)
 
 
 @dataclass(frozen=True)
@@ -19,20 +25,20 @@ class FitRequest:
     """What was asked of `fit`; a second run must ask the same, or discard the first with `--fresh`.
 
     Attributes:
-        budget: A key of `diffaug.budgets.BUDGETS`.
-        field_of_view: `auto`, `whole` or `patch`.
-        images: Extra folders of images.
-        exclude: `--exclude` rules.
+        budget: The machine at hand.
+        field_of_view: Whole scans or patches of them: whole, patch or auto.
+        more_images: Folder of further unlabelled images; may be repeated.
+        exclude: Cases that must not be seen: fold:N, labelled, FILE[:KEY] or none; may be repeated.
         seed: Of everything random.
-        sites: File that tells which site each case comes from; None takes `sites.csv` of the raw dataset, if it is there.
+        sites: Table with the columns case and site; the dataset's sites.csv where it is there and no other is named.
     """
 
-    budget: str = DEFAULT
+    budget: str = option(DEFAULT, choices=BUDGETS)
     field_of_view: str = "auto"
-    images: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ("fold:0",)
+    more_images: tuple[str, ...] = option((), read=_resolved, metavar="FOLDER")
+    exclude: tuple[str, ...] = option(("fold:0",), metavar="RULE")
     seed: int = 0
-    sites: str | None = None
+    sites: str | None = option(None, read=lambda file: str(Path(file).resolve()), metavar="FILE")
 
 
 @dataclass(frozen=True)
@@ -41,22 +47,23 @@ class SampleRequest:
 
     Attributes:
         count: Number of volumes.
-        seed: Of the set.
-        sampler: A key of `diffaug.generator.samplers.SAMPLERS`.
-        steps: Number of steps; None for the sampler's default.
-        condition: What all volumes shall be alike in; what is unknown varies as it does among the training scans.
-        guidance: Weight of the conditions; 1 is the plain conditional denoiser, more exaggerates what they change.
-        grain: Whether volumes get the grain of scans, or stay as smooth as the autoencoder makes them.
-        keep_copies: Whether volumes too like a training scan stay in the set, for research alone.
+        seed: Of everything random.
+        sampler: How: dpmpp, heun, ddim, or ddpm as in the paper.
+        steps: Number of steps of the sampler; its own where none is named.
+        condition: What all volumes shall be alike in, site=NAME or spacing=Z,Y,X in mm; may be repeated; what is not named
+            varies as it does among the training scans.
+        guidance: Weight of the conditions; above 1 exaggerates what they change.
+        residual_noise: Whether volumes get the residual noise of scans, or stay as smooth as the autoencoder makes them.
+        keep_copies: For research: whether volumes too like a training scan stay in the set.
     """
 
-    count: int = 200
+    count: int = option(200, short="-n")
     seed: int = 0
     sampler: str = "dpmpp"
     steps: int | None = None
-    condition: Condition = Condition()
+    condition: Condition = option(Condition(), read=Condition.parse, metavar="KEY=VALUE")
     guidance: float = 1.0
-    grain: bool = True
+    residual_noise: bool = True
     keep_copies: bool = False
 
 
@@ -65,22 +72,22 @@ class PretrainRequest:
     """What was asked of `pretrain`.
 
     Attributes:
-        images: Any of `synthetic`, `real`, or folders.
-        pretext: A key of `diffaug.pretraining.pretexts.PRETEXTS`.
-        budget: A key of `diffaug.budgets.BUDGETS`.
-        exclude: `--exclude` rules.
-        more_images: Further folders of real scans.
+        images: What to pretrain on, any of: synthetic, real, a FOLDER.
+        pretext: The task that needs no labels: denoise, mae or, with the generator as teacher, clusters.
+        budget: The machine at hand.
+        exclude: Cases that must not be seen: fold:N, labelled, FILE[:KEY] or none; may be repeated.
+        more_images: Folder of further unlabelled images; may be repeated.
         seed: Of everything random.
-        steps: How long; None for the budget's own number.
+        pretext_steps: Length of the pretraining; the budget's own where none is named.
     """
 
-    images: tuple[str, ...] = ("synthetic",)
+    images: tuple[str, ...] = option(("synthetic",), read=named, action="store", nargs="+")
     pretext: str = "denoise"
-    budget: str = DEFAULT
-    exclude: tuple[str, ...] = ("fold:0",)
-    more_images: tuple[str, ...] = ()
+    budget: str = option(DEFAULT, choices=BUDGETS)
+    exclude: tuple[str, ...] = option(("fold:0",), metavar="RULE")
+    more_images: tuple[str, ...] = option((), read=_resolved, metavar="FOLDER")
     seed: int = 0
-    steps: int | None = None
+    pretext_steps: int | None = None
 
 
 def remembered(kind: type[Request], manifest: Mapping[str, Any], file: Path) -> Request:

@@ -99,7 +99,7 @@ def _sample(workspace: Workspace, model: Path, stage: Stage, asked: SampleReques
 def _make(stage: Stage, request: SampleRequest, generator: Generator, detector: CopyDetector) -> None:
     made, refused = stage.manifest["volumes"], stage.manifest["refused"]
     first = 1 + max([-1, *refused, *(entry["candidate"] for entry in made.values())])
-    options = {key: getattr(request, key) for key in ("sampler", "steps", "condition", "guidance", "grain")}
+    options = {key: getattr(request, key) for key in ("sampler", "steps", "condition", "guidance", "residual_noise")}
     endless = candidates(generator, detector, request.seed, first, **options)
     with tqdm(total=request.count, initial=len(made), desc="sampling", unit="volume", ascii=True) as bar:
         while len(made) < request.count:

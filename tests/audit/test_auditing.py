@@ -11,7 +11,7 @@ from test_memorisation import blobs
 
 from blobs import blob, write_image
 from diffaug.audit import fit_encoder
-from diffaug.audit.folders import FoldersRequest
+from diffaug.audit.requests import FoldersRequest
 from diffaug.scans.scan import Geometry, Scan, write_scan
 from diffaug.stages.pipeline import audit, audit_folders, fit, sample
 from diffaug.stages.requests import FitRequest, SampleRequest

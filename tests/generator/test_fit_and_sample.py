@@ -18,7 +18,7 @@ from diffaug.cli import main
 from diffaug.copies.detector import CopyDetector
 from diffaug.errors import DiffaugError
 from diffaug.generator import fit_denoiser, fitting
-from diffaug.generator.conditions import Condition
+from diffaug.generator.condition import Condition
 from diffaug.generator.model import Generator
 from diffaug.generator.plan import GeneratorPlan
 from diffaug.generator.prior import GaussianPrior
@@ -213,13 +213,13 @@ def test_a_generator_of_nothing_but_copies_is_refused(done, refusal):
     assert "--keep-copies" in message
 
 
-def test_without_grain_volumes_are_as_smooth_as_the_decoder_makes_them(done):
+def test_without_residual_noise_volumes_are_as_smooth_as_the_decoder_makes_them(done):
     def roughness(**changes):
         folder = sample(done.workspace, replace(SHORT, keep_copies=True, **changes), device="cpu", fresh=True)
         images = [sitk.GetArrayFromImage(sitk.ReadImage(str(file))) for file in sorted((folder / "imagesTr").iterdir())]
         return np.mean([np.abs(np.diff(image, 2, 0)).mean() for image in images])
 
-    assert roughness(grain=False) < 0.9 * roughness()
+    assert roughness(residual_noise=False) < 0.9 * roughness()
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_without_grain_volumes_are_as_smooth_as_the_decoder_makes_them(done):
         {"steps": 5},
         {"guidance": 2.0},
         {"condition": Condition("A")},
-        {"grain": False},
+        {"residual_noise": False},
         {"keep_copies": True},
     ],
 )
@@ -262,7 +262,7 @@ def test_every_sampler_writes_volumes(done, sampler):
         {"field_of_view": "patch"},
         {"exclude": ("none",)},
         {"seed": 1},
-        {"images": ("x",)},
+        {"more_images": ("x",)},
         {"sites": "x"},
     ],
 )

@@ -219,7 +219,7 @@ def test_two_synthetic_sets_stay_two(sampled, tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [{"images": ()}, {"steps": 0}, {"images": ("both",)}],
+    [{"images": ()}, {"pretext_steps": 0}, {"images": ("both",)}],
     ids=["nothing", "no step", "no such folder"],
 )
 def test_impossible_requests_end_in_one_line(planned, refusal, change):
@@ -232,7 +232,7 @@ def test_both_read_both(sampled):
 
 
 def test_the_generator_teaches_its_own_volumes(sampled):
-    file = run(sampled, replace(REAL, images=("synthetic",), pretext="clusters", steps=3))
+    file = run(sampled, replace(REAL, images=("synthetic",), pretext="clusters", pretext_steps=3))
     assert read_encoder(file).provenance["pretext"] == "clusters"
     volume = next(iter(cached(sampled).values())).astype(np.float32)
     assert len(volume) == 1 + FEATURES + CLUSTERS

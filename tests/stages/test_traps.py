@@ -11,7 +11,7 @@ import torch
 
 from blobs import REQUEST, Task, blob, write_image
 from diffaug.audit import fit_encoder
-from diffaug.audit.measuring import Extras
+from diffaug.audit.requests import Extras
 from diffaug.budgets import BUDGETS
 from diffaug.cli import main
 from diffaug.stages import audit as auditing
@@ -19,7 +19,7 @@ from diffaug.stages.pipeline import audit, fit, pretrain, sample
 from diffaug.stages.requests import FitRequest, PretrainRequest, SampleRequest
 
 SHORT = SampleRequest(count=4, steps=2, keep_copies=True)
-SYNTHETIC = PretrainRequest(budget="cpu-small", steps=2)
+SYNTHETIC = PretrainRequest(budget="cpu-small", pretext_steps=2)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_a_new_scan_is_told_and_blocks_nothing_that_comes_after_the_generator(do
     sample(done.workspace, replace(SHORT, count=5), device="cpu")
     assert "1 new (new)" in capsys.readouterr().out
     audit(done.workspace, device="cpu")
-    pretrain(done.workspace, replace(SYNTHETIC, steps=3), device="cpu", fresh=True)
+    pretrain(done.workspace, replace(SYNTHETIC, pretext_steps=3), device="cpu", fresh=True)
     told = capsys.readouterr().out
     assert "fit --fresh begins anew" in told
     assert (done.workspace.generator / "generator.safetensors").stat().st_mtime_ns == model
@@ -155,7 +155,7 @@ def test_what_is_missing_is_said_before_it_is_made(done, capsys):
     shutil.rmtree(done.workspace.synthetic)
     done.tiny_plan(2)
     capsys.readouterr()
-    pretrain(done.workspace, replace(SYNTHETIC, steps=3), upstream=(REQUEST, SHORT), device="cpu", fresh=True)
+    pretrain(done.workspace, replace(SYNTHETIC, pretext_steps=3), upstream=(REQUEST, SHORT), device="cpu", fresh=True)
     lines = capsys.readouterr().out.splitlines()
     (generator,) = [line for line in lines if line.startswith("pretrain: the generator is unfinished")]
     assert "cpu-small, 2 and 2 steps, likely two minutes or less here" in generator
@@ -184,7 +184,7 @@ def test_a_report_of_an_older_version_is_made_anew(done, capsys, monkeypatch):
         (sample, replace(SHORT, sampler="ddim"), "sampler was dpmpp and is ddim"),
         (sample, replace(SHORT, steps=3), "steps was 2 and is 3"),
         (pretrain, replace(SYNTHETIC, pretext="mae"), "pretext was denoise and is mae"),
-        (pretrain, replace(SYNTHETIC, steps=None), "steps was 2 and is none"),
+        (pretrain, replace(SYNTHETIC, pretext_steps=None), "pretext_steps was 2 and is none"),
     ],
 )
 def test_options_that_differ_are_named_with_what_they_were(done, refusal, verb, asked, differs):

@@ -16,8 +16,9 @@ from diffaug.errors import DiffaugError
 from diffaug.nnunet.networks import build_downstream, read_checkpoint
 from diffaug.nnunet.plans import ConfigurationManager, PlansManager, read_plans
 from diffaug.nnunet.predictor import make_predictor
+from diffaug.pretraining.images import folders_of
 from diffaug.pretraining.pretexts.appearance import vary
-from diffaug.pretraining.sources import KINDS, open_sources, preprocess, source_hashes
+from diffaug.pretraining.sources import open_sources, preprocess, source_hashes
 from diffaug.scans.exclusion import excluded_ids
 from diffaug.training.devices import start_fabric
 from diffaug.workspace import Workspace, discard, file_hash, fingerprint, locked, nnunet_folder, read_json, write_json
@@ -79,7 +80,7 @@ def label(
     if manager.has_regions or manager.has_ignore_label:
         raise DiffaugError(f"{workspace.raw / 'dataset.json'}: has regions or an ignore label, expected plain labels")
     with locked(folder):
-        excluded = excluded_ids(workspace, request.exclude, others=[Path(n) for n in request.images if n not in KINDS])
+        excluded = excluded_ids(workspace, request.exclude, others=folders_of(request.images))
         sources = open_sources(workspace, request.images, [], excluded)
         if not sources:
             raise DiffaugError(

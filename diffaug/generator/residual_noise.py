@@ -1,7 +1,7 @@
-"""What an autoencoder takes from every scan and no denoiser can give back: its grain, put back as noise of the same kind.
+"""Residual noise: what an autoencoder takes from every scan and no denoiser can give back, put back as noise of its kind.
 
-Film grain is coded in the same way (AV1, section 7.18.3): not the grain itself is kept but its statistics, here its
-spectrum and how strong it is where the volume is bright or dark, smooth or full of edges.
+Film grain is coded in the same way (AV1, section 7.18.3): not the grain itself is kept but its statistics, here the spectrum
+and how strong it is where the volume is bright or dark, smooth or full of edges.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ DAMPING = 50  # voxels that a bin without any counts as having, of small strengt
 
 
 @dataclass(frozen=True)
-class Grain:
+class ResidualNoise:
     """Statistics of what is lost.
 
     Attributes:
-        kernel: Filter `(C, k, k, k)` that gives white noise the spectrum of the grain, of unit energy.
+        kernel: Filter `(C, k, k, k)` that gives white noise the spectrum of the residual noise, of unit energy.
         strength: Standard deviation `(C, LEVELS, CONTRASTS)`.
         edges: Local contrasts `(C, CONTRASTS - 1)` between the bins.
     """
@@ -37,7 +37,7 @@ class Grain:
     edges: Tensor
 
     def add(self, volumes: Tensor, white: Tensor) -> Tensor:
-        """Put grain onto volumes.
+        """Put residual noise onto volumes.
 
         Args:
             volumes: `(B, C, Z, Y, X)` in [-1, 1].
@@ -61,14 +61,14 @@ class Grain:
         return (volumes + STRENGTH * coloured).clamp(-1, 1)
 
 
-def fit_grain(pairs: Sequence[tuple[Tensor, Tensor]]) -> Grain:
-    """Measure the grain of scans.
+def fit_residual_noise(pairs: Sequence[tuple[Tensor, Tensor]]) -> ResidualNoise:
+    """Measure the residual noise of scans.
 
     Args:
         pairs: Scan and reconstruction, `(1, C, Z, Y, X)` each, all of one size.
 
     Returns:
-        The grain.
+        The residual noise.
     """
     channels, size = pairs[0][0].shape[1], pairs[0][0].shape[2:]
     edges, strength, kernels = [], [], []
@@ -88,7 +88,7 @@ def fit_grain(pairs: Sequence[tuple[Tensor, Tensor]]) -> Grain:
             k = min(KERNEL, n)
             kernel = kernel.roll(k // 2, axis).narrow(axis, 0, k)
         kernels.append(kernel / kernel.square().sum().sqrt())
-    return Grain(
+    return ResidualNoise(
         torch.stack(kernels).cpu(),
         torch.stack(strength).view(channels, LEVELS, CONTRASTS).cpu(),
         torch.stack(edges).cpu(),

@@ -1,0 +1,339 @@
+"""The verbs: each is what it may be asked, in dataclasses, and what it then calls; what needs torch is imported then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffaug.audit.requests import Extras
+from diffaug.budgets import BUDGETS, DEFAULT
+from diffaug.errors import DiffaugError
+from diffaug.options import option
+from diffaug.stages.requests import FitRequest, PretrainRequest, SampleRequest
+from diffaug.workspace import PLAN, Workspace, dataset_name
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb of the command line.
+
+    Attributes:
+        about: What it does.
+        options: What it may be asked: classes, or a class and the only fields that count.
+        run: Called with an instance of each.
+    """
+
+    about: str
+    options: tuple[type | tuple[type, str], ...]
+    run: Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Which of nnU-Net's tasks.
+
+    Attributes:
+        task: As nnU-Net's -d: 101 or Dataset101_Name.
+        plans: Name of nnU-Net's plans.
+        configuration: Name of nnU-Net's configuration.
+    """
+
+    task: str
+    plans: str = "nnUNetPlans"
+    configuration: str = "3d_fullres"
+
+    def workspace(self, network: str = PLAN) -> Workspace:
+        """Find the task's folders.
+
+        Args:
+            network: Which network is pretrained.
+
+        Returns:
+            The workspace.
+        """
+        return Workspace(dataset_name(self.task), self.plans, self.configuration, network)
+
+
+@dataclass(frozen=True)
+class MaybeTask(Task):
+    """A task, or none.
+
+    Attributes:
+        task: As nnU-Net's -d: 101 or Dataset101_Name.
+    """
+
+    task: str = ""
+
+
+@dataclass(frozen=True)
+class Network:
+    """Which network.
+
+    Attributes:
+        network: The plan's, or one that a trainer of its name brings along, as PrimusS (docs/reference.md has all).
+    """
+
+    network: str = PLAN
+
+
+@dataclass(frozen=True)
+class Run:
+    """How to run.
+
+    Attributes:
+        device: Where: auto, cpu or cuda.
+        fresh: Whether to discard what this verb has made before.
+    """
+
+    device: str = "auto"
+    fresh: bool = False
+
+
+@dataclass(frozen=True)
+class PlanOnly:
+    """How far to go.
+
+    Attributes:
+        plan_only: Whether to stop once plan.json is written, for you to edit it.
+    """
+
+    plan_only: bool = False
+
+
+@dataclass(frozen=True)
+class Folders:
+    """What to audit in place of a task.
+
+    Attributes:
+        real: Scans that any generator was trained on.
+        synthetic: The volumes it made.
+        unseen: Real scans it never saw, which may be a part of --real.
+        out: Where to, with --real; diffaug_audit where nothing else is named.
+    """
+
+    real: Path | None = option(None, metavar="FOLDER")
+    synthetic: Path | None = option(None, metavar="FOLDER")
+    unseen: Path | None = option(None, metavar="FOLDER")
+    out: Path | None = option(None, metavar="FOLDER")
+
+
+@dataclass(frozen=True)
+class Export:
+    """Where to export to.
+
+    Attributes:
+        out: The copy.
+    """
+
+    out: Path = option(metavar="FILE")
+
+
+@dataclass(frozen=True)
+class Import:
+    """What to import.
+
+    Attributes:
+        file: The encoder file.
+        fresh: Whether to discard an encoder that is there.
+    """
+
+    file: Path = option(metavar="FILE")
+    fresh: bool = False
+
+
+@dataclass(frozen=True)
+class ShareModel:
+    """What to share.
+
+    Attributes:
+        model: The model's folder, TRAINER__PLANS__CONFIGURATION.
+        out: Where to, as nnUNet_results has it.
+    """
+
+    model: Path = option(metavar="FOLDER")
+    out: Path = option(metavar="FOLDER")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to add to nnU-Net's plans.
+
+    Attributes:
+        task: As nnU-Net's -d: 101 or Dataset101_Name.
+        plans: Name of nnU-Net's plans.
+        base: Configuration to inherit from.
+        budget: The machine at hand.
+        epochs: Length of nnU-Net's training; the budget's own where none is named.
+        exclude: Cases that the plans must not be made from; may be repeated.
+    """
+
+    task: str
+    plans: str = "nnUNetPlans"
+    base: str = "3d_fullres"
+    budget: str = option(DEFAULT, choices=BUDGETS)
+    epochs: int | None = None
+    exclude: tuple[str, ...] = option((), metavar="RULE")
+
+
+@dataclass(frozen=True)
+class Phantom:
+    """Which phantoms.
+
+    Attributes:
+        out: Folder of raw datasets, usually $nnUNet_raw.
+        task: Number of the dataset.
+        cases: Number of training cases.
+        labelled: How many of them have masks; all where none is named.
+        test: Further cases for imagesTs and labelsTs.
+        site: Scanner, A or B.
+        seed: Of everything random.
+        shape: Voxels.
+    """
+
+    out: Path
+    task: int
+    cases: int
+    labelled: int | None = None
+    test: int = 0
+    site: str = option("A", choices=("A", "B"))
+    seed: int = 0
+    shape: tuple[int, int, int] = option((32, 48, 64), metavar=("Z", "Y", "X"))
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Where to.
+
+    Attributes:
+        out: Where to.
+    """
+
+    out: Path = Path("diffaug_demo")
+
+
+def _fit(task: Task, request: FitRequest, run: Run, how_far: PlanOnly) -> None:
+    from diffaug.stages.pipeline import fit
+
+    print(f"fit: {fit(task.workspace(), request, **vars(run), **vars(how_far))}")
+
+
+def _sample(task: Task, request: SampleRequest, run: Run) -> None:
+    from diffaug.stages.pipeline import sample
+
+    folder = sample(task.workspace(), request, **vars(run))
+    print(f"sample: {folder}, look at {folder / 'montage.png'}")
+
+
+def _audit(task: MaybeTask, folders: Folders, extras: Extras, run: Run) -> None:
+    from diffaug.audit.requests import FoldersRequest
+    from diffaug.stages.pipeline import audit, audit_folders
+
+    if task.task and not any(vars(folders).values()):
+        report = audit(task.workspace(), extras, **vars(run))
+    elif folders.real and folders.synthetic and not task.task:
+        request = FoldersRequest(folders.real, folders.synthetic, folders.unseen)
+        report = audit_folders(request, folders.out or Path("diffaug_audit"), extras, **vars(run))
+    else:
+        raise DiffaugError("audit: expected --task, or --real and --synthetic and no --task; mend the options")
+    print(f"audit: {report}")
+
+
+def _pretrain(
+    task: Task, request: PretrainRequest, upstream: FitRequest, count: SampleRequest, network: Network, run: Run
+) -> None:
+    from diffaug.stages.pipeline import pretrain
+
+    workspace = task.workspace(network.network)
+    print(f"pretrain: {pretrain(workspace, request, upstream=(upstream, count), **vars(run))}")
+
+
+def _export(task: Task, network: Network, export: Export) -> None:
+    from diffaug.pretraining.sharing import export_encoder
+
+    print(f"export: {export_encoder(task.workspace(network.network), export.out)}")
+
+
+def _import(task: Task, network: Network, wanted: Import) -> None:
+    from diffaug.pretraining.sharing import import_encoder
+
+    print(f"import: {import_encoder(task.workspace(network.network), wanted.file, fresh=wanted.fresh)}")
+
+
+def _share_model(wanted: ShareModel) -> None:
+    from diffaug.pretraining.sharing import share_model
+
+    print(f"share-model: {share_model(wanted.model, wanted.out)}")
+
+
+def _plan(plan: Plan, network: Network) -> None:
+    from diffaug.nnunet.budget_configurations import add_budget_configuration, ensure_plans
+    from diffaug.scans.exclusion import excluded_ids
+
+    workspace = Workspace(dataset_name(plan.task), plan.plans, plan.base)
+    file = ensure_plans(workspace.dataset, plan.plans, excluded_ids(workspace, plan.exclude))
+    name = add_budget_configuration(
+        file, budget=plan.budget, base=plan.base, epochs=plan.epochs, network=network.network
+    )
+    print(f"plan: {file}, configuration {name}")
+
+
+def _phantom(wanted: Phantom) -> None:
+    from diffaug.phantom.dataset import write_dataset
+
+    print(f"phantom: {write_dataset(**vars(wanted))}")
+
+
+def _trainer_path() -> None:
+    from nnunet_plugin.trainer_path import trainer_path
+
+    print(trainer_path())
+
+
+def _doctor(task: MaybeTask) -> None:
+    from diffaug.doctor import examine
+
+    examine(task.task or None, task.plans, task.configuration)
+
+
+def _demo(wanted: Demo) -> None:
+    from diffaug.demo import demo
+
+    demo(wanted.out)
+
+
+VERBS = {
+    "fit": Verb("fit the generator to a task's images", (Task, FitRequest, Run, PlanOnly), _fit),
+    "sample": Verb("write synthetic volumes; fits first where needed", (Task, SampleRequest, Run), _sample),
+    "audit": Verb(
+        "report how good and how private synthetic volumes are: a task's, or any folder's",
+        (MaybeTask, Folders, Extras, Run),
+        _audit,
+    ),
+    "pretrain": Verb(
+        "pretrain the nnU-Net plan's network, or another; fits and samples first where needed",
+        (Task, PretrainRequest, FitRequest, (SampleRequest, "count"), Network, Run),
+        _pretrain,
+    ),
+    "export": Verb(
+        "copy the encoder file, without case ids, for nnU-Net's and nnssl's fine-tuning tools",
+        (Task, Network, Export),
+        _export,
+    ),
+    "import": Verb(
+        "take an encoder file of nnssl, or of another diffaug, for a task's network", (Task, Network, Import), _import
+    ),
+    "share-model": Verb(
+        "copy a trained model so that it predicts where diffaug is not installed", (ShareModel,), _share_model
+    ),
+    "plan": Verb(
+        "add a budget's configuration to nnU-Net's plans, which are made where missing", (Plan, Network), _plan
+    ),
+    "phantom": Verb("write a dataset of breast MRI phantoms", (Phantom,), _phantom),
+    "trainer-path": Verb("print the value for nnUNet_extTrainer", (), _trainer_path),
+    "doctor": Verb(
+        "check folders, packages, the trainer and, if named, a task, and say what to mend", (MaybeTask,), _doctor
+    ),
+    "demo": Verb("the whole road on phantoms, on a CPU, in minutes", (Demo,), _demo),
+}
