@@ -2,7 +2,7 @@
 
     python -m benchmarks.audit_checks --dataset $nnUNet_raw/Dataset004_Hippocampus --samples SYNTHETIC/imagesTr --work work
 
-Real scans are halved by person (consecutive ids 2k-1 and 2k); ids in the list `test` of scarce_split.json are in nothing.
+Real scans are halved by patient (consecutive ids 2k-1 and 2k); ids in the list `test` of scarce_split.json are in nothing.
 Every audit is `diffaug audit --real first_half --synthetic SET`. All share one --out, so the copy detector is fitted once.
 """
 
@@ -37,7 +37,7 @@ SEED = 0
 
 
 def halves(dataset: Path) -> tuple[list[Path], list[Path]]:
-    """Halve the scans by person.
+    """Halve the scans by patient.
 
     Args:
         dataset: The raw dataset, with `scarce_split.json`.
@@ -46,11 +46,11 @@ def halves(dataset: Path) -> tuple[list[Path], list[Path]]:
         Files of the first and of the second half.
     """
     pool = json.loads((dataset / "scarce_split.json").read_text())["pool"]
-    people: dict[int, list[str]] = {}
+    patients: dict[int, list[str]] = {}
     for case in sorted(pool):
-        people.setdefault((int(case.rpartition("_")[2]) + 1) // 2, []).append(case)
-    order = np.random.default_rng(SEED).permutation(sorted(people))
-    found = [[case for person in order[i::2] for case in people[int(person)]] for i in range(2)]
+        patients.setdefault((int(case.rpartition("_")[2]) + 1) // 2, []).append(case)
+    order = np.random.default_rng(SEED).permutation(sorted(patients))
+    found = [[case for patient in order[i::2] for case in patients[int(patient)]] for i in range(2)]
     first, second = ([dataset / "imagesTr" / f"{case}_0000.nii.gz" for case in sorted(half)] for half in found)
     return first, second
 

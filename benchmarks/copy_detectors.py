@@ -3,7 +3,7 @@
     python -m benchmarks.copy_detectors --task 4 --task 950 --task 900 --out benchmarks/results/copy_detectors.md
 
 Each task needs what `diffaug fit --plan-only` writes. Copies of 12 training scans are planted, of every kind; scans that are
-no copies are all others, each held against other people's.
+no copies are all others, each held against other patients's.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def row(task: str) -> dict[str, object]:
         **{kind: f"{hits} of {all_}" for kind, (hits, all_) in told.planted.items()},
         "false alarms": f"{share:.1%} ({low:.1%} to {high:.1%}) of {count}",
         "threshold": f"{told.threshold:.3f}",
-        "taken for one person": "; ".join(", ".join(group) for group in told.people) or "none",
+        "taken for one patient": "; ".join(", ".join(group) for group in told.patients) or "none",
         "seconds": f"{time.perf_counter() - started:.0f}",
     }
 

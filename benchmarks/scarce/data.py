@@ -33,7 +33,7 @@ class DataSet:
         tolerance: Of the surface Dice, in mm.
         pool: Folder name of the dataset whose scans are the unlabelled pool, and whose generator is sampled.
         lists: JSON with the ids of `pool` and `test` cases of `imagesTr`; None where tests are in `imagesTs`.
-        person: Tells by an id whose case it is: those of one person stay together. Each case is of another by default.
+        patient: Tells by an id whose case it is: those of one patient stay together. Each case is of another by default.
         budget: Of nnU-Net's configuration and of the pretraining.
         tests: Folder name of another dataset whose test cases judge, so that choices leave the task's own untouched.
     """
@@ -44,7 +44,7 @@ class DataSet:
     tolerance: float
     pool: str
     lists: Path | None = None
-    person: Callable[[str], Any] = str
+    patient: Callable[[str], Any] = str
     budget: str = "cpu-small"
     tests: str | None = None
 
@@ -73,7 +73,7 @@ HIPPOCAMPUS = DataSet(
     tolerance=1.0,
     pool="Dataset004_Hippocampus",
     lists=Path("scarce_split.json"),
-    person=lambda case: (int(case.rpartition("_")[2]) + 1) // 2,  # ids 2k-1 and 2k are a person's two sides
+    patient=lambda case: (int(case.rpartition("_")[2]) + 1) // 2,  # ids 2k-1 and 2k are a patient's two sides
 )
 HEARTS = DataSet(
     "hearts",
@@ -82,7 +82,7 @@ HEARTS = DataSet(
     tolerance=2.5,
     pool="Dataset911_HeartVendorB",
     lists=Path("scarce_split.json"),
-    person=lambda case: case.rpartition("_")[0],  # both phases of a heart
+    patient=lambda case: case.rpartition("_")[0],  # both phases of a heart
 )
 # what is chosen between arms is chosen here: the same trainings, judged by phantoms that no table of results knows
 TRIALS = replace(PHANTOM, name="phantom-trials", tests="Dataset952_BreastPhantomB")
@@ -131,7 +131,7 @@ def forbidden(data: DataSet) -> tuple[str, ...]:
 
 
 def draws(data: DataSet) -> list[dict[str, list[str]]]:
-    """Draw the labelled cases: nested in number, independent between seeds, people kept together.
+    """Draw the labelled cases: nested in number, independent between seeds, patients kept together.
 
     Args:
         data: The data set.
@@ -142,18 +142,18 @@ def draws(data: DataSet) -> list[dict[str, list[str]]]:
     held, splits = validation(data), []
     drawn = sorted(set(_pool(data)) - set(held))
     for seed in range(SEEDS):
-        people = by_person(drawn, data.person)
-        order = np.random.default_rng(seed).permutation(len(people))
-        cases = [case for person in order for case in people[person]]
+        patients = by_patient(drawn, data.patient)
+        order = np.random.default_rng(seed).permutation(len(patients))
+        cases = [case for patient in order for case in patients[patient]]
         splits += [{"train": sorted(cases[:count]), "val": held} for count in data.counts]
     return splits
 
 
 def validation(data: DataSet) -> list[str]:
     """Give the cases that are held back for nnU-Net's own validation: the last ones of the pool."""
-    people, held = by_person(sorted(_pool(data)), data.person), []
+    patients, held = by_patient(sorted(_pool(data)), data.patient), []
     while len(held) < VALIDATION:
-        held += people.pop()
+        held += patients.pop()
     return sorted(held)
 
 
@@ -186,20 +186,20 @@ def _lists(data: DataSet) -> dict[str, Any]:
     return read_json(data.workspace.raw / data.lists, "expected a JSON with the lists pool and test; write one")
 
 
-def by_person(cases: Iterable[str], person: Callable[[str], Any]) -> list[list[str]]:
-    """Group cases by the person they are of.
+def by_patient(cases: Iterable[str], patient: Callable[[str], Any]) -> list[list[str]]:
+    """Group cases by the patient they are of.
 
     Args:
         cases: Ids.
-        person: Tells by an id whose case it is.
+        patient: Tells by an id whose case it is.
 
     Returns:
-        The groups, by person.
+        The groups, by patient.
     """
-    people: dict[Any, list[str]] = {}
+    patients: dict[Any, list[str]] = {}
     for case in cases:
-        people.setdefault(person(case), []).append(case)
-    return [people[key] for key in sorted(people)]
+        patients.setdefault(patient(case), []).append(case)
+    return [patients[key] for key in sorted(patients)]
 
 
 def custom(task: str, lists: Path, counts: Sequence[int], tolerance: float, pool: str | None, budget: str) -> DataSet:

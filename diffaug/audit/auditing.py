@@ -14,10 +14,11 @@ from diffaug.audit.detecting import adopt_detector, adopt_encoder
 from diffaug.audit.drawing import draw
 from diffaug.audit.fidelity import reconstruct
 from diffaug.audit.findings import Findings
-from diffaug.audit.material import Material
+from diffaug.audit.inputs import AuditInputs
 from diffaug.audit.measuring import measure
 from diffaug.audit.report import render
 from diffaug.audit.requests import Extras
+from diffaug.audit.summary import summarise
 from diffaug.audit.verdicts import conclude, defects
 from diffaug.generator.autoencoder import Autoencoder
 from diffaug.workspace import atomic_path
@@ -26,31 +27,31 @@ Report = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Inputs:
+class Audited:
     """What an audit is made from.
 
     Attributes:
-        material: The scans and the synthetic volumes.
+        inputs: The scans and the synthetic volumes.
         copies: File of the copy detector, made where it is missing.
         work: Folder for what another audit of the same scans can use again.
         autoencoder: The generator's, where it is known.
     """
 
-    material: Material
+    inputs: AuditInputs
     copies: Path
     work: Path
     autoencoder: Autoencoder | None
 
 
 def make_report(
-    inputs: Inputs, extras: Extras, told: dict[str, Any], folder: Path, report: Path, fabric: Fabric
+    audited: Audited, extras: Extras, made_from: dict[str, Any], folder: Path, report: Path, fabric: Fabric
 ) -> Report:
     """Measure, conclude and report.
 
     Args:
-        inputs: What is looked at.
+        audited: What is looked at.
         extras: What the user added.
-        told: What the report says of its inputs.
+        made_from: What the report says of its inputs: names and hashes.
         folder: Where pictures and the table of copies go.
         report: The HTML file.
         fabric: Where to compute.
@@ -58,25 +59,25 @@ def make_report(
     Returns:
         What a manifest should say: defects, verdicts, figures.
     """
-    material, autoencoder = inputs.material, inputs.autoencoder
+    inputs, autoencoder = audited.inputs, audited.autoencoder
     findings = measure(
-        material,
-        adopt_detector(material, inputs.copies, fabric),
-        adopt_encoder(material, inputs.work, fabric),
+        inputs,
+        adopt_detector(inputs, audited.copies, fabric),
+        adopt_encoder(inputs, audited.work, fabric),
         extras=extras,
         autoencoder=autoencoder,
-        inputs=told,
+        made_from=made_from,
         device=fabric.device,
     )
     verdicts = conclude(findings)
     _write_table(findings, folder / "copies.csv")
-    draw(findings, material, partial(reconstruct, autoencoder) if autoencoder else None, folder)
+    draw(findings, inputs, partial(reconstruct, autoencoder) if autoencoder else None, folder)
     with atomic_path(report) as temporary:
         temporary.write_text(render(findings, verdicts, folder), encoding="utf-8")
     return {
         "defects": defects(verdicts),
         "verdicts": {v.subject: [v.kind, v.head] for v in verdicts},
-        "figures": findings.figures(),
+        "figures": summarise(findings),
     }
 
 

@@ -8,17 +8,17 @@ from lightning_fabric import Fabric
 
 from diffaug.audit.encoder import Encoder
 from diffaug.audit.fit_encoder import fit_encoder
-from diffaug.audit.material import Material
+from diffaug.audit.inputs import AuditInputs
 from diffaug.copies.calibrating import make_detector
 from diffaug.copies.detector import CopyDetector
 from diffaug.errors import DiffaugError
 
 
-def adopt_detector(material: Material, file: Path, fabric: Fabric) -> CopyDetector:
+def adopt_detector(inputs: AuditInputs, file: Path, fabric: Fabric) -> CopyDetector:
     """Load the copy detector, or make it where there is none.
 
     Args:
-        material: The volumes.
+        inputs: The volumes.
         file: Where it lies, or shall lie.
         fabric: Where to compute.
 
@@ -31,28 +31,28 @@ def adopt_detector(material: Material, file: Path, fabric: Fabric) -> CopyDetect
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
         make_detector(
-            material.scans.__getitem__,
-            material.training,
-            material.unseen,
-            shape=material.grid.shape,
-            mirror=material.grid.mirror,
-            field_of_view=material.grid.field_of_view,
+            inputs.scans.__getitem__,
+            inputs.training,
+            inputs.unseen,
+            shape=inputs.grid.shape,
+            mirror=inputs.grid.mirror,
+            field_of_view=inputs.grid.field_of_view,
             device=fabric.device,
         ).save(file)
-    detector = CopyDetector.load(file, material.scans.__getitem__, fabric.device)
-    if detector.cases != material.training:
+    detector = CopyDetector.load(file, inputs.scans.__getitem__, fabric.device)
+    if detector.cases != inputs.training:
         raise DiffaugError(
-            f"{file}: knows {len(detector.cases)} scans, not the {len(material.training)} that the generator was trained on; "
+            f"{file}: knows {len(detector.cases)} scans, not the {len(inputs.training)} that the generator was trained on; "
             "fit anew with --fresh"
         )
     return detector
 
 
-def adopt_encoder(material: Material, folder: Path, fabric: Fabric) -> Encoder:
+def adopt_encoder(inputs: AuditInputs, folder: Path, fabric: Fabric) -> Encoder:
     """Load the encoder of the real scans, or fit it where there is none, going on where a stopped fit left off.
 
     Args:
-        material: The volumes.
+        inputs: The volumes.
         folder: Where it lies, or shall lie.
         fabric: Where to compute.
 
@@ -63,10 +63,10 @@ def adopt_encoder(material: Material, folder: Path, fabric: Fabric) -> Encoder:
     if not file.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         fit_encoder(
-            material.scans.__getitem__,
-            material.training,
-            shape=material.grid.shape,
-            mirror=material.grid.mirror,
+            inputs.scans.__getitem__,
+            inputs.training,
+            shape=inputs.grid.shape,
+            mirror=inputs.grid.mirror,
             fabric=fabric,
             folder=folder,
         ).save(file)

@@ -14,6 +14,7 @@ NEIGHBOURS = 5  # k of density and coverage, as in arXiv 2507.01761
 LARGEST = 400  # volumes of a set that are compared: a random choice of a larger set's
 PER_DIMENSION = 4  # volumes per dimension of the space that FID is taken in: with fewer its covariances are degenerate
 DIMENSIONS = 64  # of that space at most, as of FID's smallest customary feature layer
+FIGURES = ("KID", "FID", "density", "coverage")
 FARTHEST = 10.0  # deviations that a feature counts for at most: networks have features silent in all volumes but one
 
 

@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 
 from diffaug.audit.findings import Findings
-from diffaug.audit.material import Material
+from diffaug.audit.inputs import AuditInputs
 from diffaug.audit.memorisation import Memorisation
 from diffaug.scans.pictures import mosaic
 from diffaug.workspace import atomic_path
@@ -21,29 +21,29 @@ SHOWN = 6  # volumes per row of a picture
 
 
 def draw(
-    findings: Findings, material: Material, decoded: Callable[[np.ndarray], np.ndarray] | None, folder: Path
+    findings: Findings, inputs: AuditInputs, decoded: Callable[[np.ndarray], np.ndarray] | None, folder: Path
 ) -> None:
     """Draw all pictures of a report.
 
     Args:
         findings: What the audit found.
-        material: The volumes.
+        inputs: The volumes.
         decoded: Sends a volume through the generator's autoencoder; None without one.
         folder: Where to: `volumes.png`, `nearest_pairs.png`, `similarities.png` and, with an autoencoder,
             `reconstructions.png`.
     """
-    grid, seed = material.grid, findings.seed
+    grid, seed = inputs.grid, findings.seed
 
     def drawn(rows: dict[str, list[np.ndarray]], name: str, captions: dict[str, list[str]] | None = None) -> None:
         mosaic(rows, folder / name, spacing=grid.spacing, orientation=grid.orientation, captions=captions)
 
     rng = np.random.default_rng(seed)
-    scans = [material.training[i] for i in rng.permutation(len(material.training))[:SHOWN]]
-    names = [material.names[i] for i in rng.permutation(len(material.names))[:SHOWN]]
+    scans = [inputs.training[i] for i in rng.permutation(len(inputs.training))[:SHOWN]]
+    names = [inputs.names[i] for i in rng.permutation(len(inputs.names))[:SHOWN]]
     drawn(
         {
-            "real scan": [material.real(*where)[0] for where in material.likes(scans, seed)],
-            "synthetic": [material.synthetic(name)[0] for name in names],
+            "real scan": [inputs.real(*where)[0] for where in inputs.likes(scans, seed)],
+            "synthetic": [inputs.synthetic(name)[0] for name in names],
         },
         "volumes.png",
         {"real scan": scans, "synthetic": names},
@@ -52,8 +52,8 @@ def draw(
     patch = grid.field_of_view == "patch"
     drawn(
         {
-            "synthetic": [material.synthetic(near.name)[0] for near in closest],
-            "nearest training scan": [material.real(near.case, near.name if patch else None)[0] for near in closest],
+            "synthetic": [inputs.synthetic(near.name)[0] for near in closest],
+            "nearest training scan": [inputs.real(near.case, near.name if patch else None)[0] for near in closest],
         },
         "nearest_pairs.png",
         {
@@ -63,8 +63,8 @@ def draw(
             ],
         },
     )
-    if decoded is not None and material.unseen:
-        unseen = [material.real(*where) for where in material.likes(material.unseen[:SHOWN], seed)]
+    if decoded is not None and inputs.unseen:
+        unseen = [inputs.real(*where) for where in inputs.likes(inputs.unseen[:SHOWN], seed)]
         rows = {"unseen scan": [v[0] for v in unseen], "reconstruction": [decoded(v)[0] for v in unseen]}
         drawn(rows, "reconstructions.png")
     _similarities(findings.copies, folder / "similarities.png")

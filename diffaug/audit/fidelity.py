@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 
 from diffaug.audit.figures import Figure, mean_figure
-from diffaug.audit.material import Material
+from diffaug.audit.inputs import AuditInputs
 from diffaug.generator.autoencoder import Autoencoder
 from diffaug.scans.similarity import psnr, ssim
 from diffaug.scans.windows import paste_extent
@@ -46,14 +46,14 @@ def reconstruct(autoencoder: Autoencoder, volume: np.ndarray) -> np.ndarray:
 
 
 def measure_fidelity(
-    autoencoder: Autoencoder, material: Material, scans: Sequence[tuple[str, str | None]], seed: int
+    autoencoder: Autoencoder, inputs: AuditInputs, scans: Sequence[tuple[str, str | None]], seed: int
 ) -> Fidelity:
     """Compare scans with their reconstructions, inside the scan alone: mirrored margins would flatter the figures.
 
     Args:
         autoencoder: In evaluation mode.
-        material: Where scans come from.
-        scans: Id of each scan, and the synthetic volume whose relative position the window has, see `Material.likes`.
+        inputs: Where scans come from.
+        scans: Id of each scan, and the synthetic volume whose relative position the window has, see `AuditInputs.likes`.
         seed: Of the bootstrap.
 
     Returns:
@@ -61,8 +61,8 @@ def measure_fidelity(
     """
     noise, structure = [], []
     for case, like in tqdm(scans, "reconstructing scans", unit="scan", ascii=True):
-        real = material.real(case, like)
-        window = material.place(material.scans[case].shape[1:], like)
+        real = inputs.real(case, like)
+        window = inputs.place(inputs.scans[case].shape[1:], like)
         pair = [torch.from_numpy(paste_extent(v, window))[None] for v in (real, reconstruct(autoencoder, real))]
         noise.append(float(psnr(*pair)))
         structure.append(float(ssim(*pair)))

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from diffaug.audit.diversity import PAIRS
 from diffaug.audit.fidelity import Fidelity
 from diffaug.audit.figures import Compared, Figure
 from diffaug.audit.memorisation import Memorisation
 from diffaug.scans.grid import Grid
-from diffaug.scans.similarity import WINDOW, ms_ssim_settings
 
 
 @dataclass(frozen=True)
@@ -63,52 +61,7 @@ class Findings:
         """Number of synthetic volumes."""
         return len(self.copies.synthetic)
 
-    def figures(self) -> dict[str, Any]:
-        """Gather what the manifest keeps, each beside its n.
-
-        Returns:
-            Something JSON can write.
-        """
-        scales, window = ms_ssim_settings(self.grid.shape)
-        copies = self.copies
-        return {
-            "volumes": {"synthetic": self.synthetic, "training": self.training, "unseen": self.unseen},
-            "distances": {name: _compared(figures) for name, figures in self.distances.items()},
-            "textures": _compared(self.textures),
-            "fineness_db": asdict(self.fineness),
-            "ms_ssim_synthetic": asdict(self.diversity) if self.diversity else None,
-            "ms_ssim_real": asdict(self.diversity_real) if self.diversity_real else None,
-            "organs": _compared(self.organs),
-            "reconstruction": {
-                name: {"psnr_db": asdict(kept.psnr), "ssim": asdict(kept.ssim)}
-                for name, kept in (("unseen", self.fidelity), ("training", self.fidelity_training))
-                if kept is not None
-            },
-            "copies": {
-                "found": len(copies.copies),
-                "share": len(copies.copies) / self.synthetic,
-                "share_of_real_scans": asdict(copies.false_alarms),
-                "by_chance": copies.by_chance,
-                "certain": len(copies.certain),
-                "one_person": [list(group) for group in copies.people],
-                "training_scans_reached": copies.reached,
-                "threshold": copies.threshold,
-                "planted_found": {kind: list(counts) for kind, counts in copies.found.items()},
-                "false_alarms_through_the_autoencoder": [
-                    sum(j.copy for j in copies.decoded_unseen),
-                    len(copies.decoded_unseen),
-                ],
-            },
-            "settings": {
-                "seed": self.seed,
-                "grid": asdict(self.grid),
-                "ssim_window_voxels": WINDOW,
-                "ms_ssim_scales": scales,
-                "ms_ssim_window_voxels": window,
-                "ms_ssim_pairs_at_most": PAIRS,
-            },
-        }
-
-
-def _compared(figures: dict[str, Compared]) -> dict[str, Any]:
-    return {name: {**asdict(c), "verdict": c.verdict} for name, c in figures.items()}
+    @property
+    def compared(self) -> dict[str, dict[str, Compared]]:
+        """All figures that stand beside a floor, by group."""
+        return {**self.distances, "textures": self.textures, "organs": self.organs}

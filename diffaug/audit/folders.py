@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from diffaug.audit.inputs import AuditInputs
 from diffaug.audit.listing import identity, open_images
-from diffaug.audit.material import Material
 from diffaug.audit.requests import FoldersRequest
 from diffaug.errors import DiffaugError
 from diffaug.scans.cache import VolumeCache
@@ -18,7 +18,7 @@ from diffaug.scans.dataset import RawDataset
 from diffaug.scans.grid import Grid, median_spacing, plan_grid, read_off, to_canonical
 from diffaug.workspace import fingerprint, read_json, write_json
 
-FEWEST = 10  # real scans: fewer do not tell how alike scans of different people are
+FEWEST = 10  # real scans: fewer do not tell how alike scans of different patients are
 MULTIPLE = (4, 4, 4)  # of the grid's shape
 VOXELS = {"cpu": 2**17, "cuda": 2**21}  # of the grid
 
@@ -57,7 +57,7 @@ def open_folders(request: FoldersRequest) -> dict[str, RawDataset]:
     return found
 
 
-def from_folders(request: FoldersRequest, found: dict[str, RawDataset], folder: Path, device: str) -> Material:
+def from_folders(request: FoldersRequest, found: dict[str, RawDataset], folder: Path, device: str) -> AuditInputs:
     """Bring the volumes of the folders onto one grid, planned from the real scans. What is there is not made again.
 
     Args:
@@ -76,7 +76,7 @@ def from_folders(request: FoldersRequest, found: dict[str, RawDataset], folder: 
         if dataset is not None:
             _resample(dataset, real.channels, grid, cache)
     ids = tuple(case.id for case in real.cases)
-    return Material(
+    return AuditInputs(
         title=f"{request.synthetic.name} against {request.real.name}",
         channels=real.channels,
         grid=grid,

@@ -18,7 +18,7 @@ from diffaug.audit.encoder import Encoder
 from diffaug.audit.fidelity import Fidelity, measure_fidelity, reconstruct
 from diffaug.audit.figures import LEVEL, RESAMPLES, Compared, Figure
 from diffaug.audit.findings import Findings
-from diffaug.audit.material import Material
+from diffaug.audit.inputs import AuditInputs
 from diffaug.audit.memorisation import batches, look_for_copies
 from diffaug.audit.networks import load_network
 from diffaug.audit.organs import measure_organs, organ_distances
@@ -33,58 +33,58 @@ FEWEST = 10  # volumes of a set: halves of fewer than five have no covariances
 
 
 def measure(
-    material: Material,
+    inputs: AuditInputs,
     detector: CopyDetector,
     encoder: Encoder,
     *,
     extras: Extras,
     autoencoder: Autoencoder | None,
-    inputs: dict[str, Any],
+    made_from: dict[str, Any],
     device: torch.device,
 ) -> Findings:
     """Measure everything.
 
     Args:
-        material: The volumes.
+        inputs: The volumes.
         detector: The copy detector.
         encoder: Of the real scans.
         extras: What the user added.
         autoencoder: The generator's, if it is one of ours.
-        inputs: What the audit is made from.
+        made_from: What the audit is made from.
         device: Where to compute.
 
     Returns:
         The findings.
     """
-    real = material.likes(material.training, SEED)
-    count, names = len(material.names), material.names
-    voxels = len(material.channels) * int(np.prod(material.grid.shape))
+    real = inputs.likes(inputs.training, SEED)
+    count, names = len(inputs.names), inputs.names
+    voxels = len(inputs.channels) * int(np.prod(inputs.grid.shape))
 
     def decoded(volume: np.ndarray) -> np.ndarray:
         assert autoencoder is not None
         return reconstruct(autoencoder, volume)
 
-    copies = look_for_copies(material, detector, decoded if autoencoder else None, device, SEED)
+    copies = look_for_copies(inputs, detector, decoded if autoencoder else None, device, SEED)
     extractors: dict[str, Callable[[Tensor], Tensor]] = {OWN: encoder.features}
     extractors |= dict(load_network(path) for path in extras.weights)
-    made, scans = _features(material, real, extractors, voxels, device)
-    textures, fineness = _textures(material, real)
+    made, scans = _features(inputs, real, extractors, voxels, device)
+    textures, fineness = _textures(inputs, real)
     diversity = measure_diversity(
-        lambda i: material.synthetic(names[i]), count, voxels, device=device, seed=SEED, what="synthetic"
+        lambda i: inputs.synthetic(names[i]), count, voxels, device=device, seed=SEED, what="synthetic"
     )
     diversity_real = measure_diversity(
-        lambda i: material.real(*real[i]), len(real), voxels, device=device, seed=SEED, what="real"
+        lambda i: inputs.real(*real[i]), len(real), voxels, device=device, seed=SEED, what="real"
     )
-    fidelity, fidelity_training = _fidelity(material, autoencoder)
+    fidelity, fidelity_training = _fidelity(inputs, autoencoder)
     return Findings(
-        title=material.title,
+        title=inputs.title,
         version=__version__,
-        inputs=inputs,
-        about=material.about,
-        channels=material.channels,
-        grid=material.grid,
-        training=len(material.training),
-        unseen=len(material.unseen),
+        inputs=made_from,
+        about=inputs.about,
+        channels=inputs.channels,
+        grid=inputs.grid,
+        training=len(inputs.training),
+        unseen=len(inputs.unseen),
         copies=copies,
         distances={
             name: set_distances(scans[name], made[name], SEED)
@@ -95,7 +95,7 @@ def measure(
         fineness=fineness,
         diversity=diversity,
         diversity_real=diversity_real,
-        organs=_organs(material, extras.nnunet_model, device),
+        organs=_organs(inputs, extras.nnunet_model, device),
         fidelity=fidelity,
         fidelity_training=fidelity_training,
         seed=SEED,
@@ -104,7 +104,7 @@ def measure(
 
 @torch.no_grad()
 def _features(
-    material: Material,
+    inputs: AuditInputs,
     real: Sequence[tuple[str, str | None]],
     extractors: dict[str, Callable[[Tensor], Tensor]],
     voxels: int,
@@ -125,23 +125,21 @@ def _features(
                 parts[name].append(extract(batch.to(device)).float().cpu().numpy())
         return {name: np.concatenate(part) for name, part in parts.items()}
 
-    def told(items: Sequence[Any], what: str) -> Any:
+    def progress(items: Sequence[Any], what: str) -> Any:
         return tqdm(items, f"features, {what}", unit="volume", ascii=True)
 
-    made = sent(material.synthetic(name) for name in told(material.names, "synthetic"))
-    return made, sent(material.real(*where) for where in told(real, "real"))
+    made = sent(inputs.synthetic(name) for name in progress(inputs.names, "synthetic"))
+    return made, sent(inputs.real(*where) for where in progress(real, "real"))
 
 
-def _textures(material: Material, real: Sequence[tuple[str, str | None]]) -> tuple[dict[str, Compared], Figure]:
+def _textures(inputs: AuditInputs, real: Sequence[tuple[str, str | None]]) -> tuple[dict[str, Compared], Figure]:
     """Compare textures, and tell on which side the finer half of the frequencies lies."""
-    spacing = material.grid.spacing
+    spacing = inputs.grid.spacing
     made = [
-        describe(material.synthetic(name), spacing)
-        for name in tqdm(material.names, "textures, synthetic", unit="volume", ascii=True)
+        describe(inputs.synthetic(name), spacing)
+        for name in tqdm(inputs.names, "textures, synthetic", unit="volume", ascii=True)
     ]
-    scans = [
-        describe(material.real(*where), spacing) for where in tqdm(real, "textures, real", unit="scan", ascii=True)
-    ]
+    scans = [describe(inputs.real(*where), spacing) for where in tqdm(real, "textures, real", unit="scan", ascii=True)]
 
     def fine(described: dict[str, np.ndarray]) -> float:
         spectrum = described["spectrum"]
@@ -158,25 +156,25 @@ def _difference(made: Sequence[float], scans: Sequence[float]) -> Figure:
     return Figure(float(np.mean(made) - np.mean(scans)), float(low), float(high), min(len(made), len(scans)))
 
 
-def _organs(material: Material, model: Path | None, device: torch.device) -> dict[str, Compared]:
+def _organs(inputs: AuditInputs, model: Path | None, device: torch.device) -> dict[str, Compared]:
     if model is None:
         return {}
     real, made = (
         measure_organs(model, [list(files[name]) for name in names if name in files], device)
         for files, names in (
-            (material.files, material.training),
-            (material.synthetic_files, material.names),
+            (inputs.files, inputs.training),
+            (inputs.synthetic_files, inputs.names),
         )
     )
     return organ_distances(real, made, SEED)
 
 
-def _fidelity(material: Material, autoencoder: Autoencoder | None) -> tuple[Fidelity | None, Fidelity | None]:
-    if autoencoder is None or not material.unseen:
+def _fidelity(inputs: AuditInputs, autoencoder: Autoencoder | None) -> tuple[Fidelity | None, Fidelity | None]:
+    if autoencoder is None or not inputs.unseen:
         return None, None
     rng = np.random.default_rng(SEED)
-    some = [material.training[i] for i in rng.permutation(len(material.training))[: len(material.unseen)]]
+    some = [inputs.training[i] for i in rng.permutation(len(inputs.training))[: len(inputs.unseen)]]
     unseen, known = (
-        measure_fidelity(autoencoder, material, material.likes(ids, SEED), SEED) for ids in (material.unseen, some)
+        measure_fidelity(autoencoder, inputs, inputs.likes(ids, SEED), SEED) for ids in (inputs.unseen, some)
     )
     return unseen, known

@@ -11,7 +11,7 @@ from scipy.stats import betabinom, t
 from tqdm import tqdm
 
 from diffaug.audit.figures import Figure
-from diffaug.audit.material import Material
+from diffaug.audit.inputs import AuditInputs
 from diffaug.copies.detector import CopyDetector, Nearest
 
 PLANTED = 16  # training scans that are sent through the autoencoder
@@ -45,12 +45,12 @@ class Memorisation:
 
     Attributes:
         synthetic: Verdict on every synthetic volume.
-        innocent: Verdict on every real scan that set the threshold, held against other people's.
+        innocent: Verdict on every real scan that set the threshold, held against other patients's.
         decoded: Training scans that went through the generator's autoencoder: their own ids as names.
         decoded_unseen: The same of scans that it never saw: whatever is called a copy is a false alarm.
         threshold: Similarity above which the detector calls a copy.
         false_alarms: Share of real scans that are no copies but held for some, each judged by the threshold of the others.
-        people: Scans that were found again as copies are, and so seem to be of one person. They count as one.
+        patients: Scans that were found again as copies are, and so seem to be of one patient. They count as one.
         planted: By kind of change how many planted copies it found when it was fitted, and of how many.
         training: Number of training scans compared with.
     """
@@ -61,7 +61,7 @@ class Memorisation:
     decoded_unseen: Sequence[Judged]
     threshold: float
     false_alarms: Figure
-    people: Sequence[Sequence[str]]
+    patients: Sequence[Sequence[str]]
     planted: dict[str, tuple[int, int]]
     training: int
 
@@ -158,7 +158,7 @@ def batches(volumes: Iterable[np.ndarray], voxels: int) -> Iterator[torch.Tensor
 
 @torch.no_grad()
 def look_for_copies(
-    material: Material,
+    inputs: AuditInputs,
     detector: CopyDetector,
     decoded: Callable[[np.ndarray], np.ndarray] | None,
     device: torch.device,
@@ -167,7 +167,7 @@ def look_for_copies(
     """Judge all volumes.
 
     Args:
-        material: The volumes.
+        inputs: The volumes.
         detector: Knows all training scans.
         decoded: Sends a volume through the generator's autoencoder; None without one.
         device: Where to compute.
@@ -176,7 +176,7 @@ def look_for_copies(
     Returns:
         What was found.
     """
-    voxels = len(material.channels) * int(np.prod(material.grid.shape))
+    voxels = len(inputs.channels) * int(np.prod(inputs.grid.shape))
 
     def judged(names: Sequence[str], volumes: Iterable[np.ndarray], what: str) -> list[Judged]:
         found: list[Nearest] = []
@@ -187,24 +187,24 @@ def look_for_copies(
         return [Judged(n, f.case, f.similarity, f.ratio, f.copy) for n, f in zip(names, found, strict=True)]
 
     rng = np.random.default_rng(seed)
-    some = [material.training[i] for i in rng.permutation(len(material.training))[:PLANTED]]
+    some = [inputs.training[i] for i in rng.permutation(len(inputs.training))[:PLANTED]]
 
     def through(scans: Sequence[tuple[str, str | None]], what: str) -> list[Judged]:
         if decoded is None:
             return []
-        return judged([case for case, _ in scans], (decoded(material.real(*s)) for s in scans), what)
+        return judged([case for case, _ in scans], (decoded(inputs.real(*s)) for s in scans), what)
 
     return Memorisation(
-        synthetic=judged(material.names, map(material.synthetic, material.names), "synthetic"),
+        synthetic=judged(inputs.names, map(inputs.synthetic, inputs.names), "synthetic"),
         innocent=[
             Judged(name, case, similarity, ratio, similarity > detector.threshold)
             for name, (case, similarity, ratio) in detector.calibration.innocent.items()
         ],
-        decoded=through(material.likes(some, seed), "decoded training scans"),
-        decoded_unseen=through(material.likes(material.unseen, seed), "decoded unseen scans"),
+        decoded=through(inputs.likes(some, seed), "decoded training scans"),
+        decoded_unseen=through(inputs.likes(inputs.unseen, seed), "decoded unseen scans"),
         threshold=detector.threshold,
         false_alarms=Figure(*detector.calibration.false_alarms),
-        people=detector.calibration.people,
+        patients=detector.calibration.patients,
         planted=detector.calibration.planted,
-        training=len(material.training),
+        training=len(inputs.training),
     )

@@ -5,29 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from diffaug.audit.catalogue import SINGLE, entry_of
 from diffaug.audit.figures import Compared, Figure
 from diffaug.audit.findings import Findings
 from diffaug.audit.memorisation import Judged, Memorisation
 from diffaug.audit.page import card, heading, page, paragraph, picture, table
 from diffaug.audit.verdicts import Verdict, defects
-from diffaug.scans.similarity import WINDOW, ms_ssim_settings
 
 ROWS = 40  # of a table; all of them are in copies.csv
 PICTURES = {
     "volumes.png": "Real scans, and synthetic volumes that were not picked by hand.",
     "nearest_pairs.png": "The synthetic volumes most similar to a training scan, each over that scan. Do they show one "
-    "and the same person? A copy may be mirrored or shifted. The eye is the last judge.",
+    "and the same patient? A copy may be mirrored or shifted. The eye is the last judge.",
     "similarities.png": "How similar volumes are to their nearest training scan.",
     "reconstructions.png": "Scans that the generator never saw, and what its autoencoder keeps of them.",
-}
-MEANING = {
-    "KID": "distance of the two sets of features, unbiased by their size; 0 is none",
-    "FID": "the same, of means and covariances along the leading directions",
-    "density": "share of synthetic volumes that lie where real scans do",
-    "coverage": "share of the real scans' range that synthetic volumes cover",
-    "intensities": "distance of the histograms, percent of the intensity range",
-    "spectrum": "distance of the power spectra, dB",
-    "slices": "how neighbouring slices fit, standard deviations of real scans",
 }
 
 
@@ -79,10 +70,10 @@ def render(findings: Findings, verdicts: Sequence[Verdict], folder: Path) -> str
         _nearest(sorted(copies.synthetic, key=lambda j: (not j.copy, -j.similarity)), "synthetic volume"),
         heading("Real scans that are no copies, and their nearest training scans"),
         paragraph(
-            "These set the threshold, each held against scans of other people. "
+            "These set the threshold, each held against scans of other patients. "
             + (
-                f"These stood out as copies do, seem to show one person each and count as one: {_people(copies)}."
-                * bool(copies.people)
+                f"These stood out as copies do, seem to show one patient each and count as one: {_patients(copies)}."
+                * bool(copies.patients)
             )
         ),
         _nearest(sorted(copies.innocent, key=lambda j: -j.similarity), "real scan"),
@@ -93,10 +84,9 @@ def render(findings: Findings, verdicts: Sequence[Verdict], folder: Path) -> str
 
 
 def _rows(findings: Findings) -> Iterable[Sequence[object]]:
-    groups = {**findings.distances, "textures": findings.textures, "organs": findings.organs}
-    for group, figures in groups.items():
+    for group, figures in findings.compared.items():
         for name, compared in figures.items():
-            yield (f"{name}, {group}", *_cells(compared), MEANING.get(name, "standard deviations of real scans"))
+            yield (f"{name}, {group}", *_cells(compared), entry_of(name).meaning)
 
 
 def _cells(compared: Compared) -> tuple[str, str, str, str]:
@@ -105,22 +95,10 @@ def _cells(compared: Compared) -> tuple[str, str, str, str]:
 
 
 def _plain_rows(findings: Findings) -> Iterable[Sequence[object]]:
-    scales, window = ms_ssim_settings(findings.grid.shape)
-    for name, figure in (("synthetic volumes", findings.diversity), ("real scans", findings.diversity_real)):
-        if figure is not None:
-            settings = f"{scales} scales, window {window}"
-            yield f"MS-SSIM between {name}", figure.text(), f"{figure.n} pairs", settings
-    yield (
-        "power of fine structure, synthetic less real, dB",
-        findings.fineness.text(2),
-        findings.fineness.n,
-        "upper bands",
-    )
-    for what, kept in (("unseen", findings.fidelity), ("training", findings.fidelity_training)):
-        if kept is not None:
-            scans = f"{kept.psnr.n} scans"
-            yield f"PSNR of reconstructions, {what}, dB", kept.psnr.text(2), scans, "range [-1, 1]"
-            yield f"SSIM of reconstructions, {what}", kept.ssim.text(), scans, f"window {WINDOW}"
+    for single in SINGLE:
+        if (figure := single.get(findings)) is not None:
+            count = f"{figure.n} {single.counted}"
+            yield single.meaning, figure.text(single.digits), count, single.settings(findings)
     copies = findings.copies
     yield "synthetic volumes held for copies", f"{len(copies.copies) / findings.synthetic:.1%}", findings.synthetic, ""
     yield (
@@ -132,8 +110,8 @@ def _plain_rows(findings: Findings) -> Iterable[Sequence[object]]:
     yield "training scans that a copy reaches", f"{copies.reached:.1%}", copies.training, ""
 
 
-def _people(copies: Memorisation) -> str:
-    return "; ".join(", ".join(group) for group in copies.people)
+def _patients(copies: Memorisation) -> str:
+    return "; ".join(", ".join(group) for group in copies.patients)
 
 
 def _percents(figure: Figure) -> str:
@@ -167,9 +145,9 @@ def _method(findings: Findings) -> Iterable[str]:
     yield (
         "To look for copies, each volume was laid onto every training scan at every place, also mirrored, and its fine "
         "structure correlated with the scan's where it fits best. Similarity tells how much nearer the nearest training scan "
-        "lies than those of the next five people do: 1 for the scan itself, 0 where all are alike. The ratio is the distance "
-        "to the nearest person over that to the second nearest. Real scans, each held against all others, tell how similar "
-        "scans of different people may be."
+        "lies than those of the next five patients do: 1 for the scan itself, 0 where all are alike. The ratio is the "
+        "distance to the nearest patient over that to the second nearest. Real scans, each held against all others, tell how "
+        "similar scans of different patients may be."
     )
     yield (
         "The self-supervised encoder was trained here, on the training scans alone, to know a scan again however it is "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from diffaug.audit.figures import Compared
+from diffaug.audit.catalogue import SINGLE, SUBJECTS, by_subject, entry_of
 from diffaug.audit.findings import Findings
 from diffaug.audit.memorisation import SURE
 
@@ -45,7 +45,7 @@ def conclude(findings: Findings) -> list[Verdict]:
     Returns:
         One verdict for each subject, in the order in which a reader needs them.
     """
-    others = [*_texture(findings), *_likeness(findings), *_anatomy(findings)]
+    others = list(_compared(findings))
     if _repeated(findings):  # one volume is never like a whole range of them: its other defects say nothing more
         others = [replace(verdict, defect=None) for verdict in others]
     verdicts = [_copies(findings), _check(findings), *_variety(findings), *others, *_detail(findings)]
@@ -143,75 +143,30 @@ def _variety(findings: Findings) -> Iterator[Verdict]:
         yield Verdict("variety", RIGHT, None, "Variety: like that of real scans.", facts)
 
 
-def _texture(findings: Findings) -> Iterator[Verdict]:
-    if not findings.textures:
-        return
-    spectrum, fine = findings.textures["spectrum"], findings.fineness
-    facts = (
-        f"Power of fine structure, synthetic less real: {fine.text(1)} dB (below 0 is blur, above 0 is noise). Distance of "
-        f"the power spectra, in dB: {spectrum.text(2)}. "
-    )
-    words = {
-        "blurred": "Sharpness: the synthetic volumes are blurred.",
-        "noisy": "Sharpness: too much fine-grained noise.",
-    }
-    named = "blurred" if fine.high < 0 else "noisy" if fine.low > 0 else "wrong texture"
-    head = words.get(named, "Sharpness: blurred at some scales and noisy at others.")
-    yield _judged(spectrum, "sharpness", named, "Sharpness: like that of real scans.", head, facts)
-    intensities, slices = findings.textures["intensities"], findings.textures["slices"]
-    yield _judged(
-        intensities,
-        "intensities",
-        "wrong intensities",
-        "Intensities: like those of real scans.",
-        "Intensities: brightness or contrast differ from real scans.",
-        f"Distance of the histograms, in percent of the intensity range: {intensities.text(2)}.",
-    )
-    yield _judged(
-        slices,
-        "slices",
-        "neighbouring slices do not fit" if spectrum.verdict != "off" else None,  # blur and noise show here too
-        "Slices: neighbours fit as in real scans.",
-        "Slices: neighbours fit otherwise than in real scans.",
-        f"Distance in standard deviations of real scans: {slices.text(2)}. Blur and noise show here too.",
-    )
-
-
-def _likeness(findings: Findings) -> Iterator[Verdict]:
-    for extractor, figures in findings.distances.items():
-        worst = min(figures.values(), key=lambda c: ("off", "near", "at the floor").index(c.verdict))
-        text = "; ".join(f"{name} {c.text(3)}" for name, c in figures.items())
-        text += ". The floor is what one half of the real scans gives against the other half."
-        yield _judged(
-            worst,
-            f"likeness, {extractor}",
-            "unlike real scans",
-            f"Likeness ({extractor}): as like real scans as other real scans are.",
-            f"Likeness ({extractor}): synthetic volumes can be told from real scans.",
-            text,
-        )
-
-
-def _anatomy(findings: Findings) -> Iterator[Verdict]:
-    if findings.organs:
-        worst = min(findings.organs.values(), key=lambda c: ("off", "near", "at the floor").index(c.verdict))
-        text = "; ".join(f"{name}: {c.text(2)}" for name, c in findings.organs.items())
-        yield _judged(
-            worst,
-            "anatomy",
-            "wrong anatomy",
-            "Anatomy: organs are shaped as in real scans.",
-            "Anatomy: organs differ from those in real scans.",
-            text + ". Measured on what the segmentation model sees, which may err on synthetic volumes.",
-        )
-
-
-def _judged(compared: Compared, subject: str, defect: str | None, good: str, bad: str, text: str) -> Verdict:
-    if compared.verdict == "off":
-        return Verdict(subject, WRONG, defect, bad, text)
-    if compared.verdict == "near":
-        return Verdict(subject, UNCERTAIN, None, f"{bad.removesuffix('.')}, but not for certain.", text)
-    return Verdict(subject, RIGHT, None, good, text)
+def _compared(findings: Findings) -> Iterator[Verdict]:
+    """Judge every subject by the worst of its figures."""
+    off = {name for figures in findings.compared.values() for name, c in figures.items() if c.verdict == "off"}
+    for group, figures in findings.compared.items():
+        for key, some in by_subject(figures).items():
+            subject = SUBJECTS[key]
+            worst = min((c.verdict for c in some.values()), key=("off", "near", "at the floor").index)
+            defect, bad = subject.defect, subject.bad.format(group=group)
+            if subject.named is not None:
+                defect, bad = subject.named(findings)
+            told = [
+                f"{single.meaning}: {figure.text(single.digits)}"
+                for single in SINGLE
+                if single.subject == key and (figure := single.get(findings)) is not None
+            ]
+            told += [f"{name} ({entry_of(name).meaning}): {c.text(subject.digits)}" for name, c in some.items()]
+            text = f"{'; '.join(told)}. {subject.note}"
+            name = subject.name.format(group=group)
+            if worst == "off":
+                yield Verdict(name, WRONG, None if subject.shown_by in off else defect, bad, text)
+            elif worst == "near":
+                yield Verdict(name, UNCERTAIN, None, f"{bad.removesuffix('.')}, but not for certain.", text)
+            else:
+                yield Verdict(name, RIGHT, None, subject.good.format(group=group), text)
 
 
 def _detail(findings: Findings) -> Iterator[Verdict]:

@@ -1,4 +1,4 @@
-"""Making a copy detector: which scans show one person, which similarity is still innocent, and what it finds of copies."""
+"""Making a copy detector: which scans show one patient, which similarity is still innocent, and what it finds of copies."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ MARGIN = 0.25  # of the way from innocent scans to copies, where these lie apart
 WINDOWS = 160  # of real scans that set the threshold, at most; several of each where there are few
 VIEWS = {"whole": 2, "patch": 8}  # of each, at most
 PLANTED = 12  # training scans of which copies are planted
-ROUNDS = 2  # the first finds scans of one person, the second counts without them
+ROUNDS = 2  # the first finds scans of one patient, the second counts without them
 SEED = 0
 
 
 @dataclass(frozen=True)
 class _Judged:
-    """A real scan held against all other people's.
+    """A real scan held against all other patients's.
 
     Attributes:
         case: Its id.
@@ -77,21 +77,21 @@ def make_detector(
         real = [real[i] for i in sorted(np.random.default_rng(SEED).permutation(len(real))[:WINDOWS])]
     views = min(max(1, WINDOWS // len(real)), VIEWS[field_of_view])
     for number in range(ROUNDS):
-        told = tqdm(real, f"copy test, round {number + 1}", unit="scan", ascii=True)
-        judged = [_judge_real(detector, volume(case), case, views, place) for place, case in enumerate(told)]
-        detector.calibrate(_calibrate(detector.calibration.people, judged, _plant(detector, volume)))
-        if not detector.calibration.people:  # then the second round would say the same
+        shown = tqdm(real, f"copy test, round {number + 1}", unit="scan", ascii=True)
+        judged = [_judge_real(detector, volume(case), case, views, index) for index, case in enumerate(shown)]
+        detector.calibrate(_calibrate(detector.calibration.patients, judged, _plant(detector, volume)))
+        if not detector.calibration.patients:  # then the second round would say the same
             break
     return detector
 
 
-def _judge_real(detector: CopyDetector, scan: np.ndarray, case: str, views: int, place: int) -> _Judged:
-    """Hold windows of a real scan against all people but its own."""
-    generator = np.random.default_rng((SEED, place))
+def _judge_real(detector: CopyDetector, scan: np.ndarray, case: str, views: int, index: int) -> _Judged:
+    """Hold windows of a real scan against all patients but its own."""
+    generator = np.random.default_rng((SEED, index))
     whole = detector.field_of_view == "whole"
     windows = [_window(detector, scan, generator, REACH if number and whole else 0) for number in range(views)]
     shown = np.stack([cut(scan, window, detector.shape) for window in windows])
-    group = next((group for group in detector.calibration.people if case in group), (case,))
+    group = next((group for group in detector.calibration.patients if case in group), (case,))
     own = next((other for other in group if other in detector.cases), None)
     return _Judged(case, detector.judge(torch.from_numpy(shown), own))
 
@@ -104,9 +104,9 @@ def _window(detector: CopyDetector, scan: np.ndarray, generator: np.random.Gener
 
 
 def _plant(detector: CopyDetector, volume: Volume) -> dict[str, np.ndarray]:
-    """Plant copies of every kind; give the similarity of each, or -1 where another person was found than it is of."""
+    """Plant copies of every kind; give the similarity of each, or -1 where another patient was found than it is of."""
     generator = np.random.default_rng(SEED)
-    group_of = {case: group for group in detector.calibration.people for case in group}
+    group_of = {case: group for group in detector.calibration.patients for case in group}
     planted = {}
     for kind in KINDS:
         scores = []
@@ -122,13 +122,13 @@ def _plant(detector: CopyDetector, volume: Volume) -> dict[str, np.ndarray]:
 
 
 def _calibrate(
-    people: tuple[tuple[str, ...], ...], judged: Sequence[_Judged], planted: dict[str, np.ndarray]
+    patients: tuple[tuple[str, ...], ...], judged: Sequence[_Judged], planted: dict[str, np.ndarray]
 ) -> Calibration:
     """Set the threshold so that few real scans lie above it; judge each of them by the threshold of the others.
 
-    A scan that is nearer to what copies are like than to what scans are like shows a person twice, or is there twice. It
+    A scan that is nearer to what copies are like than to what scans are like shows a patient twice, or is there twice. It
     would hide all copies, so it sets no threshold. Where not even half of the planted copies are ascribed to the right
-    person, the detector is blind and calls nothing a copy.
+    patient, the detector is blind and calls nothing a copy.
     """
     copies = np.concatenate(list(planted.values()))
     typical = float(np.median(copies)), float(np.median([one.nearest.similarity for one in judged]))
@@ -157,7 +157,7 @@ def _calibrate(
     return Calibration(
         threshold=least,
         false_alarms=(alarms / max(count, 1), float(low), float(high), count),
-        people=_joined(people, [(one.case, one.nearest.case) for one in known]),
+        patients=_joined(patients, [(one.case, one.nearest.case) for one in known]),
         planted={kind: (int((scores > least).sum()), len(scores)) for kind, scores in planted.items()},
         innocent={case: (near.case, near.similarity, near.ratio) for case, near in nearest.items()},
     )

@@ -18,7 +18,7 @@ from diffaug.scans.windows import Window, centred, cut
 from diffaug.workspace import read_json, write_json
 
 FORMAT = "diffaug copy test 2"
-OTHERS = 5  # next people that the nearest one is held against (arXiv 2505.16959 takes the next one alone)
+OTHERS = 5  # next patients that the nearest one is held against (arXiv 2505.16959 takes the next one alone)
 UNRELATED = 2**0.5  # distance of unit vectors that have nothing to do with each other
 REACH = 2  # voxels that a whole scan may lie off the middle, beyond the shift that is looked for
 BLIND = 1.0  # a threshold that no volume exceeds
@@ -32,9 +32,9 @@ class Nearest:
 
     Attributes:
         case: Its id.
-        similarity: How much nearer it lies than scans of the next five people do: 1 for the scan itself, 0 where it is as
+        similarity: How much nearer it lies than scans of the next five patients do: 1 for the scan itself, 0 where it is as
             far.
-        ratio: Distance to it over the distance to the second nearest person; near 0 for a copy (arXiv 2505.16959).
+        ratio: Distance to it over the distance to the second nearest patient; near 0 for a copy (arXiv 2505.16959).
         copy: Whether the similarity is above the threshold.
     """
 
@@ -52,14 +52,14 @@ class Calibration:
         threshold: Similarity above which a volume is a copy.
         false_alarms: Share of real scans that are no copies but taken for some, each judged by the threshold of the others;
             the ends of its 95 % interval; the number of scans.
-        people: Scans that seem to be of one person, each group of ids sorted.
-        planted: By kind of copy how many were found with the right person named, and how many were planted.
+        patients: Scans that seem to be of one patient, each group of ids sorted.
+        planted: By kind of copy how many were found with the right patient named, and how many were planted.
         innocent: Of every real scan that set the threshold the scan most like it, the similarity and the ratio.
     """
 
     threshold: float = float("inf")
     false_alarms: tuple[float, float, float, int] = (0.0, 0.0, 1.0, 0)
-    people: tuple[tuple[str, ...], ...] = ()
+    patients: tuple[tuple[str, ...], ...] = ()
     planted: dict[str, tuple[int, int]] = field(default_factory=dict)
     innocent: dict[str, tuple[str, float, float]] = field(default_factory=dict)
 
@@ -68,7 +68,7 @@ class CopyDetector:
     """Knows training scans again, however they are mirrored, shifted, warped, scaled or blurred.
 
     A distance is that of unit vectors with the best correlation. A volume is near to a scan if it is much nearer than to
-    scans of other people: all scans of a body part correlate a little. Nothing is learned, so real scans held against all
+    scans of other patients: all scans of a body part correlate a little. Nothing is learned, so real scans held against all
     others tell what is no copy, and a network taught by contrast on tens of scans was the weaker test
     (benchmarks/results/copy_detectors.md).
 
@@ -101,16 +101,16 @@ class CopyDetector:
         self.calibrate(calibration or Calibration())
 
     def calibrate(self, calibration: Calibration) -> None:
-        """Take a threshold, and take scans of one person for one.
+        """Take a threshold, and take scans of one patient for one.
 
         Args:
             calibration: The calibration.
         """
         self.calibration = calibration
-        group_of = {case: group[0] for group in calibration.people for case in group}
+        group_of = {case: group[0] for group in calibration.patients for case in group}
         names = [group_of.get(case, case) for case in self.cases]
         order = {name: number for number, name in enumerate(dict.fromkeys(names))}
-        self.people = torch.tensor([order[name] for name in names])
+        self.patients = torch.tensor([order[name] for name in names])
 
     def _surroundings(self, scan: np.ndarray) -> np.ndarray:
         """Cut out where windows may lie: all of a larger scan, around the middle of a whole one."""
@@ -140,7 +140,7 @@ class CopyDetector:
 
         Args:
             volumes: `(B, C, *shape)` in [-1, 1].
-            own: Id of the scan that they are cut from: the person it shows is passed over.
+            own: Id of the scan that they are cut from: the patient it shows is passed over.
 
         Returns:
             One per volume.
@@ -149,13 +149,13 @@ class CopyDetector:
         shown = torch.stack([structure(v.numpy(), self.factor) for way in ways for v in way.cpu()]).to(self.device)
         alike = torch.stack([target.fit(shown) for target in self.targets], 1).unflatten(0, (2, -1)).amax(0).cpu()
         if own in self.cases:
-            alike[:, self.people == self.people[self.cases.index(own)]] = -torch.inf
+            alike[:, self.patients == self.patients[self.cases.index(own)]] = -torch.inf
         return [self._nearest(row) for row in alike.double()]
 
     def _nearest(self, alike: Tensor) -> Nearest:
-        """Hold the nearest person against the next ones; `alike` `(cases,)` is minus infinity where one is passed over."""
-        best = torch.full((int(self.people.max()) + 1,), -torch.inf, dtype=alike.dtype)
-        best = best.scatter_reduce(0, self.people, alike, "amax")
+        """Hold the nearest patient against the next ones; `alike` `(cases,)` is minus infinity where one is passed over."""
+        best = torch.full((int(self.patients.max()) + 1,), -torch.inf, dtype=alike.dtype)
+        best = best.scatter_reduce(0, self.patients, alike, "amax")
         nearest, *others = (2 - 2 * best[best.isfinite()].sort(descending=True)[0]).clamp_min(0).sqrt().tolist()
         others = others[:OTHERS] or [UNRELATED]
         similarity = 1 - nearest / (sum(others) / len(others))
@@ -208,7 +208,7 @@ def _calibration(content: Mapping[str, Any]) -> Calibration:
     return Calibration(
         threshold=float(content["threshold"]),
         false_alarms=(share, low, high, count),
-        people=tuple(tuple(group) for group in content["people"]),
+        patients=tuple(tuple(group) for group in content["patients"]),
         planted={kind: (found, planted) for kind, (found, planted) in content["planted"].items()},
         innocent={case: (near, alike, ratio) for case, (near, alike, ratio) in content["innocent"].items()},
     )

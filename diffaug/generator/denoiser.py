@@ -72,6 +72,8 @@ class Denoiser(nn.Module):
         likely, error = self.prior(noisy, sigma)
         if condition is None:
             condition = noisy.new_zeros(len(noisy), self.condition_channels)
-        told = condition[..., None, None, None].expand(-1, -1, *noisy.shape[2:])
-        raw = self.network(torch.cat([noisy / total, likely, coordinates, told], 1), sigma.log() * NOISE_SCALE)
+        condition_maps = condition[..., None, None, None].expand(-1, -1, *noisy.shape[2:])
+        raw = self.network(
+            torch.cat([noisy / total, likely, coordinates, condition_maps], 1), sigma.log() * NOISE_SCALE
+        )
         return likely + raw.float() * error

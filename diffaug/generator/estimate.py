@@ -36,12 +36,12 @@ def likely_seconds(plan: GeneratorPlan, device: torch.device) -> float:
         autoencoder.codebook.eval()  # its codes move by what the values are, and here there are none
         pieces = torch.zeros(plan.autoencoder_training.batch_size, len(plan.channels), *plan.autoencoder_crop)
         batch, channels = plan.denoiser_training.batch_size, plan.autoencoder["latent_channels"]
-        latent, places = (torch.zeros(batch, count, *plan.latent_shape) for count in (channels, 3))
+        latent, positions = (torch.zeros(batch, count, *plan.latent_shape) for count in (channels, 3))
         denoiser = plan.make_denoiser()
         with torch.no_grad(), FlopCounterMode(display=False) as first:
             autoencoder(pieces)
         with torch.no_grad(), FlopCounterMode(display=False) as second:
-            denoiser(latent, torch.ones(batch), places)
+            denoiser(latent, torch.ones(batch), positions)
     rate = _speed(device)
     work = {"autoencoder": first.get_total_flops(), "denoiser": second.get_total_flops()}
     steps = {"autoencoder": plan.autoencoder_training.steps, "denoiser": plan.denoiser_training.steps}

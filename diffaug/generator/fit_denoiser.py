@@ -55,7 +55,7 @@ class DenoiserObjective:
         self.detector = detector
         self.residual_noise = residual_noise
         self.conditions = [conditions[case] for case in plan.cases]
-        self.told = self._told(self.conditions)
+        self.condition_values = self._condition_values(self.conditions)
         self.autoencoder = autoencoder
         self.views = views
         # one deviation for all channels: those of the coarse structure stand out of more noise, and are decided first
@@ -63,7 +63,7 @@ class DenoiserObjective:
         chosen = np.arange(len(held_out)).reshape(-1, plan.views).T.flatten()[:HELD_OUT_VOLUMES]
         self.held_out_latents = self._standardised(held_out, chosen)
         self.held_out_windows = [held_out.windows[number] for number in chosen]
-        self.held_out_told = self._told([conditions[case] for case in plan.held_out])[chosen]
+        self.held_out_condition_values = self._condition_values([conditions[case] for case in plan.held_out])[chosen]
         denoiser = plan.make_denoiser()
         if len(denoiser.prior.axes):
             learned = max(1, min(plan.views, LEARNED // (len(plan.cases) * self.held_out_latents[0].numel())))
@@ -74,7 +74,7 @@ class DenoiserObjective:
     def _standardised(self, views: Views, numbers: Sequence[int]) -> Tensor:
         return (torch.stack([views[number] for number in numbers]) - self.mean) / self.std
 
-    def _told(self, conditions: Sequence[Condition]) -> Tensor:
+    def _condition_values(self, conditions: Sequence[Condition]) -> Tensor:
         """Write the conditions of scans for each of their views."""
         return self.plan.conditions.values(conditions, self.plan.grid).repeat_interleave(self.plan.views, 0)
 
@@ -88,8 +88,12 @@ class DenoiserObjective:
             The standardised latent `(C, z, y, x)`, its coordinates `(3, z, y, x)` and its conditions `(channels,)`.
         """
         number = int(generator.integers(len(self.views)))
-        told = self.told[number] * float(generator.random() >= DROPPED)
-        return self._standardised(self.views, [number])[0], self._coordinates([self.views.windows[number]])[0], told
+        condition = self.condition_values[number] * float(generator.random() >= DROPPED)
+        return (
+            self._standardised(self.views, [number])[0],
+            self._coordinates([self.views.windows[number]])[0],
+            condition,
+        )
 
     def _coordinates(self, windows: Sequence[Window]) -> Tensor:
         return coordinates(windows, self.plan.grid.shape, self.plan.latent_shape)
@@ -116,11 +120,11 @@ class DenoiserObjective:
         Yields:
             Optimiser, loss, figures.
         """
-        latent, places, told = batch
+        latent, positions, condition_values = batch
         sigma = draw_sigma(len(latent), latent.device)
         denoiser = self.networks["denoiser"]
         assert isinstance(denoiser, Denoiser)
-        error = denoising_error(denoiser, latent, places, sigma, torch.randn_like(latent), told)
+        error = denoising_error(denoiser, latent, positions, sigma, torch.randn_like(latent), condition_values)
         yield "denoiser", error.mean(), {}
 
     @torch.no_grad()
@@ -136,13 +140,13 @@ class DenoiserObjective:
         denoiser = self._averaged(average)
         device = next(denoiser.parameters()).device
         latent = self.held_out_latents.to(device)
-        places = self._coordinates(self.held_out_windows).to(device)
-        told = self.held_out_told.to(device)
+        positions = self._coordinates(self.held_out_windows).to(device)
+        condition_values = self.held_out_condition_values.to(device)
         noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(0)).to(device)
         figures = {}
         for level in HELD_OUT_SIGMAS:
             sigma = torch.full((len(latent),), level, device=device)
-            error = denoising_error(denoiser, latent, places, sigma, noise, told)
+            error = denoising_error(denoiser, latent, positions, sigma, noise, condition_values)
             figures[f"held_out_at_{level:g}"] = float(error.mean())
         generator = self.generator(average, [w.extent for w in self.views.windows[:: self.plan.views]]).to(device)
         self.samples, *_ = generator.sample(0, range(WATCHED), sampler="dpmpp", steps=WATCHED_STEPS)

@@ -132,10 +132,10 @@ def _detector(plan: GeneratorPlan, cache: VolumeCache, folder: Path, fabric: Fab
                 device=fabric.device,
             ).save(file)
     detector = CopyDetector.load(file, cache.__getitem__, fabric.device)
-    for group in detector.calibration.people:
+    for group in detector.calibration.patients:
         both = "held_out" if set(group) & set(plan.held_out) and set(group) & set(plan.cases) else ""
         advice = "; in plan.json move them into one list, so that what is held out is unseen" if both else ""
-        fabric.print(f"fit: {', '.join(group)} seem to be scans of one person{advice}")
+        fabric.print(f"fit: {', '.join(group)} seem to be scans of one patient{advice}")
     return detector
 
 

@@ -112,15 +112,15 @@ class Generator:
             generators.append(torch.Generator().manual_seed(int(generator.integers(2**62))))
             starts.append(torch.randn((channels, *cells), generator=generators[-1]))
         start = torch.stack(starts).to(self.mean)
-        places = coordinates(windows, shape, cells).to(self.mean)
+        positions = coordinates(windows, shape, cells).to(self.mean)
 
-        told = self.plan.conditions.values(conditions, self.plan.grid).to(self.mean)
+        condition_values = self.plan.conditions.values(conditions, self.plan.grid).to(self.mean)
 
         def conditional(x: Tensor, sigma: float) -> Tensor:
-            return self.denoiser(x, torch.full((len(x),), sigma, device=x.device), places, told)
+            return self.denoiser(x, torch.full((len(x),), sigma, device=x.device), positions, condition_values)
 
         def unconditional(x: Tensor, sigma: float) -> Tensor:
-            return self.denoiser(x, torch.full((len(x),), sigma, device=x.device), places)
+            return self.denoiser(x, torch.full((len(x),), sigma, device=x.device), positions)
 
         def noise() -> Tensor:
             return torch.stack([torch.randn(start.shape[1:], generator=g) for g in generators]).to(start)

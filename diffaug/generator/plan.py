@@ -1,4 +1,4 @@
-"""The generator's plan: everything that `fit` decides, as JSON that a person can edit."""
+"""The generator's plan: everything that `fit` decides, as JSON that you can edit."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class GeneratorPlan:
 
     def _require_sense(self) -> None:
         """Find numbers that would only fail, or mislead, hours later."""
-        grid, told = self.grid, self.conditions
+        grid, conditions = self.grid, self.conditions
         fits = (self.autoencoder_training, self.denoiser_training)
         axes = sorted("".join(pair for pair in ("LR", "AP", "SI") if letter in pair) for letter in grid.orientation)
         rules = {
@@ -150,10 +150,10 @@ class GeneratorPlan:
             "autoencoder_crop has the voxels that discriminator_layers need": min(self.autoencoder_crop)
             >= DISCRIMINATOR_NEEDS.get(self.discriminator_layers, 0),  # type: ignore[arg-type]
             "warmup_steps and workers are not negative": all(min(t.warmup_steps, t.workers) >= 0 for t in fits),
-            "the conditions' sites are those of the cases to train on, each once": sorted(told.sites)
-            == sorted({told.site_of[case] for case in self.cases if case in told.site_of}),
-            "the conditions' site_of has no other sites": {*told.site_of.values()} <= {*told.sites},
-            "the conditions' spacing is true or false": isinstance(told.spacing, bool),
+            "the conditions' sites are those of the cases to train on, each once": sorted(conditions.sites)
+            == sorted({conditions.site_of[case] for case in self.cases if case in conditions.site_of}),
+            "the conditions' site_of has no other sites": {*conditions.site_of.values()} <= {*conditions.sites},
+            "the conditions' spacing is true or false": isinstance(conditions.spacing, bool),
             "the denoiser's ema_decay lies between 0 and 1": 0 < (self.denoiser_training.ema_decay or 0) < 1,
         }
         for rule, kept in rules.items():
@@ -241,7 +241,7 @@ def make_plan(
     )
     ids = sorted(reading.case for reading in readings)
     count = max(1, round(HELD_OUT * len(ids)))
-    # one run of neighbouring ids: scans of one person mostly follow each other, and must not straddle the lists
+    # one run of neighbouring ids: scans of one patient mostly follow each other, and must not straddle the lists
     start = int(np.random.default_rng(seed).integers(len(ids)))
     held_out = {ids[(start + i) % len(ids)] for i in range(count)}
     cases = tuple(case for case in ids if case not in held_out)

@@ -56,8 +56,8 @@ class ResidualNoise:
             filtered = torch.fft.irfftn(
                 torch.fft.rfftn(white[:, channel], dim=(1, 2, 3)) * response, size, dim=(1, 2, 3)
             )
-            place = _bins(volumes[:, channel], self.edges[channel].to(volumes.device))
-            coloured[:, channel] = filtered * self.strength[channel].flatten().to(volumes.device)[place]
+            bins = _bins(volumes[:, channel], self.edges[channel].to(volumes.device))
+            coloured[:, channel] = filtered * self.strength[channel].flatten().to(volumes.device)[bins]
         return (volumes + STRENGTH * coloured).clamp(-1, 1)
 
 
@@ -78,11 +78,11 @@ def fit_residual_noise(pairs: Sequence[tuple[Tensor, Tensor]]) -> ResidualNoise:
         own = _contrast(made).flatten()
         shares = torch.linspace(0, 1, CONTRASTS + 1)[1:-1]
         edges.append(torch.quantile(own[:: max(1, len(own) // 100_000)], shares.to(own)))
-        place = _bins(made, edges[-1])
-        energy = torch.bincount(place.flatten(), lost.square().flatten(), LEVELS * CONTRASTS)
-        count = torch.bincount(place.flatten(), minlength=LEVELS * CONTRASTS)
+        bins = _bins(made, edges[-1])
+        energy = torch.bincount(bins.flatten(), lost.square().flatten(), LEVELS * CONTRASTS)
+        count = torch.bincount(bins.flatten(), minlength=LEVELS * CONTRASTS)
         strength.append(((energy + 1e-4 * DAMPING) / (count + DAMPING)).sqrt())
-        power = torch.fft.rfftn(lost / strength[-1][place], dim=(1, 2, 3)).abs().square().mean(0)
+        power = torch.fft.rfftn(lost / strength[-1][bins], dim=(1, 2, 3)).abs().square().mean(0)
         kernel = torch.fft.irfftn(power.sqrt(), size)
         for axis, n in enumerate(size):  # symmetric around its first voxel: roll it to the middle of a small box
             k = min(KERNEL, n)

@@ -124,11 +124,11 @@ def _layers(generator: Generator, scan: Scan) -> tuple[list[Tensor], Window]:
     shown = torch.from_numpy(cut(voxels, window, plan.grid.shape))[None].to(generator.mean)
     latent = generator.autoencoder.encode(shown)
     clean = (latent - generator.mean) / generator.std
-    places = coordinates([window], plan.grid.shape, clean.shape[2:]).to(clean)
+    positions = coordinates([window], plan.grid.shape, clean.shape[2:]).to(clean)
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)).to(clean)
     with _listening(generator.denoiser.network.up) as found, start_fabric(clean.device.type).autocast():
         for sigma in SIGMAS:
-            generator.denoiser(clean + sigma * noise, clean.new_full((1,), sigma), places)
+            generator.denoiser(clean + sigma * noise, clean.new_full((1,), sigma), positions)
     found.append(generator.autoencoder.decoder(generator.autoencoder.codebook.quantise(latent)))
     return [layer.float() for layer in found], window
 
@@ -142,9 +142,9 @@ def _draw(window: Window, shape: Sequence[int], rng: np.random.Generator) -> Ten
     return torch.from_numpy((2 * index + 1) / np.array(shape) - 1).flip(1).float()
 
 
-def _at(layers: Sequence[Tensor], places: Tensor) -> Tensor:
+def _at(layers: Sequence[Tensor], positions: Tensor) -> Tensor:
     """Interpolate layers at some voxels, as `F.interpolate` would at all of them, `(N, D)` on the CPU."""
-    points = places.view(1, 1, 1, -1, 3)
+    points = positions.view(1, 1, 1, -1, 3)
     found = [F.grid_sample(x, points.to(x), padding_mode="border", align_corners=False)[0, :, 0, 0] for x in layers]
     return torch.cat(found).T.cpu()
 

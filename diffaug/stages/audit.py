@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from diffaug import __version__
-from diffaug.audit.auditing import Inputs, Report, make_report
+from diffaug.audit.auditing import Audited, Report, make_report
 from diffaug.audit.folders import from_folders, open_folders
+from diffaug.audit.inputs import from_task
 from diffaug.audit.listing import identity
-from diffaug.audit.material import from_task
 from diffaug.audit.requests import Extras, FoldersRequest
 from diffaug.errors import DiffaugError
 from diffaug.generator.fitting import COPIES
@@ -44,7 +44,7 @@ def audit(workspace: Workspace, model: Path, volumes: Path, extras: Extras, *, d
         "copy_test_sha256": file_hash(workspace.generator / COPIES),
     }
 
-    def gather() -> Inputs:
+    def gather() -> Audited:
         generator = Generator.load(model).to(start_fabric(device).device)
         plan = generator.plan
         if extras.nnunet_model is not None and plan.grid.field_of_view == "patch":
@@ -53,9 +53,9 @@ def audit(workspace: Workspace, model: Path, volumes: Path, extras: Extras, *, d
                 "scans; leave the option out"
             )
         files = {case.id: case.files for case in fitted_scans(workspace).cases}
-        material = from_task(workspace, plan, manifest["volumes"], open_cache(workspace, plan), files)
+        volumes = from_task(workspace, plan, manifest["volumes"], open_cache(workspace, plan), files)
         work = _work(workspace.audit, inputs["generator_sha256"])
-        return Inputs(material, workspace.generator / COPIES, work, generator.autoencoder)
+        return Audited(volumes, workspace.generator / COPIES, work, generator.autoencoder)
 
     return _audit(workspace.audit, inputs | {"sampling": manifest["request"]}, gather, extras, device, fresh)
 
@@ -83,9 +83,9 @@ def audit_folders(request: FoldersRequest, out: Path, extras: Extras, *, device:
     # another set of synthetic volumes against the same scans needs no other grid and no other detector
     of_scans = [kind, *(v["state"] for name, v in inputs.items() if name != "synthetic")]
 
-    def gather() -> Inputs:
+    def gather() -> Audited:
         work = _work(out, fingerprint(of_scans))
-        return Inputs(from_folders(request, found, work, kind), work / COPIES, work, None)
+        return Audited(from_folders(request, found, work, kind), work / COPIES, work, None)
 
     return _audit(out, inputs, gather, extras, device, fresh)
 
@@ -113,7 +113,7 @@ def require_there(extras: Extras) -> None:
 
 
 def _audit(
-    folder: Path, inputs: dict[str, Any], gather: Callable[[], Inputs], extras: Extras, device: str, fresh: bool
+    folder: Path, inputs: dict[str, Any], gather: Callable[[], Audited], extras: Extras, device: str, fresh: bool
 ) -> Path:
     """Make the report, unless it is there and of the same inputs and version: what has changed is named."""
     with open_stage("audit", folder, fresh=fresh) as stage:

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from diffaug.errors import DiffaugError
 from diffaug.training.objective import Objective
-from diffaug.training.overfitting import Turn, Watch, find_turn
+from diffaug.training.overfitting import Onset, Watch, find_onset
 from diffaug.workspace import atomic_path
 
 SAVING = 0.005  # share of the time that checkpoints may take
@@ -31,13 +31,13 @@ class Checkpoint:
         """Tell whether enough time has gone by for another checkpoint to be cheap."""
         return self.cost <= SAVING * (time.monotonic() - self.saved)
 
-    def remember(self, figures: dict[str, float], watch: Watch, average: nn.Module | None) -> Turn:
+    def remember(self, figures: dict[str, float], watch: Watch, average: nn.Module | None) -> Onset:
         """Add a validation, and keep the averaged weights if it is the best so far."""
         self.history.append(figures)
-        turn = find_turn(self.history, watch)
-        if turn.best == len(self.history) - 1 and average is not None:
+        onset = find_onset(self.history, watch)
+        if onset.best == len(self.history) - 1 and average is not None:
             self.best = {key: value.detach().clone() for key, value in average.state_dict().items()}
-        return turn
+        return onset
 
     def save(
         self, step: int, objective: Objective, optimizers: dict[str, Optimizer], average: nn.Module | None

@@ -1,4 +1,4 @@
-"""The one training loop that all fits share: batches, steps, validation, the turn, checkpoints, progress."""
+"""The one training loop that all fits share: batches, steps, validation, the onset of overfitting, checkpoints, progress."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from diffaug.training.batches import Example, StepBatches, loader
 from diffaug.training.checkpoint import Checkpoint
 from diffaug.training.log import Log, progress_bar
 from diffaug.training.objective import Objective
-from diffaug.training.overfitting import Turn, find_turn
+from diffaug.training.overfitting import Onset, find_onset
 from diffaug.training.step import set_up, take_step
 from diffaug.workspace import fingerprint
 
@@ -52,7 +52,7 @@ def train(
     name: str,
     identity: Any,
 ) -> nn.Module | None:
-    """Train to the end or to the turn, going on where a stopped run left off.
+    """Train to the end or to the onset of overfitting, going on where a stopped run left off.
 
     Args:
         objective: What to train; its networks hold the final weights afterwards.
@@ -64,7 +64,7 @@ def train(
         identity: Everything the result depends on; a checkpoint with another identity is refused.
 
     Returns:
-        The averaged network, or None. Where the objective watches for a turn, its weights are the last before it.
+        The averaged network, or None. Where the objective watches for overfitting, its weights are the last before it.
 
     Raises:
         DiffaugError: If a loss is not finite, a checkpoint is broken or belongs to other settings, or the batch does
@@ -76,7 +76,7 @@ def train(
     step = state.load(objective, optimizers, average)
     log = Log(folder / "log.jsonl", name, step, enabled=fabric.is_global_zero)
     every = max(1, training.steps // LOGS)
-    turn = find_turn(state.history, objective.watch) if objective.watch and state.history else Turn(0, False, "")
+    onset = find_onset(state.history, objective.watch) if objective.watch and state.history else Onset(0, False, "")
     batches = StepBatches(
         example,
         steps=training.steps,
@@ -89,7 +89,7 @@ def train(
     finite = torch.ones((), dtype=torch.bool, device=fabric.device)
     with progress_bar(name, step, training.steps, enabled=fabric.is_global_zero) as bar:
         for step, batch in enumerate(data, start=step):  # noqa: B020 (goes on counting from the resumed step)
-            if turn.stop:
+            if onset.stop:
                 break
             norms = take_step(objective, fabric.to_device(batch), step, training, fabric, optimizers, average, log.add)
             finite &= torch.stack(norms).isfinite().all()  # of all processes together
@@ -102,19 +102,19 @@ def train(
                         "checkpoint before it is kept; lower learning_rate in the plan and start anew with --fresh"
                     )
                 if done % (every * (LOGS // VALIDATIONS)) == 0 or done == training.steps:
-                    # of one process: a turn must be seen by all of them or by none
+                    # of one process: an onset must be seen by all of them or by none
                     measured = fabric.broadcast(objective.validate(average))
                     log.add(measured)
                     if objective.watch:
-                        turn = state.remember({"step": done, **measured}, objective.watch, average)
+                        onset = state.remember({"step": done, **measured}, objective.watch, average)
                     if fabric.is_global_zero:
                         objective.preview(folder / f"{name}.png", average)
                 bar.set_postfix_str(log.write(done), refresh=False)
-                if fabric.is_global_zero and (state.due() or turn.stop or done == training.steps):
+                if fabric.is_global_zero and (state.due() or onset.stop or done == training.steps):
                     state.save(done, objective, optimizers, average)
     if objective.watch and average is not None:
         average.load_state_dict(state.best)
-        kept = state.history[turn.best]["step"]
-        why = f", stopped because {turn.why} got worse" if turn.stop else ""
+        kept = state.history[onset.best]["step"]
+        why = f", stopped because {onset.why} got worse" if onset.stop else ""
         fabric.print(f"{name}: weights of step {kept} of {training.steps} kept{why}")
     return average

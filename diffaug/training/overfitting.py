@@ -27,7 +27,7 @@ class Watch:
 
 
 @dataclass(frozen=True)
-class Turn:
+class Onset:
     """What the figures say so far.
 
     Attributes:
@@ -41,8 +41,8 @@ class Turn:
     why: str
 
 
-def find_turn(history: Sequence[Mapping[str, float]], watch: Watch) -> Turn:
-    """Look for the turn.
+def find_onset(history: Sequence[Mapping[str, float]], watch: Watch) -> Onset:
+    """Look for the onset of overfitting.
 
     Args:
         history: The figures of every validation so far, at least one.
@@ -58,4 +58,4 @@ def find_turn(history: Sequence[Mapping[str, float]], watch: Watch) -> Turn:
     exceeded = [name for name, limit in watch.limits.items() if history[-1].get(name, 0.0) > limit]
     worse = [watch.loss] if history[-1][watch.loss] > WORSE * history[best][watch.loss] else []
     why = (exceeded or worse or [""])[0]
-    return Turn(best, late and bool(why), why)
+    return Onset(best, late and bool(why), why)

@@ -66,7 +66,7 @@ def take_step(
     fabric: Fabric,
     optimizers: dict[str, Optimizer],
     average: AveragedModel | None,
-    told: Callable[[dict[str, Tensor]], None],
+    report: Callable[[dict[str, Tensor]], None],
 ) -> list[Tensor]:
     """Make one step with all optimisers.
 
@@ -78,7 +78,7 @@ def take_step(
         fabric: Device, precision, processes.
         optimizers: By name.
         average: The averaged network, if any.
-        told: Is given the losses and figures.
+        report: Is given the losses and figures.
 
     Returns:
         The norm of each optimiser's gradients, not finite where its loss is not.
@@ -88,7 +88,7 @@ def take_step(
     norms = []
     with fabric.autocast():
         for name, loss, figures in objective.losses(batch, step / training.steps):
-            told({f"{name}_loss": loss.detach(), **figures})
+            report({f"{name}_loss": loss.detach(), **figures})
             norms.append(_update(optimizers[name], loss, rate, training, fabric))
     if average is not None and step % AVERAGING == 0:
         average.update_parameters(objective.networks[objective.averaged or ""])

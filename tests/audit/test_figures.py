@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from test_memorisation import CASES, blobs, grid, material
+from test_memorisation import CASES, blobs, grid, inputs
 from torch import nn
 
 from diffaug.audit.diversity import PAIRS, draw_pairs, measure_diversity
@@ -29,7 +29,7 @@ class Shifted(nn.Module):
 
 
 def fidelity(tmp_path, by):
-    scans = material(tmp_path, grid((16, 16, 16)), (14, 20, 16))
+    scans = inputs(tmp_path, grid((16, 16, 16)), (14, 20, 16))
     return measure_fidelity(Shifted(by), scans, scans.likes(CASES, 0), 0)
 
 

@@ -100,7 +100,7 @@ def test_too_few_scans_are_told_with_the_number_that_is_needed(tmp_path, refusal
 
 
 @pytest.fixture
-def material(tmp_path):
+def inputs(tmp_path):
     real = fill(tmp_path / "real", plain(10))
     made = tmp_path / "made"
     for seed in range(3):  # other voxels and units, and turned: the same bodies
@@ -117,8 +117,8 @@ def material(tmp_path):
     return make
 
 
-def test_volumes_of_both_folders_come_onto_one_grid(material):
-    made = material()
+def test_volumes_of_both_folders_come_onto_one_grid(inputs):
+    made = inputs()
     assert made.grid.field_of_view == "whole"
     assert np.prod(made.grid.shape) <= 2**17
     assert not any(n % 4 for n in made.grid.shape)
@@ -131,11 +131,11 @@ def test_volumes_of_both_folders_come_onto_one_grid(material):
     assert made.unseen == ()
 
 
-def test_what_is_resampled_is_not_resampled_again(material, tmp_path):
-    material()
+def test_what_is_resampled_is_not_resampled_again(inputs, tmp_path):
+    inputs()
     made = {file: file.stat().st_mtime_ns for file in (tmp_path / "work").rglob("*") if file.is_file()}
     next(file for file in made if file.name == "scan03.npy").unlink()
-    material()
+    inputs()
     changed = [file.name for file in made if file.stat().st_mtime_ns != made[file]]
     assert changed == ["scan03.npy"]
 

@@ -8,7 +8,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from diffaug.audit.figures import Figure
-from diffaug.audit.material import Material
+from diffaug.audit.inputs import AuditInputs
 from diffaug.audit.memorisation import Judged, Memorisation, batches, chance, look_for_copies, tail
 from diffaug.copies.detector import Calibration
 from diffaug.scans.cache import VolumeCache
@@ -30,12 +30,12 @@ def blobs(shape, seed, channels=1):
     return (0.95 * smooth / np.abs(smooth).max() + 0.01 * noise).astype(np.float32)  # with some grain, as scans have
 
 
-def material(tmp_path, the_grid, extent, *, training=CASES, unseen=(), made=None, windows=None, channels=1):
+def inputs(tmp_path, the_grid, extent, *, training=CASES, unseen=(), made=None, windows=None, channels=1):
     """Real scans of blobs, and synthetic volumes `made` by name."""
     cache = VolumeCache(tmp_path / "scans")
     cache.fill({*training, *unseen}, lambda case: blobs(extent, int(case.rpartition("_")[2]), channels))
     made = made or {"s": blobs(extent, 99, channels)}
-    return Material(
+    return AuditInputs(
         title="blobs",
         channels=("MR",) * channels,
         grid=the_grid,
@@ -93,7 +93,7 @@ def looked(scans, decoded=None):
 
 def test_copies_are_named_and_others_are_not(tmp_path):
     made = {f"new_{i}": blobs((16, 16, 16), 50 + i) for i in range(4)} | {"old": blobs((16, 16, 16), 3) + 0.1}
-    found = looked(material(tmp_path, grid((16, 16, 16)), (16, 16, 16), unseen=["case_10", "case_11"], made=made))
+    found = looked(inputs(tmp_path, grid((16, 16, 16)), (16, 16, 16), unseen=["case_10", "case_11"], made=made))
     assert [(j.name, j.case) for j in found.copies] == [("old", "case_3")]
     assert found.reached == 1 / len(CASES)
     assert [j.name for j in found.synthetic] == sorted(made)
@@ -103,7 +103,7 @@ def test_copies_are_named_and_others_are_not(tmp_path):
 
 
 def test_what_the_autoencoder_keeps_is_planted_and_what_it_makes_of_unseen_scans_must_not_be_named(tmp_path):
-    scans = material(tmp_path, grid((16, 16, 16)), (16, 16, 16), unseen=["case_10", "case_11"])
+    scans = inputs(tmp_path, grid((16, 16, 16)), (16, 16, 16), unseen=["case_10", "case_11"])
     kept = looked(scans, lambda volume: volume)
     assert kept.found["through the autoencoder"] == (len(CASES), len(CASES))
     assert [j.copy for j in kept.decoded_unseen] == [False, False]
@@ -117,15 +117,13 @@ def test_windows_of_real_scans_lie_where_volumes_lie(tmp_path):
     extent, shape = (40, 36, 48), (16, 16, 16)
     windows = {f"s{i}": scattered(extent, shape, 0, np.random.default_rng(i)) for i in range(4)}
     made = {name: blobs(shape, 60 + i) for i, name in enumerate(windows)}
-    scans = material(tmp_path, grid(shape, "patch"), extent, unseen=["case_10", "case_11"], made=made, windows=windows)
+    scans = inputs(tmp_path, grid(shape, "patch"), extent, unseen=["case_10", "case_11"], made=made, windows=windows)
     assert np.allclose(scans.real("case_2", "s1"), cut(scans.scans["case_2"], windows["s1"], shape))
     assert {like for _, like in scans.likes(CASES, 0)} <= set(windows)
 
 
 def test_a_window_keeps_its_relative_place_in_a_larger_scan(tmp_path):
-    scans = material(
-        tmp_path, grid((10, 10, 10), "patch"), (20, 20, 20), windows={"s": Window((0, 5, 10), (20, 20, 20))}
-    )
+    scans = inputs(tmp_path, grid((10, 10, 10), "patch"), (20, 20, 20), windows={"s": Window((0, 5, 10), (20, 20, 20))})
     assert scans.place((40, 40, 40), "s").offset == (5, 15, 25)  # middles at a quarter, a half, three quarters
     assert scans.place((8, 40, 12), "s").offset == (-1, 15, 2)  # a short axis: the middle; nothing sticks out
 
@@ -165,12 +163,12 @@ def test_batches_hold_every_volume_once():
 
 
 def test_mirroring_is_left_right_however_axes_lie(tmp_path):
-    assert material(tmp_path, grid((16, 16, 16), orientation="LPS"), (16, 16, 16)).grid.mirror == 2
-    assert material(tmp_path, grid((16, 16, 16), orientation="PIR"), (16, 16, 16)).grid.mirror == 0
+    assert inputs(tmp_path, grid((16, 16, 16), orientation="LPS"), (16, 16, 16)).grid.mirror == 2
+    assert inputs(tmp_path, grid((16, 16, 16), orientation="PIR"), (16, 16, 16)).grid.mirror == 0
 
 
 def test_a_cropped_synthetic_volume_comes_back_onto_the_grid(tmp_path):
-    from diffaug.audit.material import _in_range
+    from diffaug.audit.inputs import _in_range
     from diffaug.scans.grid import synthetic_scan
     from diffaug.scans.scan import write_scan
     from diffaug.scans.windows import paste_extent
@@ -180,5 +178,5 @@ def test_a_cropped_synthetic_volume_comes_back_onto_the_grid(tmp_path):
     whole = cut(blobs(extent, 0), window, the_grid.shape)
     files = write_scan(synthetic_scan(paste_extent(whole, window), the_grid), tmp_path / "imagesTr", "s")
     windows = {"s": Window(window.offset, extent)}
-    scans = material(tmp_path, the_grid, extent, made={"s": _in_range(files, the_grid)}, windows=windows)
+    scans = inputs(tmp_path, the_grid, extent, made={"s": _in_range(files, the_grid)}, windows=windows)
     assert np.allclose(scans.synthetic("s"), whole, atol=1e-5)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
-from test_memorisation import blobs, grid, looked, material
+from test_memorisation import blobs, grid, inputs, looked
 
 from diffaug.audit import measuring
 from diffaug.audit.drawing import draw
@@ -17,6 +17,7 @@ from diffaug.audit.figures import Compared, Figure
 from diffaug.audit.findings import Findings
 from diffaug.audit.memorisation import Judged, Memorisation
 from diffaug.audit.report import render
+from diffaug.audit.summary import summarise
 from diffaug.audit.verdicts import OWN, conclude, defects
 
 SIZE = (16, 16, 16)
@@ -152,7 +153,7 @@ SETS = {
 def measured(tmp_path, monkeypatch):
     def call(make):
         made = {f"made_{i}": make(i) for i in range(40)}
-        scans = material(
+        scans = inputs(
             tmp_path, grid(SIZE), SIZE, training=SCANS, unseen=[f"case_{i}" for i in range(200, 240)], made=made
         )
         monkeypatch.setattr(measuring, "look_for_copies", lambda *_: looked(scans))
@@ -162,7 +163,7 @@ def measured(tmp_path, monkeypatch):
             Averages(),
             extras=measuring.Extras(),
             autoencoder=None,
-            inputs={},
+            made_from={},
             device=torch.device("cpu"),
         )
         return found, scans
@@ -177,7 +178,7 @@ def test_measured_sets_are_told_apart(measured, defect):
 
 
 def test_measuring_twice_gives_the_same_figures(measured):
-    assert measured(SETS[""])[0].figures() == measured(SETS[""])[0].figures()
+    assert summarise(measured(SETS[""])[0]) == summarise(measured(SETS[""])[0])
 
 
 def test_the_page_needs_nothing_beside_it_and_escapes_names(measured, tmp_path):

@@ -68,7 +68,9 @@ def test_people_stay_together(phantoms, tmp_path):
     raw = phantoms.workspace.raw
     names = [f"phantomB_{number:04d}" for number in range(1, 21)]
     write_json(raw / "lists.json", {"pool": names[4:], "test": names[:4]})
-    paired = DataSet("paired", phantoms.task, (2, 4), 1.0, phantoms.task, raw / "lists.json", person=HIPPOCAMPUS.person)
+    paired = DataSet(
+        "paired", phantoms.task, (2, 4), 1.0, phantoms.task, raw / "lists.json", patient=HIPPOCAMPUS.patient
+    )
     for split in draws(paired):
         numbers = sorted(int(case[-4:]) for case in split["train"])
         assert all(b == a + 1 and a % 2 for a, b in zip(numbers[::2], numbers[1::2], strict=True))

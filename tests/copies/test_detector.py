@@ -1,4 +1,4 @@
-"""The copy detector: finds what was planted, spares what was not, knows one person's scans, and survives the disk."""
+"""The copy detector: finds what was planted, spares what was not, knows one patient's scans, and survives the disk."""
 
 import json
 
@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 
 def scan(number: int) -> np.ndarray:
-    """Anatomy that all share and structure of its own; numbers from 1000 on are second scans of the same people."""
+    """Anatomy that all share and structure of its own; numbers from 1000 on are second scans of the same patients."""
     anatomy, own = (
         gaussian_filter(np.random.default_rng(seed).standard_normal(SIZE), width) * width**1.5
         for seed, width in ((10**6, 4), (number % 1000, 1.5))
@@ -105,9 +105,9 @@ def test_broken_and_foreign_files_are_refused(detector, tmp_path, refusal):
 
 def test_scans_of_one_person_count_as_one_and_hide_no_copies():
     twins = made(cases=(*CASES[:12], 1003, 1007), unseen=(*UNSEEN[:6], 1005))
-    assert twins.calibration.people == (("1003", "3"), ("1005", "5"), ("1007", "7"))
+    assert twins.calibration.patients == (("1003", "3"), ("1005", "5"), ("1007", "7"))
     assert twins.calibration.planted["exact"] == (12, 12)
-    assert "1005" in twins.calibration.innocent, "held against other people it is as innocent as any"
+    assert "1005" in twins.calibration.innocent, "held against other patients it is as innocent as any"
     (near,) = judged(twins, [centre(3)])
     assert near.copy
     assert near.case in ("3", "1003")
@@ -130,7 +130,7 @@ def test_what_is_planted_and_not_found_makes_it_blind():
     same = make_detector(
         lambda case: scan(0), [str(n) for n in range(12)], [], shape=SHAPE, mirror=2, field_of_view="whole", device=CPU
     )
-    assert same.blind or len(same.calibration.people) == 1, "one scan twelve times over tells no copy from another"
+    assert same.blind or len(same.calibration.patients) == 1, "one scan twelve times over tells no copy from another"
 
 
 def test_copies_of_patches_are_found_wherever_they_lie():

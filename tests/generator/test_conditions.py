@@ -240,7 +240,7 @@ def test_the_network_is_shown_the_conditions_of_each_scan_and_sometimes_none(mix
 
 def test_every_view_of_a_scan_has_its_condition(mixture):
     mixture.plan = replace(mixture.plan, views=3)
-    told = mixture._told([Condition("A"), Condition("B")])
+    told = mixture._condition_values([Condition("A"), Condition("B")])
     assert told.tolist() == [[1, 0]] * 3 + [[0, 1]] * 3
 
 

@@ -1,4 +1,4 @@
-"""The generator's plan: saved and loaded without loss, and nonsense that a person may type is told in one line."""
+"""The generator's plan: saved and loaded without loss, and nonsense that a patient may type is told in one line."""
 
 import json
 from dataclasses import replace

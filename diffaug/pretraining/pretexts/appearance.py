@@ -35,12 +35,12 @@ def _recolour(volume: Tensor) -> Tensor:
     if not _happens(volume):
         return volume
     low, high = volume.amin(), volume.amax()
-    place = (volume - low) / (high - low).clamp_min(1e-6) * (KNOTS - 1)
+    position = (volume - low) / (high - low).clamp_min(1e-6) * (KNOTS - 1)
     values = torch.rand(KNOTS, device=volume.device)
     if _happens(volume):  # as often a curve that keeps the order of intensities, or turns it round
         values = values.sort(descending=_happens(volume)).values
-    left = place.floor().clamp(0, KNOTS - 2).long()
-    return torch.lerp(values[left], values[left + 1], place - left)
+    left = position.floor().clamp(0, KNOTS - 2).long()
+    return torch.lerp(values[left], values[left + 1], position - left)
 
 
 def _shade(volume: Tensor) -> Tensor:

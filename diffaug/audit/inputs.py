@@ -19,7 +19,7 @@ from diffaug.workspace import Workspace
 
 
 @dataclass(frozen=True)
-class Material:
+class AuditInputs:
     """Real scans that the generator was trained on, others, and the volumes it made.
 
     Attributes:
@@ -122,7 +122,7 @@ def from_task(
     volumes: dict[str, Any],
     scans: VolumeCache,
     files: dict[str, tuple[Path, ...]],
-) -> Material:
+) -> AuditInputs:
     """Take what `fit` and `sample` left in a task's run folder.
 
     Args:
@@ -139,7 +139,7 @@ def from_task(
         name: tuple(workspace.synthetic / "imagesTr" / f"{name}_{i:04d}.nii.gz" for i in range(len(plan.channels)))
         for name in sorted(volumes)
     }
-    return Material(
+    return AuditInputs(
         title=f"the synthetic volumes of {workspace.dataset}",
         channels=plan.channels,
         grid=plan.grid,
