@@ -81,7 +81,7 @@ def match_widths(
             found = count_parameters(make(widths))
         if abs(found - parameters) <= tolerance * parameters:
             return widths
-    raise DiffaugError(f"widths: found none with {parameters} parameters, expected some; mend the proportions")
+    raise DiffaugError(f"widths: found none with {parameters} parameters, expected some; fix the proportions")
 
 
 def resize_plan(plan: GeneratorPlan) -> GeneratorPlan:
@@ -100,7 +100,7 @@ def resize_plan(plan: GeneratorPlan) -> GeneratorPlan:
     denoiser = {**plan.denoiser, "latent_channels": CHANNELS}
     plan = replace(plan, autoencoder=autoencoder, denoiser=denoiser)
     if plan.latent_shape != CELLS:
-        raise DiffaugError(f"plan: found a latent of {plan.latent_shape} cells, expected {CELLS}; mend the scans' size")
+        raise DiffaugError(f"plan: found a latent of {plan.latent_shape} cells, expected {CELLS}; fix the scans' size")
 
     def make(widths: tuple[int, ...]) -> nn.Module:
         return replace(plan, denoiser={**denoiser, "channels": list(widths)}).make_denoiser()

@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
     """
     data = _data(arguments)
     if unknown := [name for name in arguments.arms if name not in ARMS]:
-        raise DiffaugError(f"--arms {unknown[0]}: no such arm, expected some of {', '.join(ARMS)}; mend the option")
+        raise DiffaugError(f"--arms {unknown[0]}: no such arm, expected some of {', '.join(ARMS)}; fix the option")
     prepare(data)
     for name in arguments.arms:
         pretrain_arm(data, ARMS[name], arguments.device)

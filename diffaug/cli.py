@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments; those of the process by default.
 
     Returns:
-        0, or 2 for something the user can mend, or 130 after Ctrl-C.
+        0, or 2 for something the user can fix, or 130 after Ctrl-C.
     """
     arguments = build_parser().parse_args(argv)
     try:
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _one_line(error: Exception) -> str | None:
-    """Tell in one line what the user can mend, or None for a fault of the program."""
+    """Tell in one line what the user can fix, or None for a fault of the program."""
     if isinstance(error, DiffaugError):
         return str(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -1,4 +1,4 @@
-"""The verb `doctor`: what keeps diffaug and nnU-Net from working here, or on a task, and how to mend it."""
+"""The verb `doctor`: what keeps diffaug and nnU-Net from working here, or on a task, and how to fix it."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def examine(task: str | None = None, plans: str = "nnUNetPlans", configuration: 
             print(f"ok    {name}: {finding}")
         except Exception as error:  # whatever it is, the user must see it beside the other checks
             failed += 1
-            print(f"MEND  {name}: {error}")
+            print(f"FIX   {name}: {error}")
     if failed:
-        raise DiffaugError(f"doctor: {failed} checks failed, expected none; mend the lines above")
+        raise DiffaugError(f"doctor: {failed} checks failed, expected none; fix the lines above")
 
 
 def _checks() -> Iterator[tuple[str, Callable[[], str]]]:

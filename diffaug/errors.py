@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 
 class DiffaugError(RuntimeError):
-    """Something the user can mend. Its message is one line: the file, what was found, what was expected, what to do.
+    """Something the user can fix. Its message is one line: the file, what was found, what was expected, what to do.
 
     The command line prints the message alone and exits with code 2; `--debug` adds the traceback.
     """

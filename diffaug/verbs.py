@@ -236,7 +236,7 @@ def _audit(task: MaybeTask, folders: Folders, extras: Extras, run: Run) -> None:
         request = FoldersRequest(folders.real, folders.synthetic, folders.unseen)
         report = audit_folders(request, folders.out or Path("diffaug_audit"), extras, **vars(run))
     else:
-        raise DiffaugError("audit: expected --task, or --real and --synthetic and no --task; mend the options")
+        raise DiffaugError("audit: expected --task, or --real and --synthetic and no --task; fix the options")
     print(f"audit: {report}")
 
 
@@ -333,7 +333,7 @@ VERBS = {
     "phantom": Verb("write a dataset of breast MRI phantoms", (Phantom,), _phantom),
     "trainer-path": Verb("print the value for nnUNet_extTrainer", (), _trainer_path),
     "doctor": Verb(
-        "check folders, packages, the trainer and, if named, a task, and say what to mend", (MaybeTask,), _doctor
+        "check folders, packages, the trainer and, if named, a task, and say what to fix", (MaybeTask,), _doctor
     ),
     "demo": Verb("the whole road on phantoms, on a CPU, in minutes", (Demo,), _demo),
 }

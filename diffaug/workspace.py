@@ -45,7 +45,7 @@ def nnunet_folder(variable: str) -> Path:
         )
     folder = Path(value).expanduser()
     if variable == "nnUNet_raw" and not folder.is_dir():
-        raise DiffaugError(f"{folder}: no such folder, expected {NNUNET_FOLDERS[variable]}; mend {variable}")
+        raise DiffaugError(f"{folder}: no such folder, expected {NNUNET_FOLDERS[variable]}; fix {variable}")
     return folder
 
 
@@ -177,9 +177,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
                 "it goes on where it stopped"
             ) from error
         if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
-            raise DiffaugError(
-                f"{path}: cannot be written ({error.strerror or error}); mend the folder's rights"
-            ) from (error)
+            raise DiffaugError(f"{path}: cannot be written ({error.strerror or error}); fix the folder's rights") from (
+                error
+            )
         raise
     finally:
         temporary.unlink(missing_ok=True)
@@ -210,12 +210,12 @@ def write_json(path: Path, content: Any) -> None:
         temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def read_json(path: Path, mend: str) -> Any:
+def read_json(path: Path, fix: str) -> Any:
     """Read JSON, or say in one line what to do.
 
     Args:
         path: The file.
-        mend: What the user should do when it is missing or broken.
+        fix: What the user should do when it is missing or broken.
 
     Returns:
         The content.
@@ -226,9 +226,9 @@ def read_json(path: Path, mend: str) -> Any:
     try:
         return json.loads(path.read_text())
     except FileNotFoundError as error:
-        raise DiffaugError(f"{path}: no such file; {mend}") from error
+        raise DiffaugError(f"{path}: no such file; {fix}") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DiffaugError(f"{path}: not valid JSON ({error}); {mend}") from error
+        raise DiffaugError(f"{path}: not valid JSON ({error}); {fix}") from error
 
 
 def fingerprint(content: Any) -> str:
@@ -303,7 +303,7 @@ def locked(folder: Path) -> Iterator[None]:
     except Timeout as error:
         raise DiffaugError(f"{folder}: another diffaug process works here; wait for it or stop it") from error
     except OSError as error:
-        raise DiffaugError(f"{folder}: cannot be written ({error.strerror}); mend the path or its rights") from error
+        raise DiffaugError(f"{folder}: cannot be written ({error.strerror}); fix the path or its rights") from error
     try:
         for left in folder.rglob(".*.tmp.*"):  # by a killed process
             left.unlink()

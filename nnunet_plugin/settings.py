@@ -78,13 +78,13 @@ def read_settings(block: Any, place: str, recipe: Recipe) -> Settings:
         DiffaugError: If the block has an unknown key or a value out of range.
     """
     if not isinstance(block, dict):
-        raise DiffaugError(f"{place}: is {block!r}, expected a JSON object of settings; mend it in the plans")
+        raise DiffaugError(f"{place}: is {block!r}, expected a JSON object of settings; fix it in the plans")
     for key, value in block.items():
         if key not in RULES:
-            raise DiffaugError(f"{place}: unknown setting {key!r}, expected {', '.join(RULES)}; mend it in the plans")
+            raise DiffaugError(f"{place}: unknown setting {key!r}, expected {', '.join(RULES)}; fix it in the plans")
         is_valid, expected = RULES[key]
         if not is_valid(value):
-            raise DiffaugError(f"{place}: {key} is {value!r}, expected {expected}; mend it in the plans")
+            raise DiffaugError(f"{place}: {key} is {value!r}, expected {expected}; fix it in the plans")
     epochs = block.get("epochs", Settings.epochs)
     optimizer = block.get("optimizer", recipe.optimizer)
     usual = {
@@ -96,6 +96,6 @@ def read_settings(block: Any, place: str, recipe: Recipe) -> Settings:
     for key in ("warmup_epochs", "decoder_first"):
         if getattr(settings, key) >= epochs:
             raise DiffaugError(
-                f"{place}: {key} is {getattr(settings, key)}, expected fewer than the {epochs} epochs; mend it in the plans"
+                f"{place}: {key} is {getattr(settings, key)}, expected fewer than the {epochs} epochs; fix it in the plans"
             )
     return settings

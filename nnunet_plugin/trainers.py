@@ -119,11 +119,11 @@ class nnUNetTrainerDiffAug(nnUNetTrainerDiffAugScratch):
                     "pretrain, expected a 3D one such as 3d_fullres; train it with -tr nnUNetTrainer"
                 )
             # Every rank reads the file: DDP broadcasts weights only when it is built.
-            path, mend = self._encoder_file()
-            encoder = read_encoder(path, mend)
-            mend = f"{self._command('pretrain')} --exclude labelled --fresh"
-            mend += " (and before it fit, with the same options, where a generator has seen them)"
-            self.refuse_leakage(encoder.path, encoder.provenance, mend)
+            path, fix = self._encoder_file()
+            encoder = read_encoder(path, fix)
+            fix = f"{self._command('pretrain')} --exclude labelled --fresh"
+            fix += " (and before it fit, with the same options, where a generator has seen them)"
+            self.refuse_leakage(encoder.path, encoder.provenance, fix)
             self.initialize()
             report = load_encoder(
                 self.network,
@@ -141,7 +141,7 @@ class nnUNetTrainerDiffAug(nnUNetTrainerDiffAugScratch):
         dataset, plans = self.plans_manager.dataset_name, self.plans_manager.plans_name
         if self.settings.encoder_file is not None:
             path = Path(nnUNet_results) / Path(os.path.expandvars(self.settings.encoder_file)).expanduser()
-            return path, "mend encoder_file in the plan's diffaug block, or leave it out for diffaug's own run folder"
+            return path, "fix encoder_file in the plan's diffaug block, or leave it out for diffaug's own run folder"
         path = encoder_path(nnUNet_results, dataset, plans, self.configuration_name, self.network_name)
         return path, f"run: {self._command('pretrain')}"
 
@@ -151,13 +151,13 @@ class nnUNetTrainerDiffAug(nnUNetTrainerDiffAugScratch):
         network = "" if self.network_name == PLAN else f" --network {self.network_name}"
         return f"diffaug {verb} --task {dataset} --plans {plans} --configuration {self.configuration_name}{network}"
 
-    def refuse_leakage(self, path: Path, provenance: Mapping[str, Any], mend: str) -> None:
+    def refuse_leakage(self, path: Path, provenance: Mapping[str, Any], fix: str) -> None:
         """Stop when what this training starts from comes from cases that will judge the model.
 
         Args:
             path: The file.
             provenance: What it says about itself.
-            mend: How to make it without those cases, for all folds at once, or the next fold would be refused likewise.
+            fix: How to make it without those cases, for all folds at once, or the next fold would be refused likewise.
 
         Raises:
             DiffaugError: If it has seen a validation case of the fold, and the settings do not allow that.
@@ -178,7 +178,7 @@ class nnUNetTrainerDiffAug(nnUNetTrainerDiffAugScratch):
         )
         if not self.settings.allow_leakage:
             raise DiffaugError(
-                f'{found}, expected none; run: {mend}, or set "allow_leakage": true in the plan\'s diffaug block'
+                f'{found}, expected none; run: {fix}, or set "allow_leakage": true in the plan\'s diffaug block'
             )
         self.print_to_log_file(f"\n{'!' * 80}\ndiffaug: WARNING: {found}: its validation score is too good\n{'!' * 80}")
 

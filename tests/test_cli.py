@@ -314,7 +314,7 @@ def test_doctor_finds_an_unset_variable_and_still_makes_the_other_checks(task, c
     assert main(["doctor"]) == 2
     captured = capsys.readouterr()
     told = {line.split(":")[0].split()[1]: line.split()[0] for line in captured.out.splitlines()}
-    assert told["nnUNet_preprocessed"] == "MEND"
+    assert told["nnUNet_preprocessed"] == "FIX"
     assert told["nnUNet_raw"] == "ok"
     assert told["device"] == "ok"
     assert error_line(captured.err)
@@ -337,7 +337,7 @@ def test_doctor_looks_at_a_tasks_scans_and_plans(task, capsys, monkeypatch):
     assert main(["doctor", "--task", "905"]) == 2
     out = capsys.readouterr().out
     assert f"ok    dataset: {task.dataset}: 8 scans (MR), 6 of them labelled" in out
-    assert "MEND  plans: " in out
+    assert "FIX   plans: " in out
     assert "nnUNetv2_plan_and_preprocess -d 905" in out
     assert main(["plan", "--task", "905", "--budget", "cpu-small"]) == 0
     assert main(["doctor", "--task", "905", "--configuration", "3d_cpu_small"]) == 2
@@ -347,7 +347,7 @@ def test_doctor_looks_at_a_tasks_scans_and_plans(task, capsys, monkeypatch):
 def test_doctor_names_a_scan_without_its_channel(task, capsys):
     task.image("blob_0").rename(task.image("blob_0").with_name("blob_0_0001.nii.gz"))
     assert main(["doctor", "--task", "905"]) == 2
-    assert "MEND  dataset: " in capsys.readouterr().out
+    assert "FIX   dataset: " in capsys.readouterr().out
 
 
 def _volumes(folder: Path, count: int, channels: int = 1) -> Path:

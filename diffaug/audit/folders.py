@@ -41,7 +41,7 @@ def open_folders(request: FoldersRequest) -> dict[str, RawDataset]:
     for name, dataset in found.items():
         if len(dataset.channels) != wanted:
             raise DiffaugError(
-                f"--{name} {asked[name]}: found {len(dataset.channels)} channels, expected {wanted} as in --real; mend the "
+                f"--{name} {asked[name]}: found {len(dataset.channels)} channels, expected {wanted} as in --real; fix the "
                 "folder"
             )
     ids = [{case.id for case in found[name].cases} for name in ("real", "unseen") if name in found]

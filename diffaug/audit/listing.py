@@ -28,7 +28,7 @@ def open_images(folder: Path, option: str) -> RawDataset:
         DiffaugError: If there is no such folder, or fewer than two cases in it.
     """
     if not folder.is_dir():
-        raise DiffaugError(f"{option} {folder}: no such folder, expected a folder of volumes; mend the path")
+        raise DiffaugError(f"{option} {folder}: no such folder, expected a folder of volumes; fix the path")
     if (folder / "dataset.json").is_file():
         dataset = open_dataset(folder)
     else:
@@ -44,7 +44,7 @@ def _without_json(folder: Path, option: str) -> RawDataset:
     endings.pop("", None)
     if not endings:
         raise DiffaugError(
-            f"{option} {folder}: found no volumes, expected files ending in {', '.join(ENDINGS)}; mend the path"
+            f"{option} {folder}: found no volumes, expected files ending in {', '.join(ENDINGS)}; fix the path"
         )
     ending = endings.most_common(1)[0][0]
     names = {p.name[: -len(ending)]: p for p in files if p.name.endswith(ending)}

@@ -47,7 +47,7 @@ class Condition:
                 known[key] = readers[key](value)
             except (KeyError, ValueError) as error:
                 raise DiffaugError(
-                    f"--condition {text}: expected site=NAME or spacing=Z,Y,X in mm; mend the option"
+                    f"--condition {text}: expected site=NAME or spacing=Z,Y,X in mm; fix the option"
                 ) from error
         return Condition(**known)
 

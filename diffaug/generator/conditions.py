@@ -145,7 +145,7 @@ def require_learned(wanted: Condition, guidance: float, learned: Sequence[Condit
     if not 0 <= guidance < np.inf or (guidance != 1 and not known):
         raise DiffaugError(
             f"--guidance: found {guidance:g} for a generator that has learned {what}, expected a number from 0 on, and 1 "
-            "where there is no condition; mend the option"
+            "where there is no condition; fix the option"
         )
     spacing = wanted.spacing
     for key, bad in (

@@ -117,14 +117,12 @@ class GeneratorPlan:
                 Autoencoder(**plan.autoencoder)
                 plan.make_denoiser()
         except (KeyError, TypeError, AttributeError, ValueError, IndexError, RuntimeError, ZeroDivisionError) as error:
-            raise DiffaugError(
-                f"{source}: not a generator plan ({error}); mend it or delete it to plan anew"
-            ) from error
+            raise DiffaugError(f"{source}: not a generator plan ({error}); fix it or delete it to plan anew") from error
         both = set(plan.cases) & set(plan.held_out)
         if both or not plan.cases or not plan.held_out:
             raise DiffaugError(
                 f"{source}: found {len(plan.cases)} cases, {len(plan.held_out)} held_out and {len(both)} in both lists, "
-                "expected at least 1, at least 1 and 0; mend the lists"
+                "expected at least 1, at least 1 and 0; fix the lists"
             )
         return plan
 
@@ -224,7 +222,7 @@ def make_plan(
         DiffaugError: If there is no such budget or there are fewer than two scans.
     """
     if budget not in BUDGETS:
-        raise DiffaugError(f"--budget: found '{budget}', expected one of {', '.join(BUDGETS)}; mend the option")
+        raise DiffaugError(f"--budget: found '{budget}', expected one of {', '.join(BUDGETS)}; fix the option")
     if len(readings) < 2:
         raise DiffaugError(f"fit: found {len(readings)} scan, expected at least 2 (tens are useful); add scans")
     size = BUDGETS[budget]

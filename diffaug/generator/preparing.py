@@ -121,9 +121,7 @@ def require_known(plan: GeneratorPlan, file: Path, readings: Mapping[str, Readin
         DiffaugError: If it does.
     """
     if unknown := {*plan.cases, *plan.held_out, *plan.conditions.site_of} - readings.keys():
-        raise DiffaugError(
-            f"{file}: found the unknown case {min(unknown)}, expected ids of the dataset; mend the lists"
-        )
+        raise DiffaugError(f"{file}: found the unknown case {min(unknown)}, expected ids of the dataset; fix the lists")
 
 
 def nnunet_geometry(workspace: Workspace) -> tuple[list[float] | None, list[int] | None]:

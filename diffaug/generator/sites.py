@@ -34,11 +34,11 @@ def read_sites(file: Path, cases: Collection[str], excluded: Collection[str] = (
     except (OSError, ValueError, csv.Error) as error:
         raise DiffaugError(
             f"{file}: not a list of sites ({error}), expected a table with the columns case and site, or JSON of "
-            '{"case": "site"}; mend it'
+            '{"case": "site"}; fix it'
         ) from error
     if not sites.keys() & set(cases):
         raise DiffaugError(
-            f"{file}: none of its {len(sites)} ids is a scan to fit, expected ids such as {min(cases)}; mend it"
+            f"{file}: none of its {len(sites)} ids is a scan to fit, expected ids such as {min(cases)}; fix it"
         )
     if unknown := sites.keys() - set(cases) - set(excluded):
         print(f"sites: {file} names {len(unknown)} unknown cases ({min(unknown)} ...), which are ignored")

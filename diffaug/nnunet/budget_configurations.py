@@ -62,7 +62,7 @@ def add_budget_configuration(
     if budget not in BUDGETS:
         raise DiffaugError(f"budget {budget}: unknown, expected one of {', '.join(BUDGETS)}")
     if epochs is not None and epochs < 1:
-        raise DiffaugError(f"--epochs: found {epochs}, expected a positive number; mend the option")
+        raise DiffaugError(f"--epochs: found {epochs}, expected a positive number; fix the option")
     plans = read_json(
         plans_file, f"run: nnUNetv2_plan_and_preprocess -d {_number(plans_file.parent.name)} -c 3d_fullres"
     )

@@ -31,22 +31,22 @@ def read_plans(workspace: Workspace) -> tuple[PlansManager, ConfigurationManager
         found = len(configuration.patch_size)
     except (KeyError, ValueError, RuntimeError) as error:
         raise DiffaugError(
-            f"{workspace.plans_file}: no configuration {workspace.configuration}, expected one of {known}; mend "
+            f"{workspace.plans_file}: no configuration {workspace.configuration}, expected one of {known}; fix "
             "--configuration, or add it with diffaug plan"
         ) from error
     if found != 3:
         raise DiffaugError(
-            f"{workspace.plans_file}: configuration {workspace.configuration} is {found}D, expected one of {known}; mend "
+            f"{workspace.plans_file}: configuration {workspace.configuration} is {found}D, expected one of {known}; fix "
             "--configuration"
         )
     if plans.plans_name != workspace.plans:
         raise DiffaugError(
             f"{workspace.plans_file}: calls itself plans_name {plans.plans_name}, and nnU-Net names its folders by that, "
-            f"expected {workspace.plans}; mend plans_name in the file"
+            f"expected {workspace.plans}; fix plans_name in the file"
         )
     if configuration.previous_stage_name is not None:
         raise DiffaugError(
             f"{workspace.plans_file}: configuration {workspace.configuration} is a cascade's second stage, which also takes "
-            f"masks, expected one of {known} that takes images alone; mend --configuration"
+            f"masks, expected one of {known} that takes images alone; fix --configuration"
         )
     return plans, configuration

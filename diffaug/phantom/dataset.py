@@ -167,10 +167,10 @@ def _check(
     if cases < 1 or not 0 <= labelled <= cases or test < 0 or seed < 0:
         raise DiffaugError(
             f"cases {cases}, labelled {labelled}, test {test}, seed {seed}: expected cases of 1 or more, "
-            "labelled from 0 to cases, test and seed of 0 or more; mend the number"
+            "labelled from 0 to cases, test and seed of 0 or more; fix the number"
         )
     if len(shape) != 3 or min(shape) < 8:
-        raise DiffaugError(f"shape {tuple(shape)}: expected three numbers (Z, Y, X) of 8 or more; mend the shape")
+        raise DiffaugError(f"shape {tuple(shape)}: expected three numbers (Z, Y, X) of 8 or more; fix the shape")
 
 
 def _claim(folder: Path, settings: dict[str, Any]) -> None:

@@ -147,7 +147,7 @@ def list_cases(
         if not folder.is_dir():
             if number < 2:
                 continue
-            raise DiffaugError(f"{folder}: no such folder, expected a folder of images; mend the path")
+            raise DiffaugError(f"{folder}: no such folder, expected a folder of images; fix the path")
         if number == 0 and found:
             continue  # with a `dataset` entry nnU-Net ignores what else lies in imagesTr
         here: set[str] = set()

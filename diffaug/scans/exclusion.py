@@ -70,7 +70,7 @@ def _as_ids(names: Iterable[str], known: set[str], ending: str, rule: str, works
     if unknown:
         raise DiffaugError(
             f"--exclude {rule}: {len(unknown)} of {len(unknown) + len(found)} names are no case of {workspace.dataset} "
-            f"({first_of(unknown, SHOWN)}), expected ids such as {min(known, default='case_001')}, one a line; mend the list"
+            f"({first_of(unknown, SHOWN)}), expected ids such as {min(known, default='case_001')}, one a line; fix the list"
         )
     return found
 
@@ -102,7 +102,7 @@ def _validation_ids(workspace: Workspace, labelled: Sequence[str], rule: str) ->
         return []  # nnU-Net cannot split so few either: only fold `all` exists
     number = rule.removeprefix("fold:")
     if not number.isdigit() or int(number) >= len(splits):
-        raise DiffaugError(f"--exclude {rule}: no such fold, expected fold:0 to fold:{len(splits) - 1}; mend it")
+        raise DiffaugError(f"--exclude {rule}: no such fold, expected fold:0 to fold:{len(splits) - 1}; fix it")
     return [str(case) for case in splits[int(number)]["val"]]
 
 
@@ -113,7 +113,7 @@ def _names_in_file(rule: str) -> list[str]:
         text = file.read_text(encoding="utf-8-sig")  # a byte order mark is no part of the first id
     except (OSError, UnicodeDecodeError) as error:
         raise DiffaugError(
-            f"--exclude {rule}: cannot be read, expected none, labelled, fold:N or FILE[:KEY] with case ids; mend it"
+            f"--exclude {rule}: cannot be read, expected none, labelled, fold:N or FILE[:KEY] with case ids; fix it"
         ) from error
     if file.suffix != ".json":
         lines = (re.split(r"(?:^|\s)#", line)[0].strip().strip("\"'") for line in text.splitlines())
@@ -122,7 +122,7 @@ def _names_in_file(rule: str) -> list[str]:
         content = json.loads(text)
         ids: Any = content[key] if key else content
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise DiffaugError(f"{file}: found no list of case ids under '{key}', expected one; mend --exclude") from error
+        raise DiffaugError(f"{file}: found no list of case ids under '{key}', expected one; fix --exclude") from error
     if not isinstance(ids, list):
         keys = ", ".join(content) if isinstance(content, dict) else "none"
         raise DiffaugError(f"{file}: found no list of case ids, expected FILE:KEY with one of the keys {keys}")

@@ -173,7 +173,7 @@ def plan_grid(
         DiffaugError: If `field_of_view` is unknown.
     """
     if field_of_view not in ("auto", "whole", "patch"):
-        raise DiffaugError(f"field of view: found '{field_of_view}', expected auto, whole or patch; mend the option")
+        raise DiffaugError(f"field of view: found '{field_of_view}', expected auto, whole or patch; fix the option")
     extents = _in_order(readings, [tuple(np.multiply(r.size, r.spacing)) for r in readings])
     fine = np.array(spacing, dtype=float)
     extent = np.percentile(extents, COVERED, axis=0)  # mm

@@ -105,10 +105,10 @@ def require_there(extras: Extras) -> None:
     """
     for file in extras.weights:
         if not file.is_file():
-            raise DiffaugError(f"--weights {file}: no such file, expected a network's weights; mend the path")
+            raise DiffaugError(f"--weights {file}: no such file, expected a network's weights; fix the path")
     if extras.nnunet_model is not None and not extras.nnunet_model.is_dir():
         raise DiffaugError(
-            f"--nnunet-model {extras.nnunet_model}: no such folder, expected a trained model; mend the path"
+            f"--nnunet-model {extras.nnunet_model}: no such folder, expected a trained model; fix the path"
         )
 
 

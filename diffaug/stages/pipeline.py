@@ -159,7 +159,7 @@ def _generator(
         fabric = start_fabric(device)
         budget = (request or FitRequest()).budget
         if budget not in BUDGETS:
-            raise DiffaugError(f"--budget: found '{budget}', expected one of {', '.join(BUDGETS)}; mend the option")
+            raise DiffaugError(f"--budget: found '{budget}', expected one of {', '.join(BUDGETS)}; fix the option")
         planned = begun is not None and plan_file.is_file()
         plan = GeneratorPlan.load(plan_file) if planned else largest_plan(budget)
         time = in_words(likely_seconds(plan, fabric.device))

@@ -50,13 +50,13 @@ def require_possible(request: PretrainRequest) -> None:
     if request.pretext not in PRETEXTS or request.budget not in BUDGETS:
         raise DiffaugError(
             f"pretrain: found pretext '{request.pretext}' and budget '{request.budget}', expected one of "
-            f"{', '.join(PRETEXTS)} and one of {', '.join(BUDGETS)}; mend the options"
+            f"{', '.join(PRETEXTS)} and one of {', '.join(BUDGETS)}; fix the options"
         )
     if not request.images:
-        raise DiffaugError("--images: found none, expected synthetic, real or folders; mend the option")
+        raise DiffaugError("--images: found none, expected synthetic, real or folders; fix the option")
     if request.pretext_steps is not None and request.pretext_steps < 1:
         raise DiffaugError(
-            f"--pretext-steps: found {request.pretext_steps}, expected a positive number; mend the option"
+            f"--pretext-steps: found {request.pretext_steps}, expected a positive number; fix the option"
         )
 
 

@@ -66,7 +66,7 @@ def require_possible(request: SampleRequest) -> None:
     if request.sampler not in SAMPLERS or request.count < 1 or (request.steps is not None and request.steps < 1):
         raise DiffaugError(
             f"sample: found sampler '{request.sampler}', count {request.count}, steps {request.steps}, expected one of "
-            f"{', '.join(SAMPLERS)} and positive numbers; mend the options"
+            f"{', '.join(SAMPLERS)} and positive numbers; fix the options"
         )
 
 

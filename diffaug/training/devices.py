@@ -30,9 +30,9 @@ def start_fabric(device: str = "auto") -> Fabric:
         DiffaugError: If a GPU is asked for and there is none.
     """
     if device not in ("auto", "cpu", "cuda"):
-        raise DiffaugError(f"--device: found '{device}', expected auto, cpu or cuda; mend the option")
+        raise DiffaugError(f"--device: found '{device}', expected auto, cpu or cuda; fix the option")
     if device == "cuda" and not torch.cuda.is_available():
-        raise DiffaugError("--device cuda: torch finds no GPU, expected one; use --device cpu or mend the driver")
+        raise DiffaugError("--device cuda: torch finds no GPU, expected one; use --device cpu or fix the driver")
     gpu = device != "cpu" and torch.cuda.is_available()
     local, world = (int(os.environ.get(v, "1")) for v in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
     fabric = Fabric(

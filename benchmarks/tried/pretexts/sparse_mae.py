@@ -34,7 +34,7 @@ class SparseMae(Mae):
         if not network.family.sparse:
             raise DiffaugError(
                 f"--pretext mae-sparse: leaves hidden voxels out of convolutions, found network {network.name}, expected "
-                "another pretext for it: mae hides whole tokens; mend the option"
+                "another pretext for it: mae hides whole tokens; fix the option"
             )
         return self
 

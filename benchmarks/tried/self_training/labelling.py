@@ -73,7 +73,7 @@ def label(
     checkpoint = results / workspace.dataset / model / f"fold_{request.fold}" / "checkpoint_final.pth"
     if not checkpoint.is_file():
         raise DiffaugError(
-            f"{checkpoint}: no such file, expected the teacher; train it with nnUNetv2_train, or mend --tr"
+            f"{checkpoint}: no such file, expected the teacher; train it with nnUNetv2_train, or fix --tr"
         )
     dataset_json = read_json(workspace.raw / "dataset.json", "restore it")
     manager = plans.get_label_manager(dataset_json)

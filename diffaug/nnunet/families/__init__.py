@@ -158,7 +158,7 @@ def network_of(configuration: Mapping[str, Any], name: str = PLAN, *, any_patch:
         DiffaugError: If there is no such network, it is none that diffaug knows, or it cannot take the patch size.
     """
     if name not in NETWORKS:
-        raise DiffaugError(f"--network: found {name}, expected one of {', '.join(NETWORKS)}; mend the option")
+        raise DiffaugError(f"--network: found {name}, expected one of {', '.join(NETWORKS)}; fix the option")
     patch, brought = [int(edge) for edge in configuration["patch_size"]], NETWORKS[name]
     if brought is None:
         architecture = configuration["architecture"]
@@ -172,7 +172,7 @@ def network_of(configuration: Mapping[str, Any], name: str = PLAN, *, any_patch:
     if unknown := changed.keys() - brought.kwargs.keys():
         raise DiffaugError(
             f"diffaug block: architecture has {', '.join(sorted(unknown))}, expected of {name} some of "
-            f"{', '.join(brought.kwargs)}; mend it in the plans"
+            f"{', '.join(brought.kwargs)}; fix it in the plans"
         )
     kwargs = {**brought.kwargs, **changed}
     if not any_patch and not brought.family.takes(patch, kwargs):

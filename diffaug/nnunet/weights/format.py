@@ -113,12 +113,12 @@ def write_encoder(path: Path, content: Mapping[str, Any]) -> None:
         torch.load(temporary, map_location="cpu", weights_only=True)
 
 
-def read_encoder(path: Path, mend: str = "make it with: diffaug pretrain --task <dataset>") -> EncoderFile:
+def read_encoder(path: Path, fix: str = "make it with: diffaug pretrain --task <dataset>") -> EncoderFile:
     """Read an encoder file that diffaug or nnssl wrote, without running any code in it.
 
     Args:
         path: The file.
-        mend: What the user should do when it is missing or broken.
+        fix: What the user should do when it is missing or broken.
 
     Returns:
         Its content.
@@ -127,13 +127,13 @@ def read_encoder(path: Path, mend: str = "make it with: diffaug pretrain --task 
         DiffaugError: If the file is missing, truncated, or something else.
     """
     if not path.is_file():
-        raise DiffaugError(f"{path}: no such file, expected a pretrained encoder; {mend}")
+        raise DiffaugError(f"{path}: no such file, expected a pretrained encoder; {fix}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises half a dozen types here, and advice on unsafe loading in their messages
         raise DiffaugError(
             f"{path}: cannot be read ({type(error).__name__}), expected an encoder file of tensors and plain values; "
-            f"it is truncated or of another kind: {mend}"
+            f"it is truncated or of another kind: {fix}"
         ) from error
     plan = content.get("nnssl_adaptation_plan") if isinstance(content, dict) else None
     weights = content.get("network_weights") if isinstance(content, dict) else None
@@ -144,7 +144,7 @@ def read_encoder(path: Path, mend: str = "make it with: diffaug pretrain --task 
         and {"architecture_plans", "key_to_encoder", "key_to_stem"} <= plan.keys()
     ):
         raise DiffaugError(
-            f"{path}: not an encoder file, expected the keys network_weights and nnssl_adaptation_plan; {mend}"
+            f"{path}: not an encoder file, expected the keys network_weights and nnssl_adaptation_plan; {fix}"
         )
     provenance = dict(content.get("diffaug", {}))
     if (written := provenance.pop("format", FORMAT)) > FORMAT:
