@@ -20,7 +20,7 @@ import SimpleITK as sitk
 from scipy.ndimage import gaussian_filter
 
 from diffaug.cli import main as diffaug
-from diffaug.copies.changes import KINDS, change
+from diffaug.copies.changes import COPY_KINDS, change
 from diffaug.workspace import write_json
 
 PLANTED = 0.1  # share of the second half that is replaced by copies of scans of the first
@@ -114,7 +114,7 @@ def make_sets(dataset: Path, samples: Path, work: Path) -> tuple[Path, dict[str,
     sources = [first[i] for i in rng.permutation(len(first))[:count]]
 
     def changed(number: int, voxels: np.ndarray) -> np.ndarray:
-        kind = KINDS[number % len(KINDS)]
+        kind = COPY_KINDS[number % len(COPY_KINDS)]
         return change(kind, voxels[None], np.random.default_rng((SEED, number)), mirror=2)[0]
 
     planted = copied(second[count:], work / "sets" / "planted_copies")

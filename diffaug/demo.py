@@ -22,7 +22,7 @@ NAME = "Dataset501_BreastPhantomB"
 CONFIGURATION = "3d_cpu_small"
 LABELLED, UNLABELLED, TEST = 6, 60, 8
 SYNTHETIC = 40
-STEPS = {"autoencoder_training": 300, "denoiser_training": 400}
+DEMO_STEPS = {"autoencoder_training": 300, "denoiser_training": 400}
 EPOCHS = 15  # the budget's own 50 would double the demo's minutes
 ARMS = {"without pretraining": "nnUNetTrainerDiffAugScratch", "with pretraining": "nnUNetTrainerDiffAug"}
 
@@ -78,9 +78,9 @@ def demo(out: Path) -> None:
 def _shorten(plan: Path) -> None:
     """Edit the plan as a user would: the budget's own steps would take the demo beyond its minutes."""
     content = json.loads(plan.read_text())
-    for fit, steps in STEPS.items():
+    for fit, steps in DEMO_STEPS.items():
         content[fit]["steps"] = steps
-    print(f"   edited {plan}: {', '.join(f'{fit} {steps} steps' for fit, steps in STEPS.items())}")
+    print(f"   edited {plan}: {', '.join(f'{fit} {steps} steps' for fit, steps in DEMO_STEPS.items())}")
     write_json(plan, content)
 
 

@@ -8,12 +8,12 @@ import numpy as np
 from scipy.linalg import eigh
 from scipy.stats import betabinom
 
-from diffaug.audit.figures import FEWEST, Compared, Figure, compare_sets
+from diffaug.audit.figures import FEWEST_TO_HALVE, Compared, Figure, compare_sets
 
 NEIGHBOURS = 5  # k of density and coverage, as in arXiv 2507.01761
 LARGEST = 400  # volumes of a set that are compared: a random choice of a larger set's
 PER_DIMENSION = 4  # volumes per dimension of the space that FID is taken in: with fewer its covariances are degenerate
-DIMENSIONS = 64  # of that space at most, as of FID's smallest customary feature layer
+FID_DIMENSIONS = 64  # of that space at most, as of FID's smallest customary feature layer
 FIGURES = ("KID", "FID", "density", "coverage")
 FARTHEST = 10.0  # deviations that a feature counts for at most: networks have features silent in all volumes but one
 
@@ -32,7 +32,7 @@ def set_distances(real: np.ndarray, synthetic: np.ndarray, seed: int) -> dict[st
         floor is of these two sets alone; `density` and `coverage` (`clipped_density`, `clipped_coverage`); empty where a
         set has fewer than four volumes.
     """
-    if min(len(real), len(synthetic)) < FEWEST:
+    if min(len(real), len(synthetic)) < FEWEST_TO_HALVE:
         return {}
     rng = np.random.default_rng(seed)
     real, synthetic = (s[rng.permutation(len(s))[:LARGEST]] for s in (real, synthetic))
@@ -43,7 +43,7 @@ def set_distances(real: np.ndarray, synthetic: np.ndarray, seed: int) -> dict[st
     lengths = np.diag(products)
     apart = np.sqrt(np.maximum(lengths[:, None] + lengths - 2 * products, 0))
     np.fill_diagonal(apart, 0)
-    leading = _leading(products, min(features.shape[1], max(2, half // PER_DIMENSION), DIMENSIONS))
+    leading = _leading(products, min(features.shape[1], max(2, half // PER_DIMENSION), FID_DIMENSIONS))
 
     def measure(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
         within, across = np.ix_(a, a), np.ix_(a, b)

@@ -14,8 +14,8 @@ from diffaug.scans.similarity import ms_ssim
 
 PAIRS = 200
 VOXEL_BUDGET = 2**28  # voxels compared per set: large volumes get fewer pairs, at least FEWEST, whatever the machine
-FEWEST = 20
-BATCH_VOXELS = 2**20  # compared at a time
+FEWEST_PAIRS = 20
+COMPARED_VOXELS = 2**20  # compared at a time
 
 
 def draw_pairs(count: int, voxels: int, seed: int) -> np.ndarray:
@@ -29,7 +29,7 @@ def draw_pairs(count: int, voxels: int, seed: int) -> np.ndarray:
     Returns:
         Indices `(pairs, 2)`; all pairs where there are few, none of fewer than two volumes.
     """
-    wanted = min(PAIRS, max(FEWEST, VOXEL_BUDGET // voxels), count * (count - 1) // 2)
+    wanted = min(PAIRS, max(FEWEST_PAIRS, VOXEL_BUDGET // voxels), count * (count - 1) // 2)
     generator = np.random.default_rng(seed)
     pairs: set[tuple[int, int]] = set()
     while len(pairs) < wanted:
@@ -58,7 +58,7 @@ def measure_diversity(
     if not len(pairs):
         return None
     values: list[float] = []
-    batch = max(1, BATCH_VOXELS // voxels)
+    batch = max(1, COMPARED_VOXELS // voxels)
     with tqdm(total=len(pairs), desc=f"MS-SSIM, {what}", unit="pair", ascii=True) as bar, torch.no_grad():
         for start in range(0, len(pairs), batch):
             some = pairs[start : start + batch]

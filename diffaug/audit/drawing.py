@@ -17,7 +17,7 @@ from diffaug.workspace import atomic_path
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402 (the backend comes first: servers have no screen)
 
-SHOWN = 6  # volumes per row of a picture
+VOLUMES_SHOWN = 6  # volumes per row of a picture
 
 
 def draw(
@@ -38,8 +38,8 @@ def draw(
         mosaic(rows, folder / name, spacing=grid.spacing, orientation=grid.orientation, captions=captions)
 
     rng = np.random.default_rng(seed)
-    scans = [inputs.training[i] for i in rng.permutation(len(inputs.training))[:SHOWN]]
-    names = [inputs.names[i] for i in rng.permutation(len(inputs.names))[:SHOWN]]
+    scans = [inputs.training[i] for i in rng.permutation(len(inputs.training))[:VOLUMES_SHOWN]]
+    names = [inputs.names[i] for i in rng.permutation(len(inputs.names))[:VOLUMES_SHOWN]]
     drawn(
         {
             "real scan": [inputs.real(*where)[0] for where in inputs.likes(scans, seed)],
@@ -48,7 +48,9 @@ def draw(
         "volumes.png",
         {"real scan": scans, "synthetic": names},
     )
-    closest = sorted(findings.copies.synthetic, key=lambda judged: (not judged.copy, -judged.similarity))[:SHOWN]
+    closest = sorted(findings.copies.synthetic, key=lambda judged: (not judged.copy, -judged.similarity))[
+        :VOLUMES_SHOWN
+    ]
     patch = grid.field_of_view == "patch"
     drawn(
         {
@@ -64,7 +66,7 @@ def draw(
         },
     )
     if decoded is not None and inputs.unseen:
-        unseen = [inputs.real(*where) for where in inputs.likes(inputs.unseen[:SHOWN], seed)]
+        unseen = [inputs.real(*where) for where in inputs.likes(inputs.unseen[:VOLUMES_SHOWN], seed)]
         rows = {"unseen scan": [v[0] for v in unseen], "reconstruction": [decoded(v)[0] for v in unseen]}
         drawn(rows, "reconstructions.png")
     _similarities(findings.copies, folder / "similarities.png")

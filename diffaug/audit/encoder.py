@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from diffaug.errors import DiffaugError
 from diffaug.workspace import atomic_path
 
-FORMAT = "diffaug audit encoder 1"
+ENCODER_FORMAT = "diffaug audit encoder 1"
 WIDTHS = (32, 64, 64)  # of the levels
 CELLS = 3  # along each axis of the map that becomes the vector, which so keeps a rough idea of where things lie
-DIMENSIONS = 128  # of the vector
-GROUPS = 8  # of the group norms
+FEATURE_DIMENSIONS = 128  # of the vector
+NORM_GROUPS = 8  # of the group norms
 FAINT = 0.05  # standard deviation below which a volume is taken for empty; volumes span [-1, 1]
 
 
@@ -47,7 +47,7 @@ class Encoder(nn.Module):
             levels.append(nn.Sequential(*level))
             width = wide
         self.levels = nn.ModuleList(levels)
-        self.projection = nn.Linear(width * CELLS**3, DIMENSIONS)
+        self.projection = nn.Linear(width * CELLS**3, FEATURE_DIMENSIONS)
 
     def reduce(self, volumes: Tensor) -> Tensor:
         """Average volumes to cells.
@@ -125,7 +125,7 @@ class Encoder(nn.Module):
         Args:
             file: Ends in `.safetensors`.
         """
-        about = {"format": FORMAT, "channels": self.channels, "factor": self.factor}
+        about = {"format": ENCODER_FORMAT, "channels": self.channels, "factor": self.factor}
         with atomic_path(file) as temporary:
             save_file(
                 {k: v.cpu().contiguous() for k, v in self.state_dict().items()},
@@ -150,7 +150,7 @@ class Encoder(nn.Module):
             with safe_open(file, framework="pt") as content:
                 about = json.loads((content.metadata() or {})["diffaug"])
                 weights = {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118 (not a dict)
-            if about["format"] != FORMAT:
+            if about["format"] != ENCODER_FORMAT:
                 raise ValueError("another format")
             encoder = Encoder(channels=about["channels"], factor=about["factor"]).eval()
             encoder.load_state_dict(weights)
@@ -163,5 +163,5 @@ class Encoder(nn.Module):
 
 
 def _layer(width: int, wide: int, *, stride: int, kernel: int) -> nn.Module:
-    norm = ("group", {"num_groups": GROUPS})
+    norm = ("group", {"num_groups": NORM_GROUPS})
     return Convolution(3, width, wide, strides=stride, kernel_size=kernel, adn_ordering="NA", act="swish", norm=norm)

@@ -11,7 +11,7 @@ import numpy as np
 RESAMPLES = 2000  # of every bootstrap
 LEVEL = (2.5, 97.5)  # percentiles of the 95 % interval
 HALVINGS = 200  # random halves that a comparison of sets is averaged over
-FEWEST = 4  # volumes of a set that can be halved: halves of two
+FEWEST_TO_HALVE = 4  # volumes of a set that can be halved: halves of two
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,9 @@ def compare_sets(
 
     Returns:
         Figures and floors by name; their `n` is the number of volumes on either side of a comparison. Empty where a set
-        has fewer than `FEWEST` volumes.
+        has fewer than `FEWEST_TO_HALVE` volumes.
     """
-    if min(real, synthetic) < FEWEST:
+    if min(real, synthetic) < FEWEST_TO_HALVE:
         return {}
     rng = np.random.default_rng(seed)
     half = min(real, synthetic) // 2

@@ -20,7 +20,7 @@ from diffaug.scans.windows import Window, cut
 from diffaug.training.loop import train
 from diffaug.training.overfitting import Watch
 
-STEPS = {"cpu": 500, "cuda": 4000}
+ENCODER_STEPS = {"cpu": 500, "cuda": 4000}
 GROUP = 8  # scans told apart in a step
 TEMPERATURE = 0.1  # SimCLR, arXiv 2002.05709, table 5
 SCATTER = 0.05  # of the room a window has in a larger scan: windows of a group lie at about the same place
@@ -145,7 +145,7 @@ def fit_encoder(
     Returns:
         The encoder.
     """
-    training = Training(steps=STEPS[fabric.device.type], batch_size=fabric.world_size, learning_rate=2e-3)
+    training = Training(steps=ENCODER_STEPS[fabric.device.type], batch_size=fabric.world_size, learning_rate=2e-3)
     torch.manual_seed(training.seed)
     objective = EncoderObjective(volume, cases, shape=shape, mirror=mirror)
     identity = [list(cases), list(shape), mirror]

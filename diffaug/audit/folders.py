@@ -18,9 +18,9 @@ from diffaug.scans.dataset import RawDataset
 from diffaug.scans.grid import Grid, median_spacing, plan_grid, read_off, to_canonical
 from diffaug.workspace import fingerprint, read_json, write_json
 
-FEWEST = 10  # real scans: fewer do not tell how alike scans of different patients are
+FEWEST_SCANS = 10  # real scans: fewer do not tell how alike scans of different patients are
 MULTIPLE = (4, 4, 4)  # of the grid's shape
-VOXELS = {"cpu": 2**17, "cuda": 2**21}  # of the grid
+GRID_VOXELS = {"cpu": 2**17, "cuda": 2**21}  # of the grid
 
 
 def open_folders(request: FoldersRequest) -> dict[str, RawDataset]:
@@ -50,9 +50,10 @@ def open_folders(request: FoldersRequest) -> dict[str, RawDataset]:
             f"--unseen {request.unseen}: found {min(both)} in --real too, expected scans that the generator never "
             "saw; remove or rename it"
         )
-    if (count := sum(map(len, ids))) < FEWEST:
+    if (count := sum(map(len, ids))) < FEWEST_SCANS:
         raise DiffaugError(
-            f"--real {request.real}: found {count} real scans, unseen ones included, expected at least {FEWEST}; add scans"
+            f"--real {request.real}: found {count} real scans, unseen ones included, expected at least {FEWEST_SCANS}; add "
+            "scans"
         )
     return found
 
@@ -70,7 +71,7 @@ def from_folders(request: FoldersRequest, found: dict[str, RawDataset], folder: 
         The material.
     """
     real, synthetic, unseen = found["real"], found["synthetic"], found.get("unseen")
-    grid = _plan(real, folder / "grid.json", VOXELS[device])
+    grid = _plan(real, folder / "grid.json", GRID_VOXELS[device])
     scans, made = VolumeCache(folder / "real"), VolumeCache(folder / f"synthetic_{fingerprint(identity(synthetic))}")
     for dataset, cache in ((real, scans), (unseen, scans), (synthetic, made)):
         if dataset is not None:

@@ -28,8 +28,8 @@ from diffaug.audit.verdicts import OWN
 from diffaug.copies.detector import CopyDetector
 from diffaug.generator.autoencoder import Autoencoder
 
-SEED = 0
-FEWEST = 10  # volumes of a set: halves of fewer than five have no covariances
+AUDIT_SEED = 0
+FEWEST_VOLUMES = 10  # volumes of a set: halves of fewer than five have no covariances
 
 
 def measure(
@@ -56,7 +56,7 @@ def measure(
     Returns:
         The findings.
     """
-    real = inputs.likes(inputs.training, SEED)
+    real = inputs.likes(inputs.training, AUDIT_SEED)
     count, names = len(inputs.names), inputs.names
     voxels = len(inputs.channels) * int(np.prod(inputs.grid.shape))
 
@@ -64,16 +64,16 @@ def measure(
         assert autoencoder is not None
         return reconstruct(autoencoder, volume)
 
-    copies = look_for_copies(inputs, detector, decoded if autoencoder else None, device, SEED)
+    copies = look_for_copies(inputs, detector, decoded if autoencoder else None, device, AUDIT_SEED)
     extractors: dict[str, Callable[[Tensor], Tensor]] = {OWN: encoder.features}
     extractors |= dict(load_network(path) for path in extras.weights)
     made, scans = _features(inputs, real, extractors, voxels, device)
     textures, fineness = _textures(inputs, real)
     diversity = measure_diversity(
-        lambda i: inputs.synthetic(names[i]), count, voxels, device=device, seed=SEED, what="synthetic"
+        lambda i: inputs.synthetic(names[i]), count, voxels, device=device, seed=AUDIT_SEED, what="synthetic"
     )
     diversity_real = measure_diversity(
-        lambda i: inputs.real(*real[i]), len(real), voxels, device=device, seed=SEED, what="real"
+        lambda i: inputs.real(*real[i]), len(real), voxels, device=device, seed=AUDIT_SEED, what="real"
     )
     fidelity, fidelity_training = _fidelity(inputs, autoencoder)
     return Findings(
@@ -87,9 +87,9 @@ def measure(
         unseen=len(inputs.unseen),
         copies=copies,
         distances={
-            name: set_distances(scans[name], made[name], SEED)
+            name: set_distances(scans[name], made[name], AUDIT_SEED)
             for name in extractors
-            if min(len(scans[name]), count) >= FEWEST
+            if min(len(scans[name]), count) >= FEWEST_VOLUMES
         },
         textures=textures,
         fineness=fineness,
@@ -98,7 +98,7 @@ def measure(
         organs=_organs(inputs, extras.nnunet_model, device),
         fidelity=fidelity,
         fidelity_training=fidelity_training,
-        seed=SEED,
+        seed=AUDIT_SEED,
     )
 
 
@@ -145,12 +145,12 @@ def _textures(inputs: AuditInputs, real: Sequence[tuple[str, str | None]]) -> tu
         spectrum = described["spectrum"]
         return float(spectrum[:, spectrum.shape[1] // 2 :].mean())
 
-    return texture_distances(scans, made, SEED), _difference([fine(d) for d in made], [fine(d) for d in scans])
+    return texture_distances(scans, made, AUDIT_SEED), _difference([fine(d) for d in made], [fine(d) for d in scans])
 
 
 def _difference(made: Sequence[float], scans: Sequence[float]) -> Figure:
     """Mean of one set less the mean of the other; `n` counts the smaller set."""
-    rng = np.random.default_rng(SEED)
+    rng = np.random.default_rng(AUDIT_SEED)
     means = [np.asarray(v)[rng.integers(len(v), size=(RESAMPLES, len(v)))].mean(1) for v in (made, scans)]
     low, high = np.percentile(means[0] - means[1], LEVEL)
     return Figure(float(np.mean(made) - np.mean(scans)), float(low), float(high), min(len(made), len(scans)))
@@ -166,15 +166,16 @@ def _organs(inputs: AuditInputs, model: Path | None, device: torch.device) -> di
             (inputs.synthetic_files, inputs.names),
         )
     )
-    return organ_distances(real, made, SEED)
+    return organ_distances(real, made, AUDIT_SEED)
 
 
 def _fidelity(inputs: AuditInputs, autoencoder: Autoencoder | None) -> tuple[Fidelity | None, Fidelity | None]:
     if autoencoder is None or not inputs.unseen:
         return None, None
-    rng = np.random.default_rng(SEED)
+    rng = np.random.default_rng(AUDIT_SEED)
     some = [inputs.training[i] for i in rng.permutation(len(inputs.training))[: len(inputs.unseen)]]
     unseen, known = (
-        measure_fidelity(autoencoder, inputs, inputs.likes(ids, SEED), SEED) for ids in (inputs.unseen, some)
+        measure_fidelity(autoencoder, inputs, inputs.likes(ids, AUDIT_SEED), AUDIT_SEED)
+        for ids in (inputs.unseen, some)
     )
     return unseen, known

@@ -14,9 +14,9 @@ from diffaug.audit.figures import Figure
 from diffaug.audit.inputs import AuditInputs
 from diffaug.copies.detector import CopyDetector, Nearest
 
-PLANTED = 16  # training scans that are sent through the autoencoder
-BATCH_VOXELS = 2**20  # judged at a time
-LEAST = 1e-6  # ratio of distances: the logarithm of 0 would be infinite
+DECODED = 16  # training scans that are sent through the autoencoder
+JUDGED_VOXELS = 2**20  # judged at a time
+SMALLEST_RATIO = 1e-6  # ratio of distances: the logarithm of 0 would be infinite
 SURE = 0.05  # largest probability of a run of false alarms that is taken for copies
 
 
@@ -112,8 +112,8 @@ def tail(similarities: Sequence[float], innocents: Sequence[float]) -> np.ndarra
     """
     if len(innocents) < 3:
         return np.ones(len(similarities))
-    own, known = (np.log(np.maximum(1 - np.asarray(s, float), LEAST)) for s in (similarities, innocents))
-    spread = max(float(known.std(ddof=1)), LEAST) * np.sqrt(1 + 1 / len(known))
+    own, known = (np.log(np.maximum(1 - np.asarray(s, float), SMALLEST_RATIO)) for s in (similarities, innocents))
+    spread = max(float(known.std(ddof=1)), SMALLEST_RATIO) * np.sqrt(1 + 1 / len(known))
     return t.cdf((own - known.mean()) / spread, len(known) - 1)
 
 
@@ -146,7 +146,7 @@ def batches(volumes: Iterable[np.ndarray], voxels: int) -> Iterator[torch.Tensor
         `(B, C, Z, Y, X)`.
     """
     held: list[np.ndarray] = []
-    size = max(1, BATCH_VOXELS // voxels)
+    size = max(1, JUDGED_VOXELS // voxels)
     for volume in volumes:
         held.append(volume)
         if len(held) == size:
@@ -187,7 +187,7 @@ def look_for_copies(
         return [Judged(n, f.case, f.similarity, f.ratio, f.copy) for n, f in zip(names, found, strict=True)]
 
     rng = np.random.default_rng(seed)
-    some = [inputs.training[i] for i in rng.permutation(len(inputs.training))[:PLANTED]]
+    some = [inputs.training[i] for i in rng.permutation(len(inputs.training))[:DECODED]]
 
     def through(scans: Sequence[tuple[str, str | None]], what: str) -> list[Judged]:
         if decoded is None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from diffaug.audit.figures import Compared, compare_sets, spread_distances, standardised
 
-LEVELS = np.linspace(0.005, 0.995, 34)  # of the quantiles that stand for a volume's histogram
+QUANTILES = np.linspace(0.005, 0.995, 34)  # of the quantiles that stand for a volume's histogram
 BANDS = 16  # of frequency, from 0 to the finest axis' Nyquist frequency
 FAINTEST = (
     1e-4  # standard deviation of the noise that half precision leaves in [-1, 1]: fainter power is not told apart
@@ -29,7 +29,7 @@ def describe(volume: np.ndarray, spacing: Sequence[float]) -> dict[str, np.ndarr
     """
     volume = np.asarray(volume, dtype=np.float64)
     return {
-        "intensities": 50 * (np.quantile(volume, LEVELS, axis=(1, 2, 3)).T + 1),
+        "intensities": 50 * (np.quantile(volume, QUANTILES, axis=(1, 2, 3)).T + 1),
         "spectrum": np.stack([_spectrum(channel, spacing) for channel in volume]),
         "slices": np.stack([[_along(np.moveaxis(channel, axis, 0)) for axis in range(3)] for channel in volume]),
     }

@@ -11,7 +11,7 @@ from diffaug.audit.memorisation import SURE
 
 FEW_SCANS = 50  # below this the report warns: the fewer the scans, the sooner a generator knows them by heart
 FOUND = 0.9  # share of planted copies that a test worth relying on finds
-FALSE_ALARMS = 0.2  # share of real scans held for copies above which a test says little
+TOO_MANY_ALARMS = 0.2  # share of real scans held for copies above which a test says little
 REPEATED = 0.99  # MS-SSIM of volumes that are one and the same
 OWN = "self-supervised encoder"  # the extractor that is always there
 UNCERTAIN, RIGHT, WRONG = "look", "good", "bad"
@@ -88,7 +88,7 @@ def _copies(findings: Findings) -> Verdict:
             "copies out (copies.csv) before sharing. "
         )
         return Verdict("copies", WRONG, "copies of training scans", "Copies: found.", facts + do + end)
-    if alarms.value > FALSE_ALARMS or alarms.high > 0.6:
+    if alarms.value > TOO_MANY_ALARMS or alarms.high > 0.6:
         return Verdict(
             "copies", UNCERTAIN, None, "Copies: no verdict, too few real scans to compare with.", facts + end
         )

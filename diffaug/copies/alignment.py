@@ -14,7 +14,7 @@ from torch import Tensor
 WORKING = 16384  # cells that a volume is averaged to, at most; so that volumes of any size cost the same
 COARSE = 3.0  # standard deviation in cells of the Gaussian that tells structure of one scan from anatomy common to all
 FLAT = 0.5  # of the whole volume's contrast, added to the local one: where there is nothing, noise is not blown up
-LEAST = 1e-3  # energy that a place without any structure counts as having
+LEAST_ENERGY = 1e-3  # energy that a place without any structure counts as having
 
 
 def working_factor(shape: Sequence[int]) -> tuple[int, ...]:
@@ -48,7 +48,7 @@ def structure(volume: np.ndarray, factor: Sequence[int]) -> Tensor:
     blur = (0, COARSE, COARSE, COARSE)
     fine = cells - gaussian_filter(cells, blur, mode="nearest")
     local = np.sqrt(gaussian_filter(np.square(fine), blur, mode="nearest"))
-    return torch.from_numpy(fine / (local + FLAT * fine.std() + LEAST))
+    return torch.from_numpy(fine / (local + FLAT * fine.std() + LEAST_ENERGY))
 
 
 class Target:
@@ -65,7 +65,7 @@ class Target:
         self.spectrum = torch.fft.rfftn(scan, self.size, dim=(1, 2, 3))
         box = torch.fft.rfftn(torch.ones(*cells, device=scan.device), self.size)
         energy = torch.fft.irfftn(torch.fft.rfftn(scan.square().sum(0), self.size) * box.conj(), self.size)
-        self.strength = energy[self.places].clamp_min(LEAST).sqrt()
+        self.strength = energy[self.places].clamp_min(LEAST_ENERGY).sqrt()
 
     def fit(self, volumes: Tensor) -> Tensor:
         """Find how well volumes correlate with the scan where they fit best (Lewis 1995, fast normalised correlation).
@@ -78,7 +78,7 @@ class Target:
         """
         spectra = torch.fft.rfftn(volumes, self.size, dim=(2, 3, 4))
         products = torch.fft.irfftn((spectra.conj() * self.spectrum).sum(1), self.size, dim=(1, 2, 3))
-        lengths = volumes.flatten(1).norm(dim=1).clamp_min(LEAST)
+        lengths = volumes.flatten(1).norm(dim=1).clamp_min(LEAST_ENERGY)
         z, y, x = self.places
         alike = products[:, z, y, x] / self.strength / lengths.view(-1, 1, 1, 1)
         return alike.flatten(1).amax(1)

@@ -10,18 +10,20 @@ import torch
 from scipy.stats import beta
 from tqdm import tqdm
 
-from diffaug.copies.changes import KINDS, apply, draw
-from diffaug.copies.detector import BLIND, REACH, Calibration, CopyDetector, Nearest, Volume
+from diffaug.copies.changes import COPY_KINDS, apply, draw
+from diffaug.copies.detector import BLIND, SCAN_REACH, Calibration, CopyDetector, Nearest, Volume
 from diffaug.scans.windows import Window, centred, cut, scattered
 
-FALSE_ALARMS = 0.03  # share of real scans that are no copies but may be taken for some
+ALLOWED_ALARMS = 0.03  # share of real scans that are no copies but may be taken for some
 MISSED = 0.05  # share of the copies that may look less like their scan than what counts as a copy's usual likeness
-MARGIN = 0.25  # of the way from innocent scans to copies, where these lie apart: fewer false alarms, and none missed
+THRESHOLD_MARGIN = (
+    0.25  # of the way from innocent scans to copies, where these lie apart: fewer false alarms, none missed
+)
 WINDOWS = 160  # of real scans that set the threshold, at most; several of each where there are few
 VIEWS = {"whole": 2, "patch": 8}  # of each, at most
 PLANTED = 12  # training scans of which copies are planted
 ROUNDS = 2  # the first finds scans of one patient, the second counts without them
-SEED = 0
+CALIBRATION_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def make_detector(
     )
     real = [*cases, *unseen]
     if len(real) > WINDOWS:
-        real = [real[i] for i in sorted(np.random.default_rng(SEED).permutation(len(real))[:WINDOWS])]
+        real = [real[i] for i in sorted(np.random.default_rng(CALIBRATION_SEED).permutation(len(real))[:WINDOWS])]
     views = min(max(1, WINDOWS // len(real)), VIEWS[field_of_view])
     for number in range(ROUNDS):
         shown = tqdm(real, f"copy test, round {number + 1}", unit="scan", ascii=True)
@@ -87,9 +89,9 @@ def make_detector(
 
 def _judge_real(detector: CopyDetector, scan: np.ndarray, case: str, views: int, index: int) -> _Judged:
     """Hold windows of a real scan against all patients but its own."""
-    generator = np.random.default_rng((SEED, index))
+    generator = np.random.default_rng((CALIBRATION_SEED, index))
     whole = detector.field_of_view == "whole"
-    windows = [_window(detector, scan, generator, REACH if number and whole else 0) for number in range(views)]
+    windows = [_window(detector, scan, generator, SCAN_REACH if number and whole else 0) for number in range(views)]
     shown = np.stack([cut(scan, window, detector.shape) for window in windows])
     group = next((group for group in detector.calibration.patients if case in group), (case,))
     own = next((other for other in group if other in detector.cases), None)
@@ -105,10 +107,10 @@ def _window(detector: CopyDetector, scan: np.ndarray, generator: np.random.Gener
 
 def _plant(detector: CopyDetector, volume: Volume) -> dict[str, np.ndarray]:
     """Plant copies of every kind; give the similarity of each, or -1 where another patient was found than it is of."""
-    generator = np.random.default_rng(SEED)
+    generator = np.random.default_rng(CALIBRATION_SEED)
     group_of = {case: group for group in detector.calibration.patients for case in group}
     planted = {}
-    for kind in KINDS:
+    for kind in COPY_KINDS:
         scores = []
         for source in generator.permutation(len(detector.cases))[:PLANTED]:
             case = detector.cases[source]
@@ -142,8 +144,8 @@ def _calibrate(
         if not scans:  # then only what copies look like can tell
             return float(np.percentile(copies, 100 * MISSED))
         similarities = np.concatenate([one.similarities for one in scans])
-        innocent = float(np.percentile(similarities, 100 * (1 - FALSE_ALARMS), method="higher"))
-        return innocent + MARGIN * max(0.0, float(np.percentile(copies, 100 * MISSED)) - innocent)
+        innocent = float(np.percentile(similarities, 100 * (1 - ALLOWED_ALARMS), method="higher"))
+        return innocent + THRESHOLD_MARGIN * max(0.0, float(np.percentile(copies, 100 * MISSED)) - innocent)
 
     least = threshold(honest)
     alarms = 0.0

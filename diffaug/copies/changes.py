@@ -12,12 +12,12 @@ from scipy.ndimage import gaussian_filter
 
 from diffaug.scans.windows import Window, cut
 
-KINDS = ("exact", "mirrored", "shifted", "noisy", "smoothed", "intensities scaled", "warped")
+COPY_KINDS = ("exact", "mirrored", "shifted", "noisy", "smoothed", "intensities scaled", "warped")
 
 SHIFT = 0.075  # most, of the window's edge: 3.6 voxels of 48
 WARP = 0.03  # standard deviation of the displacement, of the edge: 1.5 voxels of 48, hence up to about 4
-KNOTS = 4  # of the displacement field along each axis
-NOISE = 0.2  # standard deviation; volumes span [-1, 1]
+FIELD_KNOTS = 4  # of the displacement field along each axis
+COPY_NOISE = 0.2  # standard deviation; volumes span [-1, 1]
 SMOOTHING = 1.5  # most, in voxels: what an autoencoder with a compression of four loses
 SCALES, OFFSETS = (0.5, 1.3), (-0.2, 0.2)
 
@@ -51,7 +51,7 @@ def draw(kind: str, generator: np.random.Generator) -> Change:
     """Draw a change of one kind.
 
     Args:
-        kind: One of `KINDS`.
+        kind: One of `COPY_KINDS`.
         generator: Source of randomness.
 
     Returns:
@@ -67,13 +67,13 @@ def draw(kind: str, generator: np.random.Generator) -> Change:
     if kind == "shifted":
         return Change(shift=tuple(map(float, generator.uniform(-SHIFT, SHIFT, 3))))
     if kind == "noisy":
-        return Change(noise=NOISE, seed=int(generator.integers(2**32)))
+        return Change(noise=COPY_NOISE, seed=int(generator.integers(2**32)))
     if kind == "smoothed":
         return Change(smoothing=SMOOTHING)
     if kind == "intensities scaled":
         return Change(scale=float(generator.uniform(*SCALES)), offset=float(generator.uniform(*OFFSETS)))
     if kind == "warped":
-        return Change(warp=generator.normal(0, WARP, (3, KNOTS, KNOTS, KNOTS)))
+        return Change(warp=generator.normal(0, WARP, (3, FIELD_KNOTS, FIELD_KNOTS, FIELD_KNOTS)))
     raise ValueError(f"no kind of change: {kind!r}")
 
 
@@ -86,7 +86,7 @@ def draw_mixture(generator: np.random.Generator) -> Change:
     Returns:
         The change.
     """
-    drawn = {kind: draw(kind, generator) for kind in KINDS}
+    drawn = {kind: draw(kind, generator) for kind in COPY_KINDS}
     strength = generator.uniform(0, 1, 3)
     warp = drawn["warped"].warp
     assert warp is not None
@@ -96,7 +96,7 @@ def draw_mixture(generator: np.random.Generator) -> Change:
         shift=drawn["shifted"].shift,
         warp=warp * strength[0] * 1.3,
         smoothing=SMOOTHING * strength[1] if generator.random() < 0.5 else 0.0,
-        noise=NOISE * strength[2] if generator.random() < 0.5 else 0.0,
+        noise=COPY_NOISE * strength[2] if generator.random() < 0.5 else 0.0,
         seed=drawn["noisy"].seed,
     )
 
@@ -133,7 +133,7 @@ def change(kind: str, volume: np.ndarray, generator: np.random.Generator, mirror
     """Change a volume; what a shift moves in from outside is the volume mirrored at its edge.
 
     Args:
-        kind: One of `KINDS`.
+        kind: One of `COPY_KINDS`.
         volume: `(C, Z, Y, X)` in [-1, 1].
         generator: Source of randomness.
         mirror: Array axis (0 to 2) that runs left-right.

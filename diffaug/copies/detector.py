@@ -17,10 +17,10 @@ from diffaug.errors import DiffaugError
 from diffaug.scans.windows import Window, centred, cut
 from diffaug.workspace import read_json, write_json
 
-FORMAT = "diffaug copy test 2"
+COPY_TEST_FORMAT = "diffaug copy test 2"
 OTHERS = 5  # next patients that the nearest one is held against (arXiv 2505.16959 takes the next one alone)
 UNRELATED = 2**0.5  # distance of unit vectors that have nothing to do with each other
-REACH = 2  # voxels that a whole scan may lie off the middle, beyond the shift that is looked for
+SCAN_REACH = 2  # voxels that a whole scan may lie off the middle, beyond the shift that is looked for
 BLIND = 1.0  # a threshold that no volume exceeds
 
 Volume = Callable[[str], np.ndarray]
@@ -116,7 +116,9 @@ class CopyDetector:
         """Cut out where windows may lie: all of a larger scan, around the middle of a whole one."""
         extent = scan.shape[1:]
         if self.field_of_view == "whole":
-            margin = [-(-(round(SHIFT * n) + REACH) // f) * f for n, f in zip(self.shape, self.factor, strict=True)]
+            margin = [
+                -(-(round(SHIFT * n) + SCAN_REACH) // f) * f for n, f in zip(self.shape, self.factor, strict=True)
+            ]
             start = [o - m for o, m in zip(centred(extent, self.shape).offset, margin, strict=True)]
             size = [n + 2 * m for n, m in zip(self.shape, margin, strict=True)]
         else:
@@ -168,7 +170,7 @@ class CopyDetector:
         Args:
             file: Ends in `.json`.
         """
-        write_json(file, {"format": FORMAT, **self._settings(), **asdict(self.calibration)})
+        write_json(file, {"format": COPY_TEST_FORMAT, **self._settings(), **asdict(self.calibration)})
 
     def _settings(self) -> dict[str, Any]:
         names = ("cases", "shape", "mirror", "field_of_view")
@@ -191,7 +193,7 @@ class CopyDetector:
         """
         content = read_json(file, "run: diffaug fit --fresh")
         try:
-            if content.pop("format") != FORMAT:
+            if content.pop("format") != COPY_TEST_FORMAT:
                 raise ValueError("another format")
             settings = {key: content.pop(key) for key in ("cases", "shape", "mirror", "field_of_view")}
             calibration = _calibration(content)

@@ -27,7 +27,7 @@ ADVERSARIAL_START = 0.5  # share of the training: before that the discriminator 
 # frequencies, where a denoiser finds it. Without it the latent looks like noise, and so do early samples.
 SCALE = 0.5
 PIECES = 64  # of scans whose principal components the training begins with
-REACH = 4  # voxels that a training piece may stick out of the scan
+PIECE_REACH = 4  # voxels that a training piece may stick out of the scan
 HELD_OUT_SHOWN = 16  # held-out scans measured while training; the audit measures all
 
 
@@ -59,7 +59,7 @@ class AutoencoderObjective:
         """
         case = self.plan.cases[generator.integers(len(self.plan.cases))]
         volume = self.cache[case]
-        window = scattered(volume.shape[1:], self.plan.autoencoder_crop, REACH, generator)
+        window = scattered(volume.shape[1:], self.plan.autoencoder_crop, PIECE_REACH, generator)
         return torch.from_numpy(cut(volume, window, self.plan.autoencoder_crop))
 
     def _blocks(self) -> Tensor:

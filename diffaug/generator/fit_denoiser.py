@@ -26,11 +26,11 @@ from diffaug.scans.windows import Window, coordinates
 from diffaug.training.overfitting import Watch
 
 HELD_OUT_SIGMAS = (0.1, 0.3, 1.0, 3.0, 10.0)
-HELD_OUT_VOLUMES = 8  # per noise level, each of another scan where there are as many
+MEASURED_VOLUMES = 8  # per noise level, each of another scan where there are as many
 LEARNED = 2**29  # latent values that the prior is learned from, 2 GB: fewer views of each scan where scans are many
 WATCHED = 8  # volumes sampled at every validation, and looked at for copies
 WATCHED_STEPS = 8
-COPIES = (
+COPY_SHARE = (
     0.25  # share of them: one real scan in twenty is taken for a copy, so three of eight by chance once in 170 looks
 )
 
@@ -39,7 +39,7 @@ class DenoiserObjective:
     """Trains the denoiser on cached latents."""
 
     averaged: str | None = "denoiser"
-    watch: Watch | None = Watch(loss="held_out", limits={"copies": COPIES})
+    watch: Watch | None = Watch(loss="held_out", limits={"copies": COPY_SHARE})
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class DenoiserObjective:
         self.views = views
         # one deviation for all channels: those of the coarse structure stand out of more noise, and are decided first
         self.mean, self.std = views.statistics()
-        chosen = np.arange(len(held_out)).reshape(-1, plan.views).T.flatten()[:HELD_OUT_VOLUMES]
+        chosen = np.arange(len(held_out)).reshape(-1, plan.views).T.flatten()[:MEASURED_VOLUMES]
         self.held_out_latents = self._standardised(held_out, chosen)
         self.held_out_windows = [held_out.windows[number] for number in chosen]
         self.held_out_condition_values = self._condition_values([conditions[case] for case in plan.held_out])[chosen]

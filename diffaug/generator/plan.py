@@ -19,7 +19,7 @@ from diffaug.generator.denoiser import Denoiser
 from diffaug.scans.grid import Grid, Reading, median_spacing, plan_grid
 from diffaug.workspace import read_json, write_json
 
-HELD_OUT = 0.1  # share of the scans that the generator never trains on
+HELD_OUT_SCANS = 0.1  # share of the scans that the generator never trains on
 # Principal components of the denoiser's prior (benchmarks/results/prior_hippocampus.md): with more than a quarter of the
 # scans' number they would fit training scans far better than others
 COMPONENTS, SCANS_PER_COMPONENT = 32, 4
@@ -238,7 +238,7 @@ def make_plan(
         patch_size=patch_size,
     )
     ids = sorted(reading.case for reading in readings)
-    count = max(1, round(HELD_OUT * len(ids)))
+    count = max(1, round(HELD_OUT_SCANS * len(ids)))
     # one run of neighbouring ids: scans of one patient mostly follow each other, and must not straddle the lists
     start = int(np.random.default_rng(seed).integers(len(ids)))
     held_out = {ids[(start + i) % len(ids)] for i in range(count)}

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-FOLDS = 4  # scans whose spread is measured are never among those that the axes come from
-LEAST = 1e-4  # variance of a cell: latents have a variance of one, and no cell is known for certain
+PRIOR_FOLDS = 4  # scans whose spread is measured are never among those that the axes come from
+LEAST_VARIANCE = 1e-4  # variance of a cell: latents have a variance of one, and no cell is known for certain
 SPARE = 8  # directions that the randomised decomposition looks at beyond those that are kept
 
 
@@ -59,16 +59,16 @@ class GaussianPrior(nn.Module):
             return
         size = latents.shape[1:]
         scan = torch.arange(len(latents)) // views
-        fold = scan * FOLDS // (int(scan[-1]) + 1)
+        fold = scan * PRIOR_FOLDS // (int(scan[-1]) + 1)
         along, beside = torch.zeros_like(self.variances), torch.zeros_like(self.rest)
-        for number in range(FOLDS):
+        for number in range(PRIOR_FOLDS):
             mean, axes = self._leading(latents[fold != number])
             apart = (latents[fold == number] - mean).flatten(1)
             scores = apart @ axes.T
             along += scores.square().sum(0)
             beside += (apart - scores @ axes).square().sum(0).view_as(beside)
         self.variances.copy_(along / len(latents))
-        self.rest.copy_((beside / len(latents)).clamp_min(LEAST))
+        self.rest.copy_((beside / len(latents)).clamp_min(LEAST_VARIANCE))
         mean, axes = self._leading(latents)
         self.mean.copy_(mean)
         self.axes.copy_(axes.view(-1, *size))

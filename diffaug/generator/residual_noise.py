@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LEVELS = 16  # of intensity
+INTENSITY_LEVELS = 16  # of intensity
 CONTRASTS = 4  # of local contrast
 KERNEL = 15  # voxels per axis of the filter that colours white noise, or the window where that is less
 # Of the residual's strength: part of what is lost is structure, and that much of it as noise would be too much. Measured
@@ -79,8 +79,8 @@ def fit_residual_noise(pairs: Sequence[tuple[Tensor, Tensor]]) -> ResidualNoise:
         shares = torch.linspace(0, 1, CONTRASTS + 1)[1:-1]
         edges.append(torch.quantile(own[:: max(1, len(own) // 100_000)], shares.to(own)))
         bins = _bins(made, edges[-1])
-        energy = torch.bincount(bins.flatten(), lost.square().flatten(), LEVELS * CONTRASTS)
-        count = torch.bincount(bins.flatten(), minlength=LEVELS * CONTRASTS)
+        energy = torch.bincount(bins.flatten(), lost.square().flatten(), INTENSITY_LEVELS * CONTRASTS)
+        count = torch.bincount(bins.flatten(), minlength=INTENSITY_LEVELS * CONTRASTS)
         strength.append(((energy + 1e-4 * DAMPING) / (count + DAMPING)).sqrt())
         power = torch.fft.rfftn(lost / strength[-1][bins], dim=(1, 2, 3)).abs().square().mean(0)
         kernel = torch.fft.irfftn(power.sqrt(), size)
@@ -90,7 +90,7 @@ def fit_residual_noise(pairs: Sequence[tuple[Tensor, Tensor]]) -> ResidualNoise:
         kernels.append(kernel / kernel.square().sum().sqrt())
     return ResidualNoise(
         torch.stack(kernels).cpu(),
-        torch.stack(strength).view(channels, LEVELS, CONTRASTS).cpu(),
+        torch.stack(strength).view(channels, INTENSITY_LEVELS, CONTRASTS).cpu(),
         torch.stack(edges).cpu(),
     )
 
@@ -106,5 +106,5 @@ def _contrast(volumes: Tensor) -> Tensor:
 
 def _bins(volumes: Tensor, edges: Tensor) -> Tensor:
     """Sort voxels of one channel by intensity and contrast, `(B, Z, Y, X)`."""
-    level = ((volumes + 1) / 2 * LEVELS).long().clamp(0, LEVELS - 1)
+    level = ((volumes + 1) / 2 * INTENSITY_LEVELS).long().clamp(0, INTENSITY_LEVELS - 1)
     return level * CONTRASTS + torch.bucketize(_contrast(volumes), edges)

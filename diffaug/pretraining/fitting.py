@@ -26,10 +26,10 @@ from diffaug.training.log import read_log
 from diffaug.training.overfitting import Watch
 from diffaug.workspace import Workspace
 
-HELD_OUT = 0.1  # share of the volumes that only measure
+HELD_OUT_SHARE = 0.1  # share of the volumes that only measure
 HELD_OUT_VOLUMES = 8
-SHOWN = 2  # of them at once, as many as the smallest batch of a budget
-MARGIN = 1.3  # edge of what is read for a rotated or scaled patch, over the patch's own
+SHOWN_AT_ONCE = 2  # of them at once, as many as the smallest batch of a budget
+PATCH_MARGIN = 1.3  # edge of what is read for a rotated or scaled patch, over the patch's own
 
 
 class PretextObjective:
@@ -54,7 +54,7 @@ class PretextObjective:
         self.patch_size = tuple(patch_size)
         self.spacing = spacing
         order = np.random.default_rng(seed).permutation(len(volumes))
-        count = min(HELD_OUT_VOLUMES, round(HELD_OUT * len(volumes)))
+        count = min(HELD_OUT_VOLUMES, round(HELD_OUT_SHARE * len(volumes)))
         held_out = [volumes[i] for i in order[:count]] or list(volumes[:1])
         self.volumes = [volumes[i] for i in order[count:]] or list(volumes)
         self.held_out = torch.stack([self._middle(*volume) for volume in held_out])
@@ -76,7 +76,7 @@ class PretextObjective:
         """
         cache, case = self.volumes[generator.integers(len(self.volumes))]
         volume = cache[case]
-        region = [int(np.ceil(p * MARGIN)) for p in self.patch_size]
+        region = [int(np.ceil(p * PATCH_MARGIN)) for p in self.patch_size]
         offset = []
         for size, patch, edge in zip(volume.shape[1:], self.patch_size, region, strict=True):
             # the patch itself lies inside the volume wherever it can; only the margin may stick out
@@ -116,7 +116,7 @@ class PretextObjective:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             # few at a time: all of them, and in single precision, may need more memory than a step of the training
-            solved = (self.pretext.solve(network, some.to(device)) for some in self.held_out.split(SHOWN))
+            solved = (self.pretext.solve(network, some.to(device)) for some in self.held_out.split(SHOWN_AT_ONCE))
             parts = [Shown(*(each.cpu() for each in part)) for part in solved]
         network.train()
         loss = torch.stack([len(part.seen) * part.loss for part in parts]).sum() / len(self.held_out)

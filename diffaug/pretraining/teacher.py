@@ -29,7 +29,7 @@ SIGMAS = (0.2, 0.8)  # noise, in standard deviations of the latent, at which the
 FEATURES = 12  # leading principal components that are kept
 CLUSTERS = 10  # of voxels with like features: pseudo-organs
 FITTED = 24  # volumes that the components are fitted to
-VOXELS = 2000  # of each of them
+VOXELS_PER_VOLUME = 2000  # of each of them
 
 
 @dataclass
@@ -137,7 +137,7 @@ def _draw(window: Window, shape: Sequence[int], rng: np.random.Generator) -> Ten
     """Draw voxels of a window that lie within its scan, `(N, 3)`: x, y and z from -1 to 1, from edge to edge."""
     parts = inside(window, shape)
     size = [part.stop - part.start for part in parts]
-    drawn = rng.choice(math.prod(size), min(VOXELS, math.prod(size)), replace=False)
+    drawn = rng.choice(math.prod(size), min(VOXELS_PER_VOLUME, math.prod(size)), replace=False)
     index = np.stack(np.unravel_index(drawn, size), 1) + [part.start for part in parts]
     return torch.from_numpy((2 * index + 1) / np.array(shape) - 1).flip(1).float()
 

@@ -13,7 +13,7 @@ from diffaug.nnunet.splits import FOLDS, default_splits
 from diffaug.scans.dataset import channels_and_ending, labelled_ids, list_cases
 from diffaug.workspace import Workspace, read_json
 
-SHOWN = 5  # names in a message
+NAMES_SHOWN = 5  # names in a message
 
 
 def excluded_ids(
@@ -70,7 +70,8 @@ def _as_ids(names: Iterable[str], known: set[str], ending: str, rule: str, works
     if unknown:
         raise DiffaugError(
             f"--exclude {rule}: {len(unknown)} of {len(unknown) + len(found)} names are no case of {workspace.dataset} "
-            f"({first_of(unknown, SHOWN)}), expected ids such as {min(known, default='case_001')}, one a line; fix the list"
+            f"({first_of(unknown, NAMES_SHOWN)}), expected ids such as {min(known, default='case_001')}, one a line; "
+            "fix the list"
         )
     return found
 

@@ -24,7 +24,7 @@ PICTURES = {"volumes", "nearest_pairs", "similarities"}
 @pytest.fixture(scope="module", autouse=True)
 def short_fits():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit_encoder, "STEPS", {"cpu": 6})
+        patch.setattr(fit_encoder, "ENCODER_STEPS", {"cpu": 6})
         yield
 
 

@@ -21,7 +21,7 @@ def scan(number: int) -> np.ndarray:
 
 def fitted(folder, steps) -> Encoder:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitting, "STEPS", {"cpu": steps})
+        patch.setattr(fitting, "ENCODER_STEPS", {"cpu": steps})
         return fit_encoder(
             lambda case: scan(int(case)),
             [str(n) for n in CASES],

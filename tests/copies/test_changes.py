@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from blobs import blob
-from diffaug.copies.changes import KINDS, Change, apply, change, draw, draw_mixture
+from diffaug.copies.changes import COPY_KINDS, Change, apply, change, draw, draw_mixture
 from diffaug.scans.windows import centred, cut
 
 SHAPE = (16, 20, 18)
@@ -44,7 +44,7 @@ def test_a_warp_moves_anatomy_by_as_much_as_it_says(scan):
     np.testing.assert_allclose(warped[:, :-2], original[:, 2:], atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "exact"])
+@pytest.mark.parametrize("kind", [kind for kind in COPY_KINDS if kind != "exact"])
 def test_every_kind_changes_the_volume_and_keeps_shape_range_and_seed(scan, kind):
     made = change(kind, scan, np.random.default_rng(1), 2)
     assert made.shape == scan.shape

@@ -8,7 +8,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from diffaug.copies.calibrating import make_detector
-from diffaug.copies.changes import KINDS, apply, draw
+from diffaug.copies.changes import COPY_KINDS, apply, draw
 from diffaug.copies.detector import CopyDetector
 from diffaug.scans.windows import centred, cut
 
@@ -46,7 +46,7 @@ def judged(detector, volumes):
     return detector.judge(torch.from_numpy(np.stack(volumes)))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", COPY_KINDS)
 def test_copies_are_found_and_their_scan_is_named(detector, kind):
     rng = np.random.default_rng(7)
     copies = [apply(draw(kind, rng), scan(n), centred(SIZE, SHAPE), SHAPE, 2) for n in CASES]
@@ -73,7 +73,7 @@ def test_an_exact_copy_is_as_similar_as_can_be():
 
 def test_its_own_validation_counts_what_it_finds(detector):
     told = detector.calibration
-    assert set(told.planted) == set(KINDS)
+    assert set(told.planted) == set(COPY_KINDS)
     assert told.planted["exact"] == (12, 12)
     share, low, high, count = told.false_alarms
     assert 0 <= low <= share <= high <= 1

@@ -20,7 +20,7 @@ from diffaug.generator.conditions import (
 )
 from diffaug.generator.fit_denoiser import DenoiserObjective
 from diffaug.generator.plan import make_plan
-from diffaug.generator.residual_noise import CONTRASTS, LEVELS, ResidualNoise
+from diffaug.generator.residual_noise import CONTRASTS, INTENSITY_LEVELS, ResidualNoise
 from diffaug.generator.sites import read_sites
 from diffaug.generator.views import Views
 from diffaug.scans.grid import Grid, Reading
@@ -221,7 +221,9 @@ def mixture():
         return Views(dict(zip(cases, values, strict=True)), cases, windows)
 
     conditions = {r.case: plan.conditions.of(r, plan.grid) for r in READINGS}
-    silence = ResidualNoise(torch.zeros(4, 1, 1, 1), torch.zeros(4, LEVELS, CONTRASTS), torch.zeros(4, CONTRASTS - 1))
+    silence = ResidualNoise(
+        torch.zeros(4, 1, 1, 1), torch.zeros(4, INTENSITY_LEVELS, CONTRASTS), torch.zeros(4, CONTRASTS - 1)
+    )
     return DenoiserObjective(
         plan, EnlargedLatent(), latents(plan.cases), latents(plan.held_out), conditions, SeesNoCopy(), silence
     )

@@ -24,7 +24,7 @@ SIZES = {
 V3 = {"depth_per_level": [1, 1, 1], "ch_per_level": [32, 64, 256, 1024]}
 SAME = ("embed_dim", "patch_embed_size", "eva_depth", "eva_numheads", "depth_per_level", "ch_per_level")
 # Forward and backward, one thread, a batch of 2 with 24 x 32 x 48 voxels: 0.22 s, with the deeper stem of V3 0.32 s.
-CPU = {"embed_dim": 96, "eva_depth": 6, "eva_numheads": 4, "patch_embed_size": [4, 4, 4]}
+PRIMUS_ON_CPU = {"embed_dim": 96, "eva_depth": 6, "eva_numheads": 4, "patch_embed_size": [4, 4, 4]}
 CPU_V3 = {"depth_per_level": [1, 1], "ch_per_level": [16, 32, 64]}
 
 
@@ -74,4 +74,4 @@ class Primus(Family):
     def small(self, architecture: Mapping[str, Any]) -> dict[str, Any]:
         """See `Family.small`."""
         levels = CPU_V3 if "depth_per_level" in architecture["arch_kwargs"] else {}
-        return {"diffaug": {"architecture": {**CPU, **levels}, "initial_lr": 1e-3}}
+        return {"diffaug": {"architecture": {**PRIMUS_ON_CPU, **levels}, "initial_lr": 1e-3}}

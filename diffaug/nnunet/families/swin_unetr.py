@@ -14,8 +14,8 @@ CLASS = "monai.networks.nets.swin_unetr.SwinUNETR"
 KWARGS = {"feature_size": 48, "depths": [2, 2, 2, 2], "num_heads": [3, 6, 12, 24], "window_size": 7}
 # Forward and backward, one thread, a batch of 2 with 32 x 32 x 64 voxels: 0.57 s; with windows of 7, which patches as small
 # as these are no multiple of, 2.1 s.
-CPU = {"feature_size": 12, "window_size": 4}
-HALVINGS = 5
+SWIN_ON_CPU = {"feature_size": 12, "window_size": 4}
+PATCH_HALVINGS = 5
 
 
 class SwinUNETR(Family):
@@ -50,7 +50,7 @@ class SwinUNETR(Family):
 
     def step(self, kwargs: Mapping[str, Any]) -> list[int]:
         """See `Family.step`."""
-        return [2**HALVINGS] * 3
+        return [2**PATCH_HALVINGS] * 3
 
     def takes(self, patch: Sequence[int], kwargs: Mapping[str, Any]) -> bool:
         """See `Family.takes`; its deepest layer is normalised over a volume, which needs more than one voxel."""
@@ -62,4 +62,4 @@ class SwinUNETR(Family):
 
     def small(self, architecture: Mapping[str, Any]) -> dict[str, Any]:
         """See `Family.small`."""
-        return {"diffaug": {"architecture": CPU, "initial_lr": 1e-3}}
+        return {"diffaug": {"architecture": SWIN_ON_CPU, "initial_lr": 1e-3}}

@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-KNOTS = 6  # of a contrast curve
+CURVE_KNOTS = 6  # of a contrast curve
 BIAS_CELLS = 3  # of a bias field, along each axis
 BIAS = 0.3  # standard deviation of its logarithm
 COARSEST = 0.5  # share of the voxels per axis that survive a loss of resolution
-NOISE = 0.3  # largest standard deviation
+STRONGEST_NOISE = 0.3  # largest standard deviation
 CHANCE = 0.5  # of each change
 
 
@@ -35,11 +35,11 @@ def _recolour(volume: Tensor) -> Tensor:
     if not _happens(volume):
         return volume
     low, high = volume.amin(), volume.amax()
-    position = (volume - low) / (high - low).clamp_min(1e-6) * (KNOTS - 1)
-    values = torch.rand(KNOTS, device=volume.device)
+    position = (volume - low) / (high - low).clamp_min(1e-6) * (CURVE_KNOTS - 1)
+    values = torch.rand(CURVE_KNOTS, device=volume.device)
     if _happens(volume):  # as often a curve that keeps the order of intensities, or turns it round
         values = values.sort(descending=_happens(volume)).values
-    left = position.floor().clamp(0, KNOTS - 2).long()
+    left = position.floor().clamp(0, CURVE_KNOTS - 2).long()
     return torch.lerp(values[left], values[left + 1], position - left)
 
 
@@ -63,7 +63,7 @@ def _coarsen(volume: Tensor) -> Tensor:
 def _noise(volume: Tensor) -> Tensor:
     if not _happens(volume):
         return volume
-    strength = NOISE * torch.rand((), device=volume.device) * volume.std()
+    strength = STRONGEST_NOISE * torch.rand((), device=volume.device) * volume.std()
     return volume + strength * torch.randn_like(volume)
 
 
