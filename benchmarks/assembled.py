@@ -14,6 +14,7 @@ from unittest import mock
 import torch
 
 from diffaug.budgets import Training
+from diffaug.files import write_json
 from diffaug.generator.model import Generator
 from diffaug.generator.plan import GeneratorPlan
 from diffaug.phantom.dataset import case_parameters, render
@@ -22,7 +23,7 @@ from diffaug.stages.pipeline import fit
 from diffaug.stages.requests import FitRequest
 from diffaug.training import loop
 from diffaug.training.objective import Objective
-from diffaug.workspace import Workspace, write_json
+from diffaug.workspace import Workspace
 
 TASK = "Dataset901_Benchmark"
 SPACING = (2.0, 2.0, 2.0)  # mm; the same for all phantoms, so that the grid is their own and nothing is resampled

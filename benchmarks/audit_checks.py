@@ -21,7 +21,7 @@ from scipy.ndimage import gaussian_filter
 
 from diffaug.cli import main as diffaug
 from diffaug.copies.changes import COPY_KINDS, change
-from diffaug.workspace import write_json
+from diffaug.files import write_json
 
 PLANTED = 0.1  # share of the second half that is replaced by copies of scans of the first
 SIGMA = 1.0  # of the blur, in voxels

@@ -27,10 +27,11 @@ from benchmarks.contenders import BATCH, SHAPE, resize_plan, silenced
 from benchmarks.measuring import interleaved
 from benchmarks.medicaldiffusion_shims import make_diffusion, make_vqgan
 from benchmarks.step_profile import bare_step
+from diffaug.files import atomic_path, write_json
 from diffaug.generator.plan import GeneratorPlan
 from diffaug.scans.pictures import mosaic
 from diffaug.training.batches import StepBatches
-from diffaug.workspace import Workspace, atomic_path, write_json
+from diffaug.workspace import Workspace
 
 CASES, UNSEEN, VOLUMES = 60, 24, 32
 SHOWN = 4  # volumes of each set in the picture

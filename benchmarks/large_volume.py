@@ -17,7 +17,8 @@ from diffaug.budgets import BUDGETS
 from diffaug.generator.autoencoder import Autoencoder
 from diffaug.generator.condition import Condition
 from diffaug.generator.model import Generator
-from diffaug.generator.plan import GeneratorPlan, plan_strides
+from diffaug.generator.plan import GeneratorPlan
+from diffaug.generator.planning import plan_strides
 from diffaug.generator.residual_noise import fit_residual_noise
 from diffaug.generator.samplers import SAMPLERS
 from diffaug.scans.grid import Grid

@@ -23,6 +23,7 @@ from diffaug.audit.encoder import Encoder
 from diffaug.audit.figures import Compared
 from diffaug.audit.fit_encoder import fit_encoder
 from diffaug.audit.textures import describe, texture_distances
+from diffaug.files import file_hash, read_json, write_json
 from diffaug.generator.fit_autoencoder import centre_window
 from diffaug.generator.model import Generator
 from diffaug.generator.plan import GeneratorPlan
@@ -30,7 +31,7 @@ from diffaug.scans.cache import VolumeCache
 from diffaug.scans.pictures import mosaic, plt
 from diffaug.stages.fit import open_cache
 from diffaug.training.devices import start_fabric
-from diffaug.workspace import Workspace, dataset_name, file_hash, read_json, write_json
+from diffaug.workspace import Workspace, dataset_name
 
 STEPS = (4, 8, 10, 16, 32, 300)
 SAMPLERS = ("ddpm", "ddim", "heun", "dpmpp")

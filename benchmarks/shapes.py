@@ -10,8 +10,8 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
+from diffaug.files import write_json
 from diffaug.scans.scan import Geometry, Scan, write_scan
-from diffaug.workspace import write_json
 
 STRUCTURES = (8, 24)  # how many per volume
 RADII = (0.05, 0.35)  # semi-axes, as a share of the volume's longest edge

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from diffaug.errors import DiffaugError
-from diffaug.workspace import write_json
+from diffaug.files import write_json
 
 TASK = 501
 NAME = "Dataset501_BreastPhantomB"

@@ -12,7 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from diffaug.errors import DiffaugError
-from diffaug.workspace import NNUNET_FOLDERS, Workspace, dataset_name, nnunet_folder, read_json
+from diffaug.files import read_json
+from diffaug.workspace import NNUNET_FOLDERS, Workspace, dataset_name, nnunet_folder
 
 TRAINER_VARIABLE = "nnUNet_extTrainer"
 ROOM = 10  # GB; caches and checkpoints of a common task

@@ -11,7 +11,8 @@ from diffaug.cli import build_parser
 from diffaug.options import add_options, option, read_options
 from diffaug.phantom.dataset import write_dataset
 from diffaug.stages.requests import FitRequest, PretrainRequest, SampleRequest
-from diffaug.verbs import VERBS, MaybeTask, Phantom
+from diffaug.verb_options import MaybeTask, Phantom
+from diffaug.verbs import VERBS
 
 
 @dataclass(frozen=True)

@@ -11,17 +11,8 @@ import sys
 import pytest
 
 from diffaug.errors import DiffaugError
-from diffaug.workspace import (
-    Workspace,
-    atomic_path,
-    dataset_name,
-    discard,
-    fingerprint,
-    locked,
-    nnunet_folder,
-    read_json,
-    write_json,
-)
+from diffaug.files import atomic_path, discard, fingerprint, locked, read_json, write_json
+from diffaug.workspace import Workspace, dataset_name, nnunet_folder
 
 
 def contents(folder) -> set[str]:

@@ -13,11 +13,13 @@ from scipy.ndimage import gaussian_filter
 
 from diffaug.budgets import BUDGETS, Training
 from diffaug.copies.detector import CopyDetector
+from diffaug.files import write_json
 from diffaug.generator.autoencoder import Autoencoder
 from diffaug.generator.condition import Condition
 from diffaug.generator.fit_autoencoder import AutoencoderObjective
 from diffaug.generator.fit_denoiser import DenoiserObjective
-from diffaug.generator.plan import GeneratorPlan, make_plan
+from diffaug.generator.plan import GeneratorPlan
+from diffaug.generator.planning import make_plan
 from diffaug.generator.residual_noise import fit_residual_noise
 from diffaug.generator.views import Views
 from diffaug.nnunet.budget_configurations import run_planner
@@ -28,7 +30,7 @@ from diffaug.pretraining.pretexts import PRETEXTS
 from diffaug.scans.cache import VolumeCache
 from diffaug.scans.grid import Reading
 from diffaug.scans.windows import Window
-from diffaug.workspace import Workspace, write_json
+from diffaug.workspace import Workspace
 
 SCANS = 12  # of noise, on disk
 TYPICAL = "Dataset990_Typical"  # a dataset of which only nnU-Net's fingerprint is there

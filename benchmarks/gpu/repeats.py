@@ -17,10 +17,11 @@ from safetensors.torch import load_file
 from benchmarks.gpu.context import Context
 from benchmarks.gpu.datasets import REPEATED
 from benchmarks.gpu.sizes import WAYS
+from diffaug.files import write_json
 from diffaug.stages.pipeline import fit
 from diffaug.stages.requests import FitRequest
 from diffaug.training.log import read_log
-from diffaug.workspace import Workspace, dataset_name, write_json
+from diffaug.workspace import Workspace, dataset_name
 
 PYTHON = [sys.executable, "-m"]
 TORCHRUN = [*PYTHON, "torch.distributed.run", "--standalone", "--nproc-per-node", "1", "-m"]

@@ -12,11 +12,12 @@ from benchmarks.scarce.oracle import pretrain_oracle
 from benchmarks.shapes import write_shapes
 from benchmarks.tried.self_training.labelling import LabelRequest, label
 from diffaug.errors import DiffaugError
+from diffaug.files import read_json, write_json
 from diffaug.nnunet.plans import read_plans
 from diffaug.pretraining.pretexts import PRETEXTS
 from diffaug.stages.pipeline import pretrain
 from diffaug.stages.requests import PretrainRequest
-from diffaug.workspace import Workspace, read_json, write_json
+from diffaug.workspace import Workspace
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from diffaug.workspace import atomic_path, read_json, write_json
+from diffaug.files import atomic_path, read_json, write_json
 
 FIGURES = ("dice", "nsd", "hd95")
 ABOUT = ("settings", "versions", "machine")

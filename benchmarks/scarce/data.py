@@ -11,10 +11,11 @@ import numpy as np
 from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess_dataset
 
 from diffaug.errors import DiffaugError
+from diffaug.files import read_json, write_json
 from diffaug.nnunet.budget_configurations import add_budget_configuration, ensure_plans
 from diffaug.phantom.dataset import write_dataset
 from diffaug.scans.dataset import Case, list_cases, open_dataset
-from diffaug.workspace import Workspace, dataset_name, nnunet_folder, read_json, write_json
+from diffaug.workspace import Workspace, dataset_name, nnunet_folder
 
 PHANTOM_SHAPE = (24, 32, 48)  # voxels of 6 to 7 mm: the whole scan is one patch, and a CPU trains a cell in minutes
 PHANTOM_POOL = 300  # unlabelled phantoms of the other site

@@ -14,17 +14,19 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
 from diffaug.budgets import BUDGETS
+from diffaug.files import fingerprint, read_json
 from diffaug.nnunet.networks import build_network
 from diffaug.nnunet.plans import read_plans
 from diffaug.nnunet.weights.format import save_encoder
 from diffaug.phantom.dataset import case_parameters, render
 from diffaug.pretraining.fitting import PretextObjective
+from diffaug.pretraining.preprocessing import preprocess
 from diffaug.pretraining.pretexts import Shown
-from diffaug.pretraining.sources import folder_source, preprocess, source_hashes
+from diffaug.pretraining.sources import folder_source, source_hashes
 from diffaug.scans.cache import VolumeCache
 from diffaug.training.devices import start_fabric
 from diffaug.training.loop import train
-from diffaug.workspace import Workspace, fingerprint, nnunet_folder, read_json
+from diffaug.workspace import Workspace, nnunet_folder
 
 
 @dataclass(frozen=True)

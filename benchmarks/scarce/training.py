@@ -18,9 +18,9 @@ from benchmarks.scarce.arms import Arm
 from benchmarks.scarce.data import DataSet, judging_cases
 from benchmarks.scarce.scores import score
 from benchmarks.tried.self_training.trainer import nnUNetTrainerSelfTraining
+from diffaug.files import read_json
 from diffaug.nnunet.predictor import make_predictor
 from diffaug.scans.dataset import open_dataset
-from diffaug.workspace import read_json
 from nnunet_plugin import trainers
 
 

@@ -20,8 +20,8 @@ from diffaug.audit.report import render
 from diffaug.audit.requests import Extras
 from diffaug.audit.summary import summarise
 from diffaug.audit.verdicts import conclude, defects
+from diffaug.files import atomic_path
 from diffaug.generator.autoencoder import Autoencoder
-from diffaug.workspace import atomic_path
 
 Report = dict[str, Any]
 

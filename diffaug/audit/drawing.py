@@ -11,8 +11,8 @@ import numpy as np
 from diffaug.audit.findings import Findings
 from diffaug.audit.inputs import AuditInputs
 from diffaug.audit.memorisation import Memorisation
+from diffaug.files import atomic_path
 from diffaug.scans.pictures import mosaic
-from diffaug.workspace import atomic_path
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402 (the backend comes first: servers have no screen)

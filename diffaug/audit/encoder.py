@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from diffaug.errors import DiffaugError
-from diffaug.workspace import atomic_path
+from diffaug.files import atomic_path
 
 ENCODER_FORMAT = "diffaug audit encoder 1"
 WIDTHS = (32, 64, 64)  # of the levels

@@ -13,10 +13,11 @@ from diffaug.audit.inputs import AuditInputs
 from diffaug.audit.listing import identity, open_images
 from diffaug.audit.requests import FoldersRequest
 from diffaug.errors import DiffaugError
+from diffaug.files import fingerprint, read_json, write_json
 from diffaug.scans.cache import VolumeCache
+from diffaug.scans.canonical import to_canonical
 from diffaug.scans.dataset import RawDataset
-from diffaug.scans.grid import Grid, median_spacing, plan_grid, read_off, to_canonical
-from diffaug.workspace import fingerprint, read_json, write_json
+from diffaug.scans.grid import Grid, median_spacing, plan_grid, read_off
 
 FEWEST_SCANS = 10  # real scans: fewer do not tell how alike scans of different patients are
 MULTIPLE = (4, 4, 4)  # of the grid's shape

@@ -57,7 +57,6 @@ def measure(
         The findings.
     """
     real = inputs.likes(inputs.training, AUDIT_SEED)
-    count, names = len(inputs.names), inputs.names
     voxels = len(inputs.channels) * int(np.prod(inputs.grid.shape))
 
     def decoded(volume: np.ndarray) -> np.ndarray:
@@ -65,16 +64,9 @@ def measure(
         return reconstruct(autoencoder, volume)
 
     copies = look_for_copies(inputs, detector, decoded if autoencoder else None, device, AUDIT_SEED)
-    extractors: dict[str, Callable[[Tensor], Tensor]] = {OWN: encoder.features}
-    extractors |= dict(load_network(path) for path in extras.weights)
-    made, scans = _features(inputs, real, extractors, voxels, device)
+    extractors = {OWN: encoder.features, **dict(load_network(path) for path in extras.weights)}
     textures, fineness = _textures(inputs, real)
-    diversity = measure_diversity(
-        lambda i: inputs.synthetic(names[i]), count, voxels, device=device, seed=AUDIT_SEED, what="synthetic"
-    )
-    diversity_real = measure_diversity(
-        lambda i: inputs.real(*real[i]), len(real), voxels, device=device, seed=AUDIT_SEED, what="real"
-    )
+    diversity, diversity_real = _diversity(inputs, real, voxels, device)
     fidelity, fidelity_training = _fidelity(inputs, autoencoder)
     return Findings(
         title=inputs.title,
@@ -86,11 +78,7 @@ def measure(
         training=len(inputs.training),
         unseen=len(inputs.unseen),
         copies=copies,
-        distances={
-            name: set_distances(scans[name], made[name], AUDIT_SEED)
-            for name in extractors
-            if min(len(scans[name]), count) >= FEWEST_VOLUMES
-        },
+        distances=_distances(inputs, real, extractors, voxels, device),
         textures=textures,
         fineness=fineness,
         diversity=diversity,
@@ -100,6 +88,22 @@ def measure(
         fidelity_training=fidelity_training,
         seed=AUDIT_SEED,
     )
+
+
+def _distances(
+    inputs: AuditInputs,
+    real: Sequence[tuple[str, str | None]],
+    extractors: dict[str, Callable[[Tensor], Tensor]],
+    voxels: int,
+    device: torch.device,
+) -> dict[str, dict[str, Compared]]:
+    """Compare the sets in every feature space."""
+    made, scans = _features(inputs, real, extractors, voxels, device)
+    return {
+        name: set_distances(scans[name], made[name], AUDIT_SEED)
+        for name in extractors
+        if min(len(scans[name]), len(inputs.names)) >= FEWEST_VOLUMES
+    }
 
 
 @torch.no_grad()
@@ -154,6 +158,19 @@ def _difference(made: Sequence[float], scans: Sequence[float]) -> Figure:
     means = [np.asarray(v)[rng.integers(len(v), size=(RESAMPLES, len(v)))].mean(1) for v in (made, scans)]
     low, high = np.percentile(means[0] - means[1], LEVEL)
     return Figure(float(np.mean(made) - np.mean(scans)), float(low), float(high), min(len(made), len(scans)))
+
+
+def _diversity(
+    inputs: AuditInputs, real: Sequence[tuple[str, str | None]], voxels: int, device: torch.device
+) -> tuple[Figure | None, Figure | None]:
+    """Tell how much synthetic volumes differ among themselves, and real ones."""
+    made = [lambda i: inputs.synthetic(inputs.names[i]), lambda i: inputs.real(*real[i])]
+    counts, what = (len(inputs.names), len(real)), ("synthetic", "real")
+    found = (
+        measure_diversity(read, count, voxels, device=device, seed=AUDIT_SEED, what=name)
+        for read, count, name in zip(made, counts, what, strict=True)
+    )
+    return next(found), next(found)
 
 
 def _organs(inputs: AuditInputs, model: Path | None, device: torch.device) -> dict[str, Compared]:

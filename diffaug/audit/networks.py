@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffaug.errors import DiffaugError
-from diffaug.workspace import file_hash
+from diffaug.files import file_hash
 
 EXPECTED = (
     "expected the state dict of a MedicalNet ResNet-10, 18, 34 or 50 (3D, one channel) or of RadImageNet's ResNet-50 "

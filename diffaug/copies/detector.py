@@ -14,10 +14,10 @@ from torch import Tensor
 from diffaug.copies.alignment import Target, structure, working_factor
 from diffaug.copies.changes import SHIFT
 from diffaug.errors import DiffaugError
+from diffaug.files import read_json, write_json
 from diffaug.scans.windows import Window, centred, cut
-from diffaug.workspace import read_json, write_json
 
-COPY_TEST_FORMAT = "diffaug copy test 2"
+COPY_TEST_FORMAT = "diffaug copy test 3"
 OTHERS = 5  # next patients that the nearest one is held against (arXiv 2505.16959 takes the next one alone)
 UNRELATED = 2**0.5  # distance of unit vectors that have nothing to do with each other
 SCAN_REACH = 2  # voxels that a whole scan may lie off the middle, beyond the shift that is looked for

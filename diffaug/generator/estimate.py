@@ -11,13 +11,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from diffaug.budgets import BUDGETS
 from diffaug.generator.autoencoder import Autoencoder
-from diffaug.generator.plan import GeneratorPlan, make_plan
+from diffaug.generator.plan import GeneratorPlan
+from diffaug.generator.planning import make_plan
 from diffaug.scans.grid import Reading
 
 # Share of the convolutions' speed that training steps reach (benchmarks/results/speed_arithmetic.md, bare steps)
 REACHED = {"autoencoder": 0.28, "denoiser": 0.68}
 BOTH_WAYS = 3  # forward, and twice as much backward
-EDGE, WIDTH, BATCH = 24, 64, 2  # of the convolution that is timed
+TIMED_EDGE, WIDTH, TIMED_BATCH = 24, 64, 2  # of the convolution that is timed
 SECONDS = 0.2  # that this takes
 
 
@@ -84,8 +85,8 @@ def in_words(seconds: float) -> str:
 def _speed(device: torch.device) -> float:
     """Time a 3D convolution, in operations per second."""
     layer = nn.Conv3d(WIDTH, WIDTH, 3, padding=1).to(device)
-    volume = torch.zeros(BATCH, WIDTH, EDGE, EDGE, EDGE, device=device)
-    work = 2 * BATCH * EDGE**3 * WIDTH**2 * 27
+    volume = torch.zeros(TIMED_BATCH, WIDTH, TIMED_EDGE, TIMED_EDGE, TIMED_EDGE, device=device)
+    work = 2 * TIMED_BATCH * TIMED_EDGE**3 * WIDTH**2 * 27
     count = 0
     with torch.no_grad():
         layer(volume)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from lightning_fabric import Fabric
 
 from diffaug.copies.calibrating import make_detector
 from diffaug.copies.detector import CopyDetector
+from diffaug.files import fingerprint, remove
 from diffaug.generator.autoencoder import Autoencoder
 from diffaug.generator.check_autoencoder import AutoencoderCheck, check_autoencoder
 from diffaug.generator.condition import Condition
@@ -25,7 +27,6 @@ from diffaug.scans.cache import VolumeCache
 from diffaug.scans.pictures import curves
 from diffaug.training.log import read_log
 from diffaug.training.loop import train
-from diffaug.workspace import fingerprint, remove
 
 GRAIN_SCANS = 32
 COPIES = "copies.json"  # the calibrated copy detector, beside the generator
@@ -57,15 +58,8 @@ def fit_networks(
     # changing what comes after must not discard the autoencoder
     later = ("denoiser", "denoiser_training", "views", "conditions")
     identity = {k: v for k, v in asdict(plan).items() if k not in later}
-    train(
-        coder,
-        coder.example,
-        plan.autoencoder_training,
-        fabric=fabric,
-        folder=folder,
-        name="autoencoder",
-        identity=identity,
-    )
+    fit = partial(train, fabric=fabric, folder=folder)
+    fit(coder, coder.example, plan.autoencoder_training, name="autoencoder", identity=identity)
     if fabric.is_global_zero:  # said before the long part begins
         check = _check(coder, cache, folder)
         tell(autoencoder=check.figures())
@@ -81,15 +75,7 @@ def fit_networks(
     torch.manual_seed(plan.denoiser_training.seed)
     residual_noise = _residual_noise(coder.autoencoder, plan, cache)
     objective = DenoiserObjective(plan, coder.autoencoder, views, held_out, conditions, detector, residual_noise)
-    average = train(
-        objective,
-        objective.example,
-        plan.denoiser_training,
-        fabric=fabric,
-        folder=folder,
-        name="denoiser",
-        identity=asdict(plan),
-    )
+    average = fit(objective, objective.example, plan.denoiser_training, name="denoiser", identity=asdict(plan))
     extents = [size for _, size in cache.sizes(plan.cases)]
     generator = objective.generator(average, extents)
     if fabric.is_global_zero:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from diffaug import __version__
 from diffaug.errors import DiffaugError
+from diffaug.files import atomic_path
 from diffaug.generator import samplers
 from diffaug.generator.autoencoder import Autoencoder
 from diffaug.generator.condition import Condition
@@ -24,7 +25,6 @@ from diffaug.generator.plan import GeneratorPlan
 from diffaug.generator.residual_noise import ResidualNoise
 from diffaug.scans.windows import Window, centred, coordinates, scattered
 from diffaug.training.devices import start_fabric
-from diffaug.workspace import atomic_path
 
 
 @dataclass
@@ -97,23 +97,12 @@ class Generator:
             Volumes `(B, C, Z, Y, X)` in [-1, 1] on the CPU, the window of each (where in a scan it lies) and its
             conditions.
         """
-        shape, cells = self.plan.grid.shape, self.plan.latent_shape
-        channels = self.plan.autoencoder["latent_channels"]
-        wanted = wanted or Condition()
-        models = [n for n, known in enumerate(self.conditions) if wanted.site in (None, known.site)]
-        starts, windows, conditions, generators = [], [], [], []
-        for number in numbers:
-            generator = np.random.default_rng((seed, number))
-            model = models[generator.integers(len(models))]
-            extent = self.extents[model]
-            conditions.append(replace(self.conditions[model], **wanted.known()))
-            whole = self.plan.grid.field_of_view == "whole"
-            windows.append(centred(extent, shape) if whole else scattered(extent, shape, 0, generator))
-            generators.append(torch.Generator().manual_seed(int(generator.integers(2**62))))
-            starts.append(torch.randn((channels, *cells), generator=generators[-1]))
-        start = torch.stack(starts).to(self.mean)
-        positions = coordinates(windows, shape, cells).to(self.mean)
-
+        drawn = [self._draw(seed, number, wanted or Condition()) for number in numbers]
+        windows, conditions = [window for window, _, _ in drawn], [condition for _, condition, _ in drawn]
+        generators = [generator for _, _, generator in drawn]
+        cells, channels = self.plan.latent_shape, self.plan.autoencoder["latent_channels"]
+        start = torch.stack([torch.randn((channels, *cells), generator=g) for g in generators]).to(self.mean)
+        positions = coordinates(windows, self.plan.grid.shape, cells).to(self.mean)
         condition_values = self.plan.conditions.values(conditions, self.plan.grid).to(self.mean)
 
         def conditional(x: Tensor, sigma: float) -> Tensor:
@@ -134,6 +123,16 @@ class Generator:
             volumes = self.residual_noise.add(volumes, torch.stack(white).to(volumes))
         return volumes.cpu(), windows, conditions
 
+    def _draw(self, seed: int, number: int, wanted: Condition) -> tuple[Window, Condition, torch.Generator]:
+        """Draw what a volume shall be like, after a random training scan."""
+        rng, shape = np.random.default_rng((seed, number)), self.plan.grid.shape
+        like = [n for n, known in enumerate(self.conditions) if wanted.site in (None, known.site)]
+        model = like[rng.integers(len(like))]
+        whole, extent = self.plan.grid.field_of_view == "whole", self.extents[model]
+        window = centred(extent, shape) if whole else scattered(extent, shape, 0, rng)
+        condition = replace(self.conditions[model], **wanted.known())
+        return window, condition, torch.Generator().manual_seed(int(rng.integers(2**62)))
+
     def save(self, file: Path) -> None:
         """Write the one file that holds the generator.
 
@@ -145,7 +144,7 @@ class Generator:
         tensors |= {"latent_mean": self.mean, "latent_std": self.std}
         tensors |= {f"residual_noise.{k}": v for k, v in asdict(self.residual_noise).items()}
         about = {
-            "format": "diffaug generator 1",
+            "format": "diffaug generator 2",
             "version": __version__,
             "plan": asdict(self.plan),
             "extents": self.extents,

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from diffaug.budgets import BUDGETS, Training
+from diffaug.budgets import Training
 from diffaug.errors import DiffaugError
+from diffaug.files import read_json, write_json
 from diffaug.generator.autoencoder import Autoencoder
-from diffaug.generator.conditions import ConditionPlan, plan_conditions
+from diffaug.generator.conditions import ConditionPlan
 from diffaug.generator.denoiser import Denoiser
-from diffaug.scans.grid import Grid, Reading, median_spacing, plan_grid
-from diffaug.workspace import read_json, write_json
+from diffaug.scans.grid import Grid
 
-HELD_OUT_SCANS = 0.1  # share of the scans that the generator never trains on
-# Principal components of the denoiser's prior (benchmarks/results/prior_hippocampus.md): with more than a quarter of the
-# scans' number they would fit training scans far better than others
-COMPONENTS, SCANS_PER_COMPONENT = 32, 4
-MOST_VALUES = 2**24  # of all components together: 64 MB of the generator file
 # Voxels that the patch discriminator needs along every axis, by the number of its layers: fewer, and nothing is left of
 # a volume after its strides (hearts have 6 to 12 slices)
 DISCRIMINATOR_NEEDS = {2: 12, 1: 6, 0: 4}
@@ -173,93 +166,3 @@ class GeneratorPlan:
 
 def _tuples(value: Any) -> Any:
     return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
-
-
-def plan_strides(spacing: Sequence[float], factor: int) -> list[list[int]]:
-    """Compress each axis by `factor`, but long voxels less, so that a latent cell is as cubic as can be.
-
-    Args:
-        spacing: In mm, (Z, Y, X).
-        factor: A power of two.
-
-    Returns:
-        Strides (Z, Y, X) per level.
-    """
-    levels = int(np.log2(factor))
-    ratio = np.array(spacing) / min(spacing)
-    halvings = np.clip(levels - np.round(np.log2(ratio)), 0, levels).astype(int)
-    # an axis that halves less often does so in the last levels
-    return [[2 if level >= levels - h else 1 for h in halvings] for level in range(levels)]
-
-
-def make_plan(
-    readings: Sequence[Reading],
-    channels: Sequence[str],
-    *,
-    budget: str,
-    field_of_view: str = "auto",
-    spacing: Sequence[float] | None = None,
-    patch_size: Sequence[int] | None = None,
-    site_of: Mapping[str, str] | None = None,
-    seed: int = 0,
-) -> GeneratorPlan:
-    """Decide everything from the scans and the budget.
-
-    Args:
-        readings: The scans, as measured.
-        channels: nnU-Net's channel names.
-        budget: A key of `BUDGETS`.
-        field_of_view: `auto`, `whole` or `patch`.
-        spacing: In mm (Z, Y, X), from the nnU-Net plan if there is one.
-        patch_size: In voxels (Z, Y, X), from the nnU-Net plan if there is one.
-        site_of: Site of each case, as far as it is known.
-        seed: Picks the held-out scans and seeds the fits.
-
-    Returns:
-        The plan.
-
-    Raises:
-        DiffaugError: If there is no such budget or there are fewer than two scans.
-    """
-    if budget not in BUDGETS:
-        raise DiffaugError(f"--budget: found '{budget}', expected one of {', '.join(BUDGETS)}; fix the option")
-    if len(readings) < 2:
-        raise DiffaugError(f"fit: found {len(readings)} scan, expected at least 2 (tens are useful); add scans")
-    size = BUDGETS[budget]
-    spacing = spacing or median_spacing(readings)
-    strides = plan_strides(spacing, size.factor)
-    factors = [int(factor) for factor in np.prod(strides, axis=0)]
-    grid = plan_grid(
-        readings,
-        voxels=size.voxels,
-        multiple=factors,
-        field_of_view=field_of_view,
-        spacing=spacing,
-        patch_size=patch_size,
-    )
-    ids = sorted(reading.case for reading in readings)
-    count = max(1, round(HELD_OUT_SCANS * len(ids)))
-    # one run of neighbouring ids: scans of one patient mostly follow each other, and must not straddle the lists
-    start = int(np.random.default_rng(seed).integers(len(ids)))
-    held_out = {ids[(start + i) % len(ids)] for i in range(count)}
-    cases = tuple(case for case in ids if case not in held_out)
-    cells = math.prod(n // f for n, f in zip(grid.shape, factors, strict=True))
-    values = size.autoencoder["latent_channels"] * cells
-    components = min(COMPONENTS, len(cases) // SCANS_PER_COMPONENT, MOST_VALUES // values)
-    batch_size = max(1, min(size.denoiser_training.batch_size, size.cells // cells))
-    crop = tuple(max(2 * f, min(size.crop, n) // (2 * f) * 2 * f) for n, f in zip(grid.shape, factors, strict=True))
-    return GeneratorPlan(
-        budget=budget,
-        channels=tuple(channels),
-        grid=grid,
-        cases=cases,
-        held_out=tuple(sorted(held_out)),
-        autoencoder={"image_channels": len(channels), "strides": strides, **size.autoencoder},
-        autoencoder_crop=crop,
-        denoiser={"latent_channels": size.autoencoder["latent_channels"], "components": components, **size.denoiser},
-        views=size.views,
-        autoencoder_training=replace(size.autoencoder_training, seed=seed),
-        denoiser_training=replace(size.denoiser_training, seed=seed, batch_size=batch_size),
-        conditions=plan_conditions(readings, grid, cases, site_of or {}),
-        discriminator_layers=max((n for n, needed in DISCRIMINATOR_NEEDS.items() if min(crop) >= needed), default=None),
-    )

@@ -11,12 +11,14 @@ import numpy as np
 from tqdm import tqdm
 
 from diffaug.errors import DiffaugError, first_of
+from diffaug.files import file_hash, fingerprint, read_json
 from diffaug.generator.plan import GeneratorPlan
 from diffaug.nnunet.plans import read_plans
 from diffaug.scans.cache import VolumeCache
+from diffaug.scans.canonical import to_canonical
 from diffaug.scans.dataset import Case, RawDataset
-from diffaug.scans.grid import Reading, read_off, to_canonical
-from diffaug.workspace import Workspace, file_hash, fingerprint, read_json
+from diffaug.scans.grid import Reading, read_off
+from diffaug.workspace import Workspace
 
 READINGS = "readings.json"  # what was measured of every scan, in the generator's folder
 Entries = dict[str, dict[str, Any]]

@@ -21,8 +21,9 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from diffaug.budgets import BUDGETS
 from diffaug.errors import DiffaugError
+from diffaug.files import read_json, write_json
 from diffaug.nnunet.families import PLAN, Network, network_of
-from diffaug.workspace import Workspace, read_json, write_json
+from diffaug.workspace import Workspace
 
 PLANNERS = {
     "nnUNetPlans": ExperimentPlanner,

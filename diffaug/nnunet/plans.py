@@ -5,7 +5,8 @@ from __future__ import annotations
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from diffaug.errors import DiffaugError
-from diffaug.workspace import Workspace, read_json
+from diffaug.files import read_json
+from diffaug.workspace import Workspace
 
 __all__ = ["ConfigurationManager", "PlansManager", "read_plans"]
 

@@ -9,12 +9,12 @@ import numpy as np
 import SimpleITK as sitk
 
 from diffaug.errors import DiffaugError
+from diffaug.files import atomic_path, read_json, write_json
 from diffaug.phantom.anatomy import build
 from diffaug.phantom.drawing import draw_parameters
 from diffaug.phantom.parameters import PhantomParameters
 from diffaug.phantom.scanner import measure
 from diffaug.phantom.sites import SITES, find_site
-from diffaug.workspace import atomic_path, read_json, write_json
 
 __all__ = [
     "SITES",
@@ -118,32 +118,19 @@ def write_dataset(
     labelled = cases if labelled is None else labelled
     _check(task=task, cases=cases, site=site, shape=shape, labelled=labelled, test=test, seed=seed)
     folder = out / f"Dataset{task:03d}_BreastPhantom{site}"
-    _claim(
-        folder,
-        {
-            "phantom": VERSION,
-            "seed": seed,
-            "site": site,
-            "cases": cases,
-            "labelled": labelled,
-            "test": test,
-            "shape": list(shape),
-        },
-    )
-    for index in range(cases):
-        name = f"phantom{site}_{index + 1:04d}"
-        parameters = case_parameters(seed, site, index)
-        if index < labelled:
-            _write_case(
-                parameters, shape, folder / "imagesTr" / f"{name}_0000.nii.gz", folder / "labelsTr" / f"{name}.nii.gz"
-            )
-        else:
-            _write_case(parameters, shape, folder / "imagesUn" / f"{name}_0000.nii.gz", None)
-    for index in range(test):
-        name = f"phantom{site}_test_{index + 1:04d}"
-        parameters = case_parameters(seed, site, index, test=True)
+    asked = {"seed": seed, "site": site, "cases": cases, "labelled": labelled, "test": test, "shape": list(shape)}
+    _claim(folder, {"phantom": VERSION, **asked})
+    for index in range(cases + test):
+        of_test = index >= cases
+        number = index - cases if of_test else index
+        name = f"phantom{site}{'_test' * of_test}_{number + 1:04d}"
+        images, labels = ("imagesTs", "labelsTs") if of_test else ("imagesTr", "labelsTr")
+        masked = of_test or index < labelled
         _write_case(
-            parameters, shape, folder / "imagesTs" / f"{name}_0000.nii.gz", folder / "labelsTs" / f"{name}.nii.gz"
+            case_parameters(seed, site, number, test=of_test),
+            shape,
+            folder / (images if masked else "imagesUn") / f"{name}_0000.nii.gz",
+            folder / labels / f"{name}.nii.gz" if masked else None,
         )
     description = {
         "channel_names": {"0": "MRI"},

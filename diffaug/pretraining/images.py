@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-OWN = ("synthetic", "real")  # any other name is a folder
+OWN_IMAGES = ("synthetic", "real")  # any other name is a folder
 
 
 def named(images: Iterable[str]) -> tuple[str, ...]:
@@ -17,7 +17,7 @@ def named(images: Iterable[str]) -> tuple[str, ...]:
     Returns:
         The same.
     """
-    return tuple(name if name in OWN else str(Path(name).resolve()) for name in images)
+    return tuple(name if name in OWN_IMAGES else str(Path(name).resolve()) for name in images)
 
 
 def folders_of(images: Iterable[str]) -> list[Path]:
@@ -29,4 +29,4 @@ def folders_of(images: Iterable[str]) -> list[Path]:
     Returns:
         The folders.
     """
-    return [Path(name) for name in images if name not in OWN]
+    return [Path(name) for name in images if name not in OWN_IMAGES]

@@ -11,14 +11,15 @@ from typing import Any
 import torch
 
 from diffaug.errors import DiffaugError
+from diffaug.files import atomic_path, discard, locked, read_json, write_json
 from diffaug.nnunet.families import network_of, trained_network
 from diffaug.nnunet.networks import build_downstream, read_checkpoint
 from diffaug.nnunet.plans import PlansManager, read_plans
 from diffaug.nnunet.weights.format import read_encoder, write_encoder
 from diffaug.nnunet.weights.path import IMPORTED
 from diffaug.nnunet.weights.transfer import load_encoder
-from diffaug.pretraining.images import OWN
-from diffaug.workspace import Workspace, atomic_path, discard, locked, read_json, write_json
+from diffaug.pretraining.images import OWN_IMAGES
+from diffaug.workspace import Workspace
 
 TRAINING_ONLY = ("optimizer_state", "grad_scaler_state", "logging")
 
@@ -54,7 +55,7 @@ def _without_names(provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Keep how many cases were seen, and how, which is everybody's; who and where is the hospital's business."""
     told = {key: len(value) if isinstance(value, (list, tuple)) else value for key, value in provenance.items()}
     if isinstance(provenance.get("images"), (list, tuple)):
-        told["images"] = [name if name in OWN else "folder" for name in provenance["images"]]
+        told["images"] = [name if name in OWN_IMAGES else "folder" for name in provenance["images"]]
     return told
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from diffaug.errors import DiffaugError
-from diffaug.workspace import atomic_path
+from diffaug.files import atomic_path
 
 
 class VolumeCache:

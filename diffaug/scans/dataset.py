@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from diffaug.errors import DiffaugError
+from diffaug.files import read_json
 from diffaug.nnunet.readers import reader_for
 from diffaug.scans.scan import Scan, read_scan
-from diffaug.workspace import read_json
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from diffaug.errors import DiffaugError, first_of
+from diffaug.files import read_json
 from diffaug.nnunet.splits import FOLDS, default_splits
 from diffaug.scans.dataset import channels_and_ending, labelled_ids, list_cases
-from diffaug.workspace import Workspace, read_json
+from diffaug.workspace import Workspace
 
 NAMES_SHOWN = 5  # names in a message
 

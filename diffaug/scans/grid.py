@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
-from skimage.transform import resize
 
 from diffaug.errors import DiffaugError
 from diffaug.nnunet.readers import nonzero_part
-from diffaug.scans.scan import Geometry, Scan, reorient
+from diffaug.scans.scan import Scan
 
 CT_WINDOW = (-1000.0, 1000.0)  # HU: air to dense bone; metal is cut off
 MR_PERCENTILES = (0.1, 99.9)  # a scan's robust range: MR units mean nothing across scans
 COVERED = 75  # percentile of the scans' extents that a whole-scan grid holds; larger scans lose their outermost voxels
-SPACING_TOLERANCE = 0.02  # relative; below it a scan is not resampled
 
 
 @dataclass(frozen=True)
@@ -204,87 +202,3 @@ def plan_grid(
         tuple(map(float, np.median([r.mean for r in readings], axis=0))),
         tuple(map(float, np.median([r.std for r in readings], axis=0))),
     )
-
-
-@dataclass(frozen=True)
-class Placement:
-    """What `to_canonical` took away from a scan and `from_canonical` needs to give it back."""
-
-    size: tuple[int, ...]
-    geometry: Geometry
-    orientation: str
-    ranges: tuple[tuple[float, float], ...]
-
-
-def to_canonical(scan: Scan, reading: Reading, grid: Grid) -> tuple[np.ndarray, Placement]:
-    """Bring a whole scan to the grid's orientation, spacing and intensity range; it keeps its own extent.
-
-    Args:
-        scan: The scan.
-        reading: Its reading, which holds its intensity range.
-        grid: The canonical grid.
-
-    Returns:
-        Voxels `(C, Z, Y, X)` float32 in [-1, 1], and what the inverse needs. Intensities outside the scan's range are
-        cut off; the others, and all of the geometry, come back exactly.
-    """
-    turned = reorient(scan, grid.orientation)
-    placement = Placement(turned.size, turned.geometry, scan.geometry.orientation, reading.ranges)
-    voxels = np.stack([_to_unit(v, r) for v, r in zip(turned.voxels, reading.ranges, strict=True)])
-    ratio = np.array(turned.geometry.spacing) / np.array(grid.spacing)
-    # resampling by a hair would blur every voxel and move none
-    ratio[np.abs(ratio - 1) < SPACING_TOLERANCE] = 1
-    shape = np.maximum(np.round(np.array(turned.size) * ratio), 1).astype(int)
-    return _resampled(voxels, shape), placement
-
-
-def from_canonical(voxels: np.ndarray, placement: Placement) -> Scan:
-    """Undo `to_canonical`.
-
-    Args:
-        voxels: `(C, Z, Y, X)` in [-1, 1], as large as `to_canonical` made the scan.
-        placement: What it returned beside them.
-
-    Returns:
-        A scan with the original's size, spacing, origin, direction and units.
-    """
-    native = _resampled(voxels.astype(np.float32), placement.size)
-    units = np.stack([_from_unit(v, r) for v, r in zip(native, placement.ranges, strict=True)])
-    return reorient(Scan(units, placement.geometry), placement.orientation)
-
-
-def synthetic_scan(voxels: np.ndarray, grid: Grid) -> Scan:
-    """Give a generated volume the units, spacing and orientation of its task.
-
-    Args:
-        voxels: `(C, Z, Y, X)` in [-1, 1].
-        grid: The canonical grid.
-
-    Returns:
-        A scan centred on the patient coordinate system's origin.
-    """
-    units = np.stack([_from_unit(v.astype(np.float32), r) for v, r in zip(voxels, grid.ranges, strict=True)])
-    axes = {"L": (1, 0, 0), "R": (-1, 0, 0), "P": (0, 1, 0), "A": (0, -1, 0), "S": (0, 0, 1), "I": (0, 0, -1)}
-    direction = np.array([axes[letter] for letter in grid.orientation], dtype=float).T
-    geometry = Geometry(grid.spacing, (0.0, 0.0, 0.0), tuple(map(float, direction.ravel())))
-    centre = [-(size - 1) / 2 for size in voxels.shape[1:]]
-    return Scan(units, replace(geometry, origin=geometry.cropped(centre).origin))
-
-
-def _to_unit(voxels: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
-    low, high = limits
-    return np.clip((voxels - low) / (high - low), 0, 1) * 2 - 1
-
-
-def _from_unit(voxels: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
-    low, high = limits
-    return ((voxels + 1) / 2 * (high - low) + low).astype(np.float32)
-
-
-def _resampled(voxels: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Resample `(C, Z, Y, X)` over the same box, smoothing first where voxels get larger so that nothing aliases."""
-    if tuple(voxels.shape[1:]) == tuple(shape):
-        return voxels.astype(np.float32)
-    smooth = any(new < old for new, old in zip(shape, voxels.shape[1:], strict=True))
-    channels = [resize(v, shape, order=1, mode="edge", anti_aliasing=smooth, preserve_range=True) for v in voxels]
-    return np.clip(np.stack(channels), -1, 1).astype(np.float32)

@@ -12,7 +12,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from diffaug.errors import DiffaugError
-from diffaug.workspace import atomic_path
+from diffaug.files import atomic_path
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
 

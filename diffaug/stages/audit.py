@@ -13,12 +13,13 @@ from diffaug.audit.inputs import from_task
 from diffaug.audit.listing import identity
 from diffaug.audit.requests import Extras, FoldersRequest
 from diffaug.errors import DiffaugError
+from diffaug.files import file_hash, fingerprint, read_json, remove
 from diffaug.generator.fitting import COPIES
 from diffaug.generator.model import Generator
 from diffaug.stages.fit import fitted_scans, open_cache
 from diffaug.stages.stage import MANIFEST, Stage, open_stage
 from diffaug.training.devices import start_fabric
-from diffaug.workspace import Workspace, file_hash, fingerprint, read_json, remove
+from diffaug.workspace import Workspace
 
 WORK = "work"  # what another audit of the same scans can use again
 

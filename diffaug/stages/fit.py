@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lightning_fabric import Fabric
+
+from diffaug.files import file_hash, read_json, write_json
 from diffaug.generator.fitting import clear, fit_networks
 from diffaug.generator.model import Generator
-from diffaug.generator.plan import GeneratorPlan, make_plan
+from diffaug.generator.plan import GeneratorPlan
+from diffaug.generator.planning import make_plan
 from diffaug.generator.preparing import (
     READINGS,
     Entries,
@@ -29,7 +34,7 @@ from diffaug.stages.requests import FitRequest, remembered
 from diffaug.stages.stage import MANIFEST, Stage, open_stage
 from diffaug.training.devices import start_fabric
 from diffaug.training.loop import require_shares
-from diffaug.workspace import Workspace, file_hash, read_json, write_json
+from diffaug.workspace import Workspace
 
 GENERATOR = "generator.safetensors"
 
@@ -59,8 +64,7 @@ def fit(
     Returns:
         The generator file, or the plan.
     """
-    fabric = start_fabric(device)
-    folder = workspace.generator
+    fabric, folder = start_fabric(device), workspace.generator
     with open_stage("fit", folder, fresh=fresh, active=fabric.is_global_zero) as stage:
         fresh = fresh and stage.active  # the others find what the first process has made anew
         with fabric.rank_zero_first():
@@ -71,12 +75,7 @@ def fit(
             entries = {} if fresh else stored_readings(folder)
             changed = changed_scans(dataset, stage.before["cases"], entries) if stage.before is not None else []
             if stage.finished and target.is_file():
-                if used and changed:
-                    told = f"fit: the scans have changed since ({'; '.join(changed)})"
-                    fabric.print(f"{told}; this generator is kept, diffaug fit --fresh begins anew")
-                elif not used:
-                    stage.refuse(changed)
-                    fabric.print(f"fit: {target} is there already")
+                _keep(stage, target, changed, fabric, used=used)
                 return target
             stage.refuse(changed)
             plan_file = folder / "plan.json"
@@ -84,14 +83,12 @@ def fit(
             sites = {} if planned else _sites(workspace, request, dataset, excluded)  # told before all scans are read
             entries = entries or measure_scans(dataset)
             readings = readings_of(entries)
-            plan = (
-                GeneratorPlan.load(plan_file) if planned else _make_plan(workspace, request, dataset, readings, sites)
-            )
+            make = partial(_make_plan, workspace, request, dataset, readings, sites)
+            plan = GeneratorPlan.load(plan_file) if planned else make()
             require_known(plan, plan_file, readings)
             for name in ("autoencoder", "denoiser"):  # before the first of them has taken hours
                 require_shares(getattr(plan, f"{name}_training"), fabric, name)
-            cases = [case.id for case in dataset.cases]
-            stage.agree(request, cases=cases, excluded=sorted(excluded))
+            stage.agree(request, cases=[case.id for case in dataset.cases], excluded=sorted(excluded))
             _write(stage, entries, plan, plan_file)
             if plan_only:
                 return plan_file
@@ -102,6 +99,16 @@ def fit(
             _finish(stage, generator, entries, target)
         fabric.barrier()
     return target
+
+
+def _keep(stage: Stage, target: Path, changed: Sequence[str], fabric: Fabric, *, used: bool) -> None:
+    """Say that a generator is finished, and what has changed since; only `fit` itself refuses then."""
+    if not used:
+        stage.refuse(changed)
+        fabric.print(f"fit: {target} is there already")
+    elif changed:
+        told = f"fit: the scans have changed since ({'; '.join(changed)})"
+        fabric.print(f"{told}; this generator is kept, diffaug fit --fresh begins anew")
 
 
 def _sites(workspace: Workspace, request: FitRequest, dataset: RawDataset, excluded: set[str]) -> dict[str, str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from diffaug.audit.requests import Extras, FoldersRequest
 from diffaug.budgets import BUDGETS
 from diffaug.errors import DiffaugError
+from diffaug.files import read_json
 from diffaug.generator.estimate import in_words, largest_plan, likely_seconds
 from diffaug.generator.plan import GeneratorPlan
 from diffaug.pretraining.images import folders_of
@@ -18,7 +19,7 @@ from diffaug.stages import sample as sampling
 from diffaug.stages.requests import FitRequest, PretrainRequest, SampleRequest
 from diffaug.stages.stage import MANIFEST
 from diffaug.training.devices import start_fabric
-from diffaug.workspace import Workspace, read_json
+from diffaug.workspace import Workspace
 
 Upstream = tuple[FitRequest | None, SampleRequest | None]
 

@@ -14,28 +14,22 @@ from lightning_fabric import Fabric
 from diffaug import __version__
 from diffaug.budgets import BUDGETS, Training
 from diffaug.errors import DiffaugError, first_of
+from diffaug.files import file_hash, fingerprint, read_json
 from diffaug.nnunet.families import Network, network_of
 from diffaug.nnunet.plans import ConfigurationManager, PlansManager, read_plans
 from diffaug.nnunet.weights.path import ENCODER, IMPORTED
 from diffaug.pretraining.fitting import PretextObjective, require_loadable, write_result
 from diffaug.pretraining.images import folders_of
+from diffaug.pretraining.preprocessing import find_teacher, preprocess
 from diffaug.pretraining.pretexts import PRETEXTS, pretext_for
-from diffaug.pretraining.sources import (
-    Source,
-    find_teacher,
-    open_sources,
-    preprocess,
-    require_channels,
-    require_teacher,
-    source_hashes,
-)
+from diffaug.pretraining.sources import Source, open_sources, require_channels, require_teacher, source_hashes
 from diffaug.scans.cache import VolumeCache
 from diffaug.scans.exclusion import excluded_ids
 from diffaug.stages.requests import PretrainRequest
 from diffaug.stages.stage import Stage, open_stage
 from diffaug.training.devices import start_fabric
 from diffaug.training.loop import require_shares, train
-from diffaug.workspace import Workspace, file_hash, fingerprint, read_json
+from diffaug.workspace import Workspace
 
 
 def require_possible(request: PretrainRequest) -> None:
@@ -203,9 +197,8 @@ def _volumes(
         for source in sources:
             key = fingerprint([source.name, inputs[source.name], configuration.configuration, pretext.taught])
             teacher = cache(partial(find_teacher, source, fabric.device)) if pretext.taught else None
-            made, cases = preprocess(
-                source, work.plans, configuration, work.dataset_json, folder / "cache" / key, teacher
-            )
+            place = folder / "cache" / key
+            made, cases = preprocess(source, work.plans, configuration, work.dataset_json, place, teacher)
             volumes += [(made, case) for case in cases]
             teacher = None  # its networks leave the memory before the training begins
     return volumes

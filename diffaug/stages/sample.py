@@ -14,19 +14,20 @@ from tqdm import tqdm
 
 from diffaug.copies.detector import CopyDetector
 from diffaug.errors import DiffaugError
+from diffaug.files import file_hash, write_json
 from diffaug.generator.conditions import require_learned
 from diffaug.generator.fitting import COPIES
 from diffaug.generator.model import Generator
 from diffaug.generator.samplers import SAMPLERS
 from diffaug.generator.sampling import BATCH, candidates
-from diffaug.scans.grid import synthetic_scan
+from diffaug.scans.canonical import synthetic_scan
 from diffaug.scans.pictures import mosaic
 from diffaug.scans.scan import write_scan
 from diffaug.stages.fit import open_cache
 from diffaug.stages.requests import SampleRequest
 from diffaug.stages.stage import Stage, open_stage
 from diffaug.training.devices import start_fabric
-from diffaug.workspace import Workspace, file_hash, write_json
+from diffaug.workspace import Workspace
 
 MONTAGE = 8
 FEW, MOST_REFUSED = 40, 0.9  # candidates refused, before and above which share sampling gives up

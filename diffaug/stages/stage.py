@@ -13,8 +13,8 @@ from typing import Any
 
 from diffaug import __version__
 from diffaug.errors import DiffaugError
+from diffaug.files import discard, locked, read_json, write_json
 from diffaug.stages.requests import Request, as_json, differing, remembered
-from diffaug.workspace import discard, locked, read_json, write_json
 
 MANIFEST = "manifest.json"
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from diffaug.errors import DiffaugError
+from diffaug.files import atomic_path
 from diffaug.training.objective import Objective
 from diffaug.training.overfitting import Onset, Watch, find_onset
-from diffaug.workspace import atomic_path
 
 SAVING = 0.005  # share of the time that checkpoints may take
 

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
-from diffaug.workspace import atomic_path
+from diffaug.files import atomic_path
 
 
 class Log:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,13 @@ from torch import nn
 
 from diffaug.budgets import Training
 from diffaug.errors import DiffaugError
+from diffaug.files import fingerprint
 from diffaug.training.batches import Example, StepBatches, loader
 from diffaug.training.checkpoint import Checkpoint
 from diffaug.training.log import Log, progress_bar
 from diffaug.training.objective import Objective
 from diffaug.training.overfitting import Onset, find_onset
 from diffaug.training.step import set_up, take_step
-from diffaug.workspace import fingerprint
 
 LOGS = 100  # lines in the log per run, and checkpoints at most
 VALIDATIONS = 10  # per run; each costs about as much as ten steps
@@ -67,25 +68,15 @@ def train(
         The averaged network, or None. Where the objective watches for overfitting, its weights are the last before it.
 
     Raises:
-        DiffaugError: If a loss is not finite, a checkpoint is broken or belongs to other settings, or the batch does
-            not divide among the processes.
+        DiffaugError: If a loss is not finite, a checkpoint is broken or of other settings, or a batch does not divide.
     """
     require_shares(training, fabric, name)
     optimizers, average = set_up(objective, training, fabric)
     state = Checkpoint(folder / f"{name}.state.pt", fingerprint([asdict(training), identity]))
     step = state.load(objective, optimizers, average)
     log = Log(folder / "log.jsonl", name, step, enabled=fabric.is_global_zero)
-    every = max(1, training.steps // LOGS)
     onset = find_onset(state.history, objective.watch) if objective.watch and state.history else Onset(0, False, "")
-    batches = StepBatches(
-        example,
-        steps=training.steps,
-        batch_size=training.batch_size,
-        seed=training.seed,
-        rank=fabric.global_rank,
-        world_size=fabric.world_size,
-    )
-    data = loader(batches, start=step, workers=training.workers, pin=fabric.device.type == "cuda")
+    every, data = max(1, training.steps // LOGS), _batches(example, training, fabric, step)
     finite = torch.ones((), dtype=torch.bool, device=fabric.device)
     with progress_bar(name, step, training.steps, enabled=fabric.is_global_zero) as bar:
         for step, batch in enumerate(data, start=step):  # noqa: B020 (goes on counting from the resumed step)
@@ -96,11 +87,7 @@ def train(
             bar.update()
             done = step + 1
             if done % every == 0 or done == training.steps:
-                if not finite:  # looked at here alone: every look waits for the GPU
-                    raise DiffaugError(
-                        f"{folder}: loss or gradient of the {name} is not finite at step {done}, expected numbers; the "
-                        "checkpoint before it is kept; lower learning_rate in the plan and start anew with --fresh"
-                    )
+                _require_finite(finite, folder, name, done)  # looked at here alone: every look waits for the GPU
                 if done % (every * (LOGS // VALIDATIONS)) == 0 or done == training.steps:
                     # of one process: an onset must be seen by all of them or by none
                     measured = fabric.broadcast(objective.validate(average))
@@ -114,7 +101,31 @@ def train(
                     state.save(done, objective, optimizers, average)
     if objective.watch and average is not None:
         average.load_state_dict(state.best)
-        kept = state.history[onset.best]["step"]
-        why = f", stopped because {onset.why} got worse" if onset.stop else ""
-        fabric.print(f"{name}: weights of step {kept} of {training.steps} kept{why}")
+        fabric.print(f"{name}: {_kept(onset, state, training)}")
     return average
+
+
+def _kept(onset: Onset, state: Checkpoint, training: Training) -> str:
+    why = f", stopped because {onset.why} got worse" if onset.stop else ""
+    return f"weights of step {state.history[onset.best]['step']} of {training.steps} kept{why}"
+
+
+def _batches(example: Example, training: Training, fabric: Fabric, start: int) -> Iterable[Any]:
+    """Give this process' share of every batch from a step on."""
+    batches = StepBatches(
+        example,
+        steps=training.steps,
+        batch_size=training.batch_size,
+        seed=training.seed,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+    )
+    return loader(batches, start=start, workers=training.workers, pin=fabric.device.type == "cuda")
+
+
+def _require_finite(finite: torch.Tensor, folder: Path, name: str, step: int) -> None:
+    if not finite:
+        raise DiffaugError(
+            f"{folder}: loss or gradient of the {name} is not finite at step {step}, expected numbers; the checkpoint before "
+            "it is kept; lower learning_rate in the plan and start anew with --fresh"
+        )

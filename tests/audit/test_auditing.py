@@ -12,10 +12,11 @@ from test_memorisation import blobs
 from blobs import blob, write_image
 from diffaug.audit import fit_encoder
 from diffaug.audit.requests import FoldersRequest
+from diffaug.files import read_json, write_json
 from diffaug.scans.scan import Geometry, Scan, write_scan
 from diffaug.stages.pipeline import audit, audit_folders, fit, sample
 from diffaug.stages.requests import FitRequest, SampleRequest
-from diffaug.workspace import Workspace, read_json, write_json
+from diffaug.workspace import Workspace
 
 ODD = "a&b"  # an id that HTML would trip over
 PICTURES = {"volumes", "nearest_pairs", "similarities"}

@@ -169,7 +169,7 @@ def test_mirroring_is_left_right_however_axes_lie(tmp_path):
 
 def test_a_cropped_synthetic_volume_comes_back_onto_the_grid(tmp_path):
     from diffaug.audit.inputs import _in_range
-    from diffaug.scans.grid import synthetic_scan
+    from diffaug.scans.canonical import synthetic_scan
     from diffaug.scans.scan import write_scan
     from diffaug.scans.windows import paste_extent
 

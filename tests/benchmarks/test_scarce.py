@@ -8,9 +8,9 @@ from benchmarks.scarce.cells import RESULTS, Cell, collect, pack, read_cells, sa
 from benchmarks.scarce.data import HIPPOCAMPUS, DataSet, draws, forbidden, judging_cases, validation
 from benchmarks.scarce.scores import score
 from benchmarks.scarce.statistics import compare, grid, holm, interval
+from diffaug.files import write_json
 from diffaug.phantom.dataset import write_dataset
 from diffaug.scans.exclusion import excluded_ids
-from diffaug.workspace import write_json
 
 
 def ball(centre, radius, shape=(20, 20, 20)):

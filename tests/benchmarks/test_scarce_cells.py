@@ -13,8 +13,8 @@ from benchmarks.scarce.data import DataSet, draws, judging_cases, prepare
 from benchmarks.scarce.report import write_report
 from benchmarks.scarce.training import train_cell
 from diffaug.errors import DiffaugError
+from diffaug.files import read_json, write_json
 from diffaug.phantom.dataset import write_dataset
-from diffaug.workspace import read_json, write_json
 
 pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from diffaug.generator.autoencoder import Autoencoder, VoxelShuffle, reconstruction_error
-from diffaug.generator.plan import plan_strides
+from diffaug.generator.planning import plan_strides
 
 STRIDES = {
     "isotropic": [[2, 2, 2], [2, 2, 2]],

@@ -19,7 +19,7 @@ from diffaug.generator.conditions import (
     require_learned,
 )
 from diffaug.generator.fit_denoiser import DenoiserObjective
-from diffaug.generator.plan import make_plan
+from diffaug.generator.planning import make_plan
 from diffaug.generator.residual_noise import CONTRASTS, INTENSITY_LEVELS, ResidualNoise
 from diffaug.generator.sites import read_sites
 from diffaug.generator.views import Views

@@ -12,7 +12,8 @@ from diffaug.budgets import BUDGETS
 from diffaug.generator.autoencoder import Autoencoder
 from diffaug.generator.conditions import ConditionPlan
 from diffaug.generator.fit_autoencoder import AutoencoderObjective, make_discriminator
-from diffaug.generator.plan import GeneratorPlan, make_plan
+from diffaug.generator.plan import GeneratorPlan
+from diffaug.generator.planning import make_plan
 from diffaug.scans.cache import VolumeCache
 from diffaug.scans.grid import Reading
 from diffaug.stages.pipeline import fit

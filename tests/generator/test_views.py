@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from diffaug.generator.autoencoder import Autoencoder
-from diffaug.generator.plan import make_plan
+from diffaug.generator.planning import make_plan
 from diffaug.generator.views import Views, encode_views
 from diffaug.scans.cache import VolumeCache
 from diffaug.scans.grid import Reading

@@ -12,7 +12,8 @@ from benchmarks.tried.self_training.labelling import LabelRequest, label
 from benchmarks.tried.self_training.mixed_cases import MixedCases, pseudo_labels_path, save_labelled
 from benchmarks.tried.self_training.trainer import nnUNetTrainerSelfTraining
 from diffaug.errors import DiffaugError
-from diffaug.workspace import Workspace, read_json
+from diffaug.files import read_json
+from diffaug.workspace import Workspace
 
 REQUEST = LabelRequest(trainer="nnUNetTrainerDiffAugScratch", images=("real",))
 
@@ -124,7 +125,7 @@ def test_share_without_labelled_volumes_says_how_to_make_them(nnunet):
 
 
 def write_volumes(nnunet, case_ids=()):
-    from diffaug.workspace import write_json
+    from diffaug.files import write_json
 
     image = np.random.default_rng(0).normal(size=(1, 20, 20, 20))
     labels = np.zeros((20, 20, 20), int)

@@ -273,7 +273,8 @@ def test_resampled_synthetic_volumes_are_not_taken_for_the_old_ones(sampled, ref
 
 def test_patch_windows_are_normalised_by_the_whole_scan(planned):
     """A window of air must not come out as loud noise."""
-    from diffaug.pretraining.sources import Source, preprocess
+    from diffaug.pretraining.preprocessing import preprocess
+    from diffaug.pretraining.sources import Source
     from diffaug.scans.dataset import open_dataset
 
     voxels = blob(0)

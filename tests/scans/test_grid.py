@@ -9,18 +9,16 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from scipy.ndimage import gaussian_filter
 from test_scan import GEOMETRIES, assert_same_geometry, directed, place_of_the_lamp
 
+from diffaug.scans.canonical import from_canonical, synthetic_scan, to_canonical
 from diffaug.scans.grid import (
     CT_WINDOW,
     Grid,
     Reading,
     axis_order,
-    from_canonical,
     main_orientation,
     median_spacing,
     plan_grid,
     read_off,
-    synthetic_scan,
-    to_canonical,
 )
 from diffaug.scans.scan import Geometry, Scan, read_scan, write_scan
 

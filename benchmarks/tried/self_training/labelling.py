@@ -13,15 +13,17 @@ from tqdm import tqdm
 
 from benchmarks.tried.self_training.mixed_cases import pseudo_labels_path, save_labelled
 from diffaug.errors import DiffaugError
+from diffaug.files import discard, file_hash, fingerprint, locked, read_json, write_json
 from diffaug.nnunet.networks import build_downstream, read_checkpoint
 from diffaug.nnunet.plans import ConfigurationManager, PlansManager, read_plans
 from diffaug.nnunet.predictor import make_predictor
 from diffaug.pretraining.images import folders_of
+from diffaug.pretraining.preprocessing import preprocess
 from diffaug.pretraining.pretexts.appearance import vary
-from diffaug.pretraining.sources import open_sources, preprocess, source_hashes
+from diffaug.pretraining.sources import open_sources, source_hashes
 from diffaug.scans.exclusion import excluded_ids
 from diffaug.training.devices import start_fabric
-from diffaug.workspace import Workspace, discard, file_hash, fingerprint, locked, nnunet_folder, read_json, write_json
+from diffaug.workspace import Workspace, nnunet_folder
 
 SURE = 0.8  # probability of the likeliest label below which a voxel is left out of the student's loss
 VARIED = 0.5  # share of the volumes whose appearance is changed after the teacher has seen them

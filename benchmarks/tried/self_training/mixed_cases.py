@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from diffaug.errors import DiffaugError
+from diffaug.files import atomic_path, read_json
 from diffaug.nnunet.weights.path import encoder_path
-from diffaug.workspace import atomic_path, read_json
 
 FINE = 10  # repetitions of the rarer kind, at most: shares come out right within a hundredth or two
 PLACES = 2000  # voxels of each label that are remembered, for nnU-Net's oversampling of foreground

@@ -23,10 +23,12 @@ from benchmarks.scarce.arms import ARMS
 from benchmarks.scarce.data import PHANTOM, PHANTOM_SHAPE
 from benchmarks.scarce.oracle import true_mask
 from benchmarks.tried.self_training.labelling import SURE, likeliest, load_model
+from diffaug.files import read_json
 from diffaug.nnunet.plans import read_plans
 from diffaug.nnunet.predictor import make_predictor
-from diffaug.pretraining.sources import folder_source, preprocess
-from diffaug.workspace import nnunet_folder, read_json
+from diffaug.pretraining.preprocessing import preprocess
+from diffaug.pretraining.sources import folder_source
+from diffaug.workspace import nnunet_folder
 
 ARM = ARMS["real"]
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from diffaug.errors import DiffaugError
+from diffaug.files import atomic_path, file_hash
 from diffaug.nnunet.families import ENCODER_PARTS, PLAN, network_of
 from diffaug.nnunet.weights.tensors import tensors_of, unwrapped
-from diffaug.workspace import atomic_path, file_hash
 
 FORMAT = 1  # of the block `diffaug`
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,12 +81,7 @@ def load_encoder(
         if part(names[0]) not in wanted:
             left_random.append(".".join(names[0].split(".")[:2]))
             continue
-        source = next((weights[name] for name in names if name in weights), None)
-        if source is None:
-            raise DiffaugError(
-                f"{encoder.path}: holds no {names[0]}, expected every tensor of {parts}; make the file again with "
-                'diffaug pretrain, or set "load": "encoder" in the plan\'s diffaug block if only the decoder is missing'
-            )
+        source = _source(weights, names, parts, encoder.path)
         if input_weights & set(names) and source.ndim == target.ndim and source.shape[1] != target.shape[1]:
             source = _repeat_channel(source, target.shape[1], encoder.path)
             channels_repeated = True
@@ -106,6 +101,17 @@ def load_encoder(
             target.copy_(source)
     total = len(pairs) + len(left_random)
     return LoadReport(len(pairs), total, tuple(dict.fromkeys(left_random)), channels_repeated, positions_resampled)
+
+
+def _source(weights: Mapping[str, Tensor], names: Sequence[str], parts: str, path: Path) -> Tensor:
+    """Find a tensor under any of its names."""
+    for name in names:
+        if name in weights:
+            return weights[name]
+    raise DiffaugError(
+        f"{path}: holds no {names[0]}, expected every tensor of {parts}; make the file again with diffaug pretrain, or set "
+        '"load": "encoder" in the plan\'s diffaug block if only the decoder is missing'
+    )
 
 
 def _renamed(encoder: EncoderFile, keys: Keys) -> dict[str, Tensor]:

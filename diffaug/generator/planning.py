@@ -1,0 +1,138 @@
+"""Planning a generator: everything is decided from the scans and the budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from diffaug.budgets import BUDGETS
+from diffaug.errors import DiffaugError
+from diffaug.generator.conditions import plan_conditions
+from diffaug.generator.plan import DISCRIMINATOR_NEEDS, GeneratorPlan
+from diffaug.scans.grid import Reading, median_spacing, plan_grid
+
+HELD_OUT_SCANS = 0.1  # share of the scans that the generator never trains on
+
+
+# Principal components of the denoiser's prior (benchmarks/results/prior_hippocampus.md): with more than a quarter of the
+# scans' number they would fit training scans far better than others
+COMPONENTS, SCANS_PER_COMPONENT = 32, 4
+
+
+MOST_VALUES = 2**24  # of all components together: 64 MB of the generator file
+
+
+def plan_strides(spacing: Sequence[float], factor: int) -> list[list[int]]:
+    """Compress each axis by `factor`, but long voxels less, so that a latent cell is as cubic as can be.
+
+    Args:
+        spacing: In mm, (Z, Y, X).
+        factor: A power of two.
+
+    Returns:
+        Strides (Z, Y, X) per level.
+    """
+    levels = int(np.log2(factor))
+    ratio = np.array(spacing) / min(spacing)
+    halvings = np.clip(levels - np.round(np.log2(ratio)), 0, levels).astype(int)
+    # an axis that halves less often does so in the last levels
+    return [[2 if level >= levels - h else 1 for h in halvings] for level in range(levels)]
+
+
+def hold_out(ids: Sequence[str], seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Keep some scans for measuring.
+
+    Args:
+        ids: Of all scans.
+        seed: Picks the scans.
+
+    Returns:
+        Ids to train on and ids to measure with, sorted: one run of neighbours, for scans of one patient mostly follow each
+        other, and must not straddle the lists.
+    """
+    ordered = sorted(ids)
+    start = int(np.random.default_rng(seed).integers(len(ordered)))
+    count = max(1, round(HELD_OUT_SCANS * len(ordered)))
+    held_out = {ordered[(start + i) % len(ordered)] for i in range(count)}
+    return tuple(case for case in ordered if case not in held_out), tuple(sorted(held_out))
+
+
+def make_plan(
+    readings: Sequence[Reading],
+    channels: Sequence[str],
+    *,
+    budget: str,
+    field_of_view: str = "auto",
+    spacing: Sequence[float] | None = None,
+    patch_size: Sequence[int] | None = None,
+    site_of: Mapping[str, str] | None = None,
+    seed: int = 0,
+) -> GeneratorPlan:
+    """Decide everything from the scans and the budget.
+
+    Args:
+        readings: The scans, as measured.
+        channels: nnU-Net's channel names.
+        budget: A key of `BUDGETS`.
+        field_of_view: `auto`, `whole` or `patch`.
+        spacing: In mm (Z, Y, X), from the nnU-Net plan if there is one.
+        patch_size: In voxels (Z, Y, X), from the nnU-Net plan if there is one.
+        site_of: Site of each case, as far as it is known.
+        seed: Picks the held-out scans and seeds the fits.
+
+    Returns:
+        The plan.
+
+    Raises:
+        DiffaugError: If there is no such budget or there are fewer than two scans.
+    """
+    _require_possible(budget, readings)
+    size = BUDGETS[budget]
+    spacing = spacing or median_spacing(readings)
+    strides = plan_strides(spacing, size.factor)
+    factors = [int(factor) for factor in np.prod(strides, axis=0)]
+    view = partial(plan_grid, field_of_view=field_of_view, spacing=spacing, patch_size=patch_size)
+    grid = view(readings, voxels=size.voxels, multiple=factors)
+    cases, held_out = hold_out([reading.case for reading in readings], seed)
+    cells = math.prod(n // f for n, f in zip(grid.shape, factors, strict=True))
+    latent_channels = size.autoencoder["latent_channels"]
+    components = _components(len(cases), latent_channels * cells)
+    batch_size = max(1, min(size.denoiser_training.batch_size, size.cells // cells))
+    crop, layers = _crop(size.crop, grid.shape, factors)
+    return GeneratorPlan(
+        budget=budget,
+        channels=tuple(channels),
+        grid=grid,
+        cases=cases,
+        held_out=held_out,
+        autoencoder={"image_channels": len(channels), "strides": strides, **size.autoencoder},
+        autoencoder_crop=crop,
+        denoiser={"latent_channels": latent_channels, "components": components, **size.denoiser},
+        views=size.views,
+        autoencoder_training=replace(size.autoencoder_training, seed=seed),
+        denoiser_training=replace(size.denoiser_training, seed=seed, batch_size=batch_size),
+        conditions=plan_conditions(readings, grid, cases, site_of or {}),
+        discriminator_layers=layers,
+    )
+
+
+def _require_possible(budget: str, readings: Sequence[Reading]) -> None:
+    if budget not in BUDGETS:
+        raise DiffaugError(f"--budget: found '{budget}', expected one of {', '.join(BUDGETS)}; fix the option")
+    if len(readings) < 2:
+        raise DiffaugError(f"fit: found {len(readings)} scan, expected at least 2 (tens are useful); add scans")
+
+
+def _crop(edge: int, shape: Sequence[int], factors: Sequence[int]) -> tuple[tuple[int, ...], int | None]:
+    """Choose what the autoencoder trains on, and as deep a critic as such pieces allow."""
+    crop = tuple(max(2 * f, min(edge, n) // (2 * f) * 2 * f) for n, f in zip(shape, factors, strict=True))
+    return crop, max((n for n, needed in DISCRIMINATOR_NEEDS.items() if min(crop) >= needed), default=None)
+
+
+def _components(cases: int, values: int) -> int:
+    """Tell how many components the denoiser's prior has, for latents of so many values."""
+    return min(COMPONENTS, cases // SCANS_PER_COMPONENT, MOST_VALUES // values)

@@ -1,0 +1,101 @@
+"""Images brought into the network's space, each exactly as nnU-Net preprocesses the dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+from diffaug.nnunet.plans import ConfigurationManager, PlansManager
+from diffaug.nnunet.readers import nonzero_part
+from diffaug.pretraining.sources import Source, require_channels, require_teacher
+from diffaug.pretraining.teacher import FITTED, Teacher
+from diffaug.scans.cache import VolumeCache
+from diffaug.scans.scan import Scan
+
+
+def preprocess(
+    source: Source,
+    plans: PlansManager,
+    configuration: ConfigurationManager,
+    dataset_json: dict[str, Any],
+    folder: Path,
+    teacher: Callable[[], Teacher] | None = None,
+) -> tuple[VolumeCache, list[str]]:
+    """Bring all images of a source into the network's space, once.
+
+    Args:
+        source: The images.
+        plans: nnU-Net's plans.
+        configuration: nnU-Net's configuration.
+        dataset_json: The task's `dataset.json`.
+        folder: Where the cache goes.
+        teacher: Gives the one whose features follow the image's own channels; asked only where a volume is missing.
+
+    Returns:
+        The cache and the ids in it.
+
+    Raises:
+        DiffaugError: If the images have another number of channels than the task.
+    """
+    require_channels(source, len(dataset_json["channel_names"]))
+    cache = VolumeCache(folder)
+    cases = {case.id: case for case in source.dataset.cases}
+    preprocessor = configuration.preprocessor_class(verbose=False)
+
+    def make(case: str) -> np.ndarray:
+        scan = source.dataset.read(cases[case])
+        properties = {"spacing": list(scan.geometry.spacing)}
+        data, _, properties = preprocessor.run_case_npy(
+            scan.voxels.copy(), None, properties, plans, configuration, dataset_json
+        )
+        image = _as_part_of_a_scan(data, scan, source, configuration.normalization_schemes)
+        if teacher is None:
+            return image
+        return np.concatenate([image, _in_place(teacher().features(scan), data.shape[1:], properties)])
+
+    def _in_place(features: np.ndarray, shape: Sequence[int], properties: dict[str, Any]) -> np.ndarray:
+        """Bring features to where nnU-Net's preprocessor has brought the image's voxels."""
+        turned = features.transpose(0, *(axis + 1 for axis in plans.transpose_forward))
+        z, y, x = (slice(low, high) for low, high in properties["bbox_used_for_cropping"])
+        inside = torch.from_numpy(np.ascontiguousarray(turned[:, z, y, x]))
+        # linear, so that shares of clusters stay between 0 and 1
+        return F.interpolate(inside[None], tuple(shape), mode="trilinear")[0].numpy()
+
+    cache.fill(tqdm(cases, f"preprocessing {Path(source.name).name}", unit="scan", ascii=True), make)
+    return cache, sorted(cases)
+
+
+def find_teacher(source: Source, device: torch.device) -> Teacher:
+    """Make a teacher of the generator that made a source's images.
+
+    Args:
+        source: Synthetic images.
+        device: Where it computes.
+
+    Returns:
+        The teacher.
+
+    Raises:
+        DiffaugError: If the images are no generator's.
+    """
+    generator, cases = require_teacher(source), source.dataset.cases
+    return Teacher.fit(generator, [source.dataset.read(case) for case in cases[:FITTED]], device)
+
+
+def _as_part_of_a_scan(data: np.ndarray, scan: Scan, source: Source, schemes: Sequence[str]) -> np.ndarray:
+    """Z-score a window by its scan's statistics: by its own, a window of air would come out as loud noise."""
+    if source.statistics is None:
+        return data
+    inside = nonzero_part(scan.voxels)  # what nnU-Net has normalised
+    for channel, scheme in enumerate(schemes):
+        if scheme == "ZScoreNormalization":
+            own = inside[channel]
+            mean, std = source.statistics[0][channel], source.statistics[1][channel]
+            data[channel] = (data[channel] * max(own.std(), 1e-8) + own.mean() - mean) / std
+    return data
