@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, Field, field, fields
 from pathlib import Path
 from types import NoneType, UnionType
@@ -18,19 +18,27 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 Kind = TypeVar("Kind")
 
 
-def option(default: Any = MISSING, *, read: Callable[[Any], Any] | None = None, short: str = "", **how: Any) -> Any:
+def option(
+    default: Any = MISSING,
+    *,
+    read: Callable[[Any], Any] | None = None,
+    short: str = "",
+    listed: Mapping[str, str] | None = None,
+    **how: Any,
+) -> Any:
     """Declare a field whose option needs more than name, type and default.
 
     Args:
         default: Of the field; without one the option is required.
         read: Turns what was given into the field's value.
         short: A second name, as `-n`.
+        listed: What may be given and what each is, told in the help.
         **how: What argparse's `add_argument` shall be told beyond what follows from the type.
 
     Returns:
         The field.
     """
-    return field(default=default, metadata={"read": read, "short": short, "how": how})
+    return field(default=default, metadata={"read": read, "short": short, "listed": listed or {}, "how": how})
 
 
 def add_options(parser: argparse.ArgumentParser, kind: type, only: Collection[str] = ()) -> None:
@@ -56,6 +64,8 @@ def add_options(parser: argparse.ArgumentParser, kind: type, only: Collection[st
         default = None if each.default is MISSING else each.default
         shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
         text = about[each.name].rstrip(".").replace("%", "%%")
+        if listed := each.metadata.get("listed"):
+            text += ": " + "; ".join(f"{name}, {what}" for name, what in listed.items()).replace("%", "%%")
         plain = isinstance(shown, (str, int, float)) and not isinstance(shown, bool) and shown != ""
         how |= {"help": f"{text} ({shown})" if plain else text, "dest": each.name, "required": each.default is MISSING}
         if each.name in there:

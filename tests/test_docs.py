@@ -5,6 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.tried.pretexts import TRIED
+from diffaug.nnunet.families import NETWORKS
+from diffaug.pretraining.pretexts import PRETEXTS
+from diffaug.verbs import VERBS
+
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").rglob("*.md")])
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -48,3 +53,10 @@ def test_the_picture_of_the_house_names_every_room_and_every_module():
 
 def test_the_readme_can_be_read_in_four_minutes():
     assert len((ROOT / "README.md").read_text().split()) <= 900
+
+
+@pytest.mark.parametrize("kind", [VERBS, NETWORKS, PRETEXTS], ids=["verbs", "networks", "pretexts"])
+def test_the_reference_names_all_that_may_be_given(kind):
+    text = (ROOT / "docs" / "reference.md").read_text()
+    own = [name for name in kind if name not in TRIED]
+    assert [name for name in own if f"`{name}`" not in text] == []

@@ -164,3 +164,19 @@ def test_phantom_options_are_those_of_the_function():
         assert each.name in theirs
         if theirs[each.name] is not inspect.Parameter.empty:
             assert each.default == theirs[each.name]
+
+
+def test_help_tells_what_is_listed():
+    @dataclass(frozen=True)
+    class Chosen:
+        """What is chosen.
+
+        Attributes:
+            way: How.
+        """
+
+        way: str = option("a", listed={"a": "the first", "b": "100 % new"})
+
+    parser = argparse.ArgumentParser()
+    add_options(parser, Chosen)
+    assert "How: a, the first; b, 100 % new (a)" in " ".join(parser.format_help().split())

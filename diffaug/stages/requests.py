@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from diffaug.budgets import BUDGETS, DEFAULT
 from diffaug.errors import DiffaugError
 from diffaug.generator.condition import Condition
+from diffaug.generator.samplers import SAMPLERS
 from diffaug.options import option
 from diffaug.pretraining.images import named
 
@@ -48,7 +49,7 @@ class SampleRequest:
     Attributes:
         count: Number of volumes.
         seed: Of everything random.
-        sampler: How: dpmpp, heun, ddim, or ddpm as in the paper.
+        sampler: How.
         steps: Number of steps of the sampler; its own where none is named.
         condition: What all volumes shall be alike in, site=NAME or spacing=Z,Y,X in mm; may be repeated; what is not named
             varies as it does among the training scans.
@@ -59,7 +60,9 @@ class SampleRequest:
 
     count: int = option(200, short="-n")
     seed: int = 0
-    sampler: str = "dpmpp"
+    sampler: str = option(
+        "dpmpp", listed={name: f"{each.about}, {each.steps} steps" for name, each in SAMPLERS.items()}
+    )
     steps: int | None = None
     condition: Condition = option(Condition(), read=Condition.parse, metavar="KEY=VALUE")
     guidance: float = 1.0
