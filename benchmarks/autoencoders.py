@@ -61,9 +61,9 @@ class VqvaeObjective:
         )
         self.networks: dict[str, nn.Module] = {"vqvae": self.network}
 
-    def example(self, generator: np.random.Generator) -> Tensor:
+    def example(self, rng: np.random.Generator) -> Tensor:
         """Draw what ours would see."""
-        return self.ours.example(generator)
+        return self.ours.example(rng)
 
     def optimizers(self, learning_rate: float) -> dict[str, Optimizer]:
         """Make the tutorial's optimiser."""

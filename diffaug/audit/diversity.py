@@ -30,10 +30,10 @@ def draw_pairs(count: int, voxels: int, seed: int) -> np.ndarray:
         Indices `(pairs, 2)`; all pairs where there are few, none of fewer than two volumes.
     """
     wanted = min(PAIRS, max(FEWEST_PAIRS, VOXEL_BUDGET // voxels), count * (count - 1) // 2)
-    generator = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     pairs: set[tuple[int, int]] = set()
     while len(pairs) < wanted:
-        a, b = sorted(generator.choice(count, 2, replace=False).tolist())
+        a, b = sorted(rng.choice(count, 2, replace=False).tolist())
         pairs.add((a, b))
     return np.array(sorted(pairs), dtype=int).reshape(-1, 2)
 

@@ -191,8 +191,8 @@ def pairs_figure(pairs: np.ndarray, values: Sequence[float], count: int, seed: i
         The mean with its percentile bootstrap interval; `n` is the number of pairs.
     """
     data = np.asarray(values, dtype=float)
-    generator = np.random.default_rng(seed)
-    weights = generator.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
+    rng = np.random.default_rng(seed)
+    weights = rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
     both = weights[:, pairs[:, 0]] * weights[:, pairs[:, 1]]
     both = both[both.sum(1) > 0]  # a resample of very few volumes may hold no pair at all
     low, high = np.percentile(both @ data / both.sum(1), LEVEL) if len(both) else (np.nan, np.nan)

@@ -53,24 +53,24 @@ class EncoderObjective:
         whole = torch.from_numpy(cut(scan, Window(start, scan.shape[1:]), size))
         return self.encoder.reduce(whole[None])[0].numpy()
 
-    def example(self, generator: np.random.Generator) -> Tensor:
+    def example(self, rng: np.random.Generator) -> Tensor:
         """Draw a group of scans and two changed views of each.
 
         Args:
-            generator: Source of randomness.
+            rng: Source of randomness.
 
         Returns:
             `(scans, 2, C, z, y, x)`.
         """
-        place = generator.uniform(0, 1, 3)
+        place = rng.uniform(0, 1, 3)
         views = []
-        for pick in generator.permutation(len(self.scans))[:GROUP]:
+        for pick in rng.permutation(len(self.scans))[:GROUP]:
             scan = self.scans[pick]
-            own = np.clip(place + generator.normal(0, SCATTER, 3), 0, 1)
+            own = np.clip(place + rng.normal(0, SCATTER, 3), 0, 1)
             room = [e - n for e, n in zip(scan.shape[1:], self.shape, strict=True)]
             window = Window(tuple(round(float(o) * r) for o, r in zip(own, room, strict=True)), scan.shape[1:])
             for _ in range(2):
-                views.append(apply(draw_mixture(generator), scan, window, self.shape, self.mirror))
+                views.append(apply(draw_mixture(rng), scan, window, self.shape, self.mirror))
         return torch.from_numpy(np.stack(views)).unflatten(0, (-1, 2))
 
     def optimizers(self, learning_rate: float) -> dict[str, Optimizer]:

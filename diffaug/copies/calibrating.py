@@ -89,34 +89,34 @@ def make_detector(
 
 def _judge_real(detector: CopyDetector, scan: np.ndarray, case: str, views: int, index: int) -> _Judged:
     """Hold windows of a real scan against all patients but its own."""
-    generator = np.random.default_rng((CALIBRATION_SEED, index))
+    rng = np.random.default_rng((CALIBRATION_SEED, index))
     whole = detector.field_of_view == "whole"
-    windows = [_window(detector, scan, generator, SCAN_REACH if number and whole else 0) for number in range(views)]
+    windows = [_window(detector, scan, rng, SCAN_REACH if number and whole else 0) for number in range(views)]
     shown = np.stack([cut(scan, window, detector.shape) for window in windows])
     group = next((group for group in detector.calibration.patients if case in group), (case,))
     own = next((other for other in group if other in detector.cases), None)
     return _Judged(case, detector.judge(torch.from_numpy(shown), own))
 
 
-def _window(detector: CopyDetector, scan: np.ndarray, generator: np.random.Generator, reach: int = 0) -> Window:
+def _window(detector: CopyDetector, scan: np.ndarray, rng: np.random.Generator, reach: int = 0) -> Window:
     """Lay a window onto the middle of a whole scan, or off it by `reach`, or anywhere in a larger one."""
     if detector.field_of_view == "whole" and not reach:
         return centred(scan.shape[1:], detector.shape)
-    return scattered(scan.shape[1:], detector.shape, reach, generator)
+    return scattered(scan.shape[1:], detector.shape, reach, rng)
 
 
 def _plant(detector: CopyDetector, volume: Volume) -> dict[str, np.ndarray]:
     """Plant copies of every kind; give the similarity of each, or -1 where another patient was found than it is of."""
-    generator = np.random.default_rng(CALIBRATION_SEED)
+    rng = np.random.default_rng(CALIBRATION_SEED)
     group_of = {case: group for group in detector.calibration.patients for case in group}
     planted = {}
     for kind in COPY_KINDS:
         scores = []
-        for source in generator.permutation(len(detector.cases))[:PLANTED]:
+        for source in rng.permutation(len(detector.cases))[:PLANTED]:
             case = detector.cases[source]
             scan = volume(case)
-            window = _window(detector, scan, generator)
-            copy = apply(draw(kind, generator), scan, window, detector.shape, detector.mirror)
+            window = _window(detector, scan, rng)
+            copy = apply(draw(kind, rng), scan, window, detector.shape, detector.mirror)
             (found,) = detector.judge(torch.from_numpy(copy)[None])
             scores.append(found.similarity if found.case in group_of.get(case, (case,)) else -1.0)
         planted[kind] = np.array(scores)

@@ -47,12 +47,12 @@ class Change:
     seed: int = 0
 
 
-def draw(kind: str, generator: np.random.Generator) -> Change:
+def draw(kind: str, rng: np.random.Generator) -> Change:
     """Draw a change of one kind.
 
     Args:
         kind: One of `COPY_KINDS`.
-        generator: Source of randomness.
+        rng: Source of randomness.
 
     Returns:
         The change.
@@ -65,38 +65,38 @@ def draw(kind: str, generator: np.random.Generator) -> Change:
     if kind == "mirrored":
         return Change(mirrored=True)
     if kind == "shifted":
-        return Change(shift=tuple(map(float, generator.uniform(-SHIFT, SHIFT, 3))))
+        return Change(shift=tuple(map(float, rng.uniform(-SHIFT, SHIFT, 3))))
     if kind == "noisy":
-        return Change(noise=COPY_NOISE, seed=int(generator.integers(2**32)))
+        return Change(noise=COPY_NOISE, seed=int(rng.integers(2**32)))
     if kind == "smoothed":
         return Change(smoothing=SMOOTHING)
     if kind == "intensities scaled":
-        return Change(scale=float(generator.uniform(*SCALES)), offset=float(generator.uniform(*OFFSETS)))
+        return Change(scale=float(rng.uniform(*SCALES)), offset=float(rng.uniform(*OFFSETS)))
     if kind == "warped":
-        return Change(warp=generator.normal(0, WARP, (3, FIELD_KNOTS, FIELD_KNOTS, FIELD_KNOTS)))
+        return Change(warp=rng.normal(0, WARP, (3, FIELD_KNOTS, FIELD_KNOTS, FIELD_KNOTS)))
     raise ValueError(f"no kind of change: {kind!r}")
 
 
-def draw_mixture(generator: np.random.Generator) -> Change:
+def draw_mixture(rng: np.random.Generator) -> Change:
     """Draw a change that joins all kinds, each weaker or stronger, some left out: what the embedding learns to ignore.
 
     Args:
-        generator: Source of randomness.
+        rng: Source of randomness.
 
     Returns:
         The change.
     """
-    drawn = {kind: draw(kind, generator) for kind in COPY_KINDS}
-    strength = generator.uniform(0, 1, 3)
+    drawn = {kind: draw(kind, rng) for kind in COPY_KINDS}
+    strength = rng.uniform(0, 1, 3)
     warp = drawn["warped"].warp
     assert warp is not None
     return replace(
         drawn["intensities scaled"],
-        mirrored=bool(generator.random() < 0.5),
+        mirrored=bool(rng.random() < 0.5),
         shift=drawn["shifted"].shift,
         warp=warp * strength[0] * 1.3,
-        smoothing=SMOOTHING * strength[1] if generator.random() < 0.5 else 0.0,
-        noise=COPY_NOISE * strength[2] if generator.random() < 0.5 else 0.0,
+        smoothing=SMOOTHING * strength[1] if rng.random() < 0.5 else 0.0,
+        noise=COPY_NOISE * strength[2] if rng.random() < 0.5 else 0.0,
         seed=drawn["noisy"].seed,
     )
 
@@ -129,20 +129,20 @@ def apply(change: Change, scan: np.ndarray, window: Window, shape: Sequence[int]
     return np.clip(volume, -1, 1).astype(np.float32)
 
 
-def change(kind: str, volume: np.ndarray, generator: np.random.Generator, mirror: int) -> np.ndarray:
+def change(kind: str, volume: np.ndarray, rng: np.random.Generator, mirror: int) -> np.ndarray:
     """Change a volume; what a shift moves in from outside is the volume mirrored at its edge.
 
     Args:
         kind: One of `COPY_KINDS`.
         volume: `(C, Z, Y, X)` in [-1, 1].
-        generator: Source of randomness.
+        rng: Source of randomness.
         mirror: Array axis (0 to 2) that runs left-right.
 
     Returns:
         The same shape, float32.
     """
     shape = volume.shape[1:]
-    return apply(draw(kind, generator), volume, Window((0, 0, 0), shape), shape, mirror)
+    return apply(draw(kind, rng), volume, Window((0, 0, 0), shape), shape, mirror)
 
 
 def _warped(volume: np.ndarray, warp: np.ndarray) -> np.ndarray:

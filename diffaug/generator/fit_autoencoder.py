@@ -48,24 +48,24 @@ class AutoencoderObjective:
             self.networks["discriminator"] = self.discriminator
         self.held_out = [centre_window(cache, case, plan.grid.shape) for case in plan.held_out[:HELD_OUT_SHOWN]]
 
-    def example(self, generator: np.random.Generator) -> Tensor:
+    def example(self, rng: np.random.Generator) -> Tensor:
         """Draw a piece of a random scan.
 
         Args:
-            generator: Source of randomness.
+            rng: Source of randomness.
 
         Returns:
             `(C, Z, Y, X)`.
         """
-        case = self.plan.cases[generator.integers(len(self.plan.cases))]
+        case = self.plan.cases[rng.integers(len(self.plan.cases))]
         volume = self.cache[case]
-        window = scattered(volume.shape[1:], self.plan.autoencoder_crop, PIECE_REACH, generator)
+        window = scattered(volume.shape[1:], self.plan.autoencoder_crop, PIECE_REACH, rng)
         return torch.from_numpy(cut(volume, window, self.plan.autoencoder_crop))
 
     def _blocks(self) -> Tensor:
         """Cut random pieces of training scans into blocks of voxels, one for each latent cell, `(N, C, *factors)`."""
-        generator = np.random.default_rng(self.plan.autoencoder_training.seed)
-        pieces = torch.stack([self.example(generator) for _ in range(PIECES)])
+        rng = np.random.default_rng(self.plan.autoencoder_training.seed)
+        pieces = torch.stack([self.example(rng) for _ in range(PIECES)])
         for axis, factor in enumerate(self.autoencoder.factors, start=2):
             pieces = pieces.unfold(axis, factor, factor)
         return pieces.movedim(1, 4).flatten(0, 3)

@@ -78,17 +78,17 @@ class DenoiserObjective:
         """Write the conditions of scans for each of their views."""
         return self.plan.conditions.values(conditions, self.plan.grid).repeat_interleave(self.plan.views, 0)
 
-    def example(self, generator: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def example(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Draw a latent. Some are shown without their conditions (arXiv 2207.12598, algorithm 1).
 
         Args:
-            generator: Source of randomness.
+            rng: Source of randomness.
 
         Returns:
             The standardised latent `(C, z, y, x)`, its coordinates `(3, z, y, x)` and its conditions `(channels,)`.
         """
-        number = int(generator.integers(len(self.views)))
-        condition = self.condition_values[number] * float(generator.random() >= DROPPED)
+        number = int(rng.integers(len(self.views)))
+        condition = self.condition_values[number] * float(rng.random() >= DROPPED)
         return (
             self._standardised(self.views, [number])[0],
             self._coordinates([self.views.windows[number]])[0],

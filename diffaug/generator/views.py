@@ -83,8 +83,8 @@ def encode_views(
     reach = 2 if plan.grid.field_of_view == "whole" else 0
     windows = {}
     for case, extent in scans.sizes(cases):
-        generator = np.random.default_rng((plan.denoiser_training.seed, *case.encode()))
-        windows[case] = [scattered(extent, plan.grid.shape, reach, generator) for _ in range(plan.views)]
+        rng = np.random.default_rng((plan.denoiser_training.seed, *case.encode()))
+        windows[case] = [scattered(extent, plan.grid.shape, reach, rng) for _ in range(plan.views)]
 
     def encode(case: str) -> np.ndarray:
         views = (torch.from_numpy(cut(scans[case], window, plan.grid.shape))[None] for window in windows[case])

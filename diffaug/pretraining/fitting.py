@@ -65,25 +65,25 @@ class PretextObjective:
         offset = tuple((n - p) // 2 for n, p in zip(volume.shape[1:], self.patch_size, strict=True))
         return torch.from_numpy(cut(volume, Window(offset, volume.shape[1:]), self.patch_size, "constant"))
 
-    def example(self, generator: np.random.Generator) -> Tensor:
+    def example(self, rng: np.random.Generator) -> Tensor:
         """Draw an augmented patch of a random volume.
 
         Args:
-            generator: Source of randomness.
+            rng: Source of randomness.
 
         Returns:
             `(C, *patch size)`.
         """
-        cache, case = self.volumes[generator.integers(len(self.volumes))]
+        cache, case = self.volumes[rng.integers(len(self.volumes))]
         volume = cache[case]
         region = [int(np.ceil(p * PATCH_MARGIN)) for p in self.patch_size]
         offset = []
         for size, patch, edge in zip(volume.shape[1:], self.patch_size, region, strict=True):
             # the patch itself lies inside the volume wherever it can; only the margin may stick out
             low, high = sorted((0, size - patch))
-            offset.append(int(generator.integers(low, high + 1)) - (edge - patch) // 2)
+            offset.append(int(rng.integers(low, high + 1)) - (edge - patch) // 2)
         image = torch.from_numpy(cut(volume, Window(tuple(offset), volume.shape[1:]), region, "constant"))
-        return self.augment(image, int(generator.integers(2**32)))
+        return self.augment(image, int(rng.integers(2**32)))
 
     def optimizers(self, learning_rate: float) -> dict[str, Optimizer]:
         """Make the optimiser.

@@ -38,14 +38,14 @@ def centred(extent: Sequence[int], shape: Sequence[int]) -> Window:
     return Window(offset, tuple(extent))
 
 
-def scattered(extent: Sequence[int], shape: Sequence[int], reach: int, generator: np.random.Generator) -> Window:
+def scattered(extent: Sequence[int], shape: Sequence[int], reach: int, rng: np.random.Generator) -> Window:
     """Lay a window onto a random place: anywhere in a larger scan, a few voxels off the middle of a smaller one.
 
     Args:
         extent: Voxels (Z, Y, X) of the scan.
         shape: Voxels (Z, Y, X) of the window.
         reach: How many voxels it may stick out of the scan, or lie off its middle; less where either is thin.
-        generator: Source of randomness.
+        rng: Source of randomness.
 
     Returns:
         The window.
@@ -55,7 +55,7 @@ def scattered(extent: Sequence[int], shape: Sequence[int], reach: int, generator
     for size, length, centre in zip(extent, shape, middle, strict=True):
         near = min(reach, (min(size, length) + length) // 4)  # some of every window lies in its scan
         low, high = (-near, size - length + near) if size > length else (centre - near, centre + near)
-        offset.append(int(generator.integers(low, high + 1)))
+        offset.append(int(rng.integers(low, high + 1)))
     return Window(tuple(offset), tuple(extent))
 
 

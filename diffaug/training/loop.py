@@ -57,7 +57,7 @@ def train(
 
     Args:
         objective: What to train; its networks hold the final weights afterwards.
-        example: Draws one training example from a generator.
+        example: Draws one training example from a source of randomness.
         training: The settings.
         fabric: Device, precision, processes.
         folder: Where checkpoint, log and previews go.
