@@ -12,7 +12,7 @@ demo: $(INSTALLED)
 	$(BIN)/diffaug demo --out diffaug_demo
 
 test: $(INSTALLED)
-	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest
+	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

@@ -196,9 +196,9 @@ def test_hearts_are_those_of_the_scarce_label_benchmark():
     assert (data.HEARTS.task, data.HEARTS.pool) == HEARTS
     assert PHANTOMS.name not in data.DATA_SETS
     assert (
-        data.HEARTS.person("heartA_003_ED")
-        == data.HEARTS.person("heartA_003_ES")
-        != data.HEARTS.person("heartA_004_ES")
+        data.HEARTS.patient("heartA_003_ED")
+        == data.HEARTS.patient("heartA_003_ES")
+        != data.HEARTS.patient("heartA_004_ES")
     )
 
 
