@@ -132,7 +132,7 @@ class Ours:
         Returns:
             `(count, 1, Z, Y, X)`.
         """
-        return self.generator.sample(0, range(count), sampler=self.sampler, steps=self.steps)[0]
+        return self.generator.synthesise(0, range(count), sampler=self.sampler, steps=self.steps)[0]
 
 
 class MedicalDiffusion:

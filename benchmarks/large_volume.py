@@ -72,7 +72,7 @@ def main() -> None:
     runs = 1 if device.type == "cpu" else 3  # the first ones warm a GPU up
     for run in range(runs):
         started = time.perf_counter()
-        volumes, *_ = generator.sample(0, [run], sampler="dpmpp", steps=arguments.steps)
+        volumes, *_ = generator.synthesise(0, [run], sampler="dpmpp", steps=arguments.steps)
         seconds = time.perf_counter() - started
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated() / 2**30

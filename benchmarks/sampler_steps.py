@@ -19,9 +19,9 @@ import numpy as np
 import torch
 
 from diffaug.audit.distances import set_distances
-from diffaug.audit.encoder import Encoder
+from diffaug.audit.feature_space import FeatureSpace
 from diffaug.audit.figures import Compared
-from diffaug.audit.fit_encoder import fit_encoder
+from diffaug.audit.fit_feature_space import fit_feature_space
 from diffaug.audit.textures import describe, texture_distances
 from diffaug.files import file_hash, read_json, write_json
 from diffaug.generator.fit_autoencoder import centre_window
@@ -56,13 +56,13 @@ def measure(generator: Generator, sampler: str, steps: int, count: int) -> dict[
     volumes = []
     started = time.perf_counter()
     for first in range(0, count, BATCH):
-        made, *_ = generator.sample(SEED, range(first, first + BATCH), sampler=sampler, steps=steps)
+        made, *_ = generator.synthesise(SEED, range(first, first + BATCH), sampler=sampler, steps=steps)
         volumes.append(made)
     seconds = (time.perf_counter() - started) / count
     return {"volumes": torch.cat(volumes)[:count], "seconds": seconds}
 
 
-def audits_encoder(folder: Path, plan: GeneratorPlan, cache: VolumeCache) -> Encoder:
+def audits_encoder(folder: Path, plan: GeneratorPlan, cache: VolumeCache) -> FeatureSpace:
     """Load the encoder that the audit of this generator has fitted, or fit it in its place.
 
     Args:
@@ -82,11 +82,11 @@ def audits_encoder(folder: Path, plan: GeneratorPlan, cache: VolumeCache) -> Enc
             "fabric": start_fabric("cpu"),
             "folder": folder,
         }
-        fit_encoder(cache.__getitem__, plan.cases, **settings).save(file)
-    return Encoder.load(file)
+        fit_feature_space(cache.__getitem__, plan.cases, **settings).save(file)
+    return FeatureSpace.load(file)
 
 
-def described(volumes: torch.Tensor, encoder: Encoder, spacing: tuple[float, ...]) -> dict[str, Any]:
+def described(volumes: torch.Tensor, encoder: FeatureSpace, spacing: tuple[float, ...]) -> dict[str, Any]:
     """Describe volumes as the audit does.
 
     Args:

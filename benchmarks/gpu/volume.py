@@ -70,4 +70,4 @@ def _measure(
 
 
 def _sample(generator: Generator, batch: int, sampler: str, steps: int) -> None:
-    generator.sample(0, range(batch), sampler=sampler, steps=steps)
+    generator.synthesise(0, range(batch), sampler=sampler, steps=steps)

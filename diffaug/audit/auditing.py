@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning_fabric import Fabric
 
-from diffaug.audit.detecting import adopt_detector, adopt_encoder
+from diffaug.audit.detecting import adopt_detector, adopt_feature_space
 from diffaug.audit.drawing import draw
 from diffaug.audit.fidelity import reconstruct
 from diffaug.audit.findings import Findings
@@ -63,7 +63,7 @@ def make_report(
     findings = measure(
         inputs,
         adopt_detector(inputs, audited.copies, fabric),
-        adopt_encoder(inputs, audited.work, fabric),
+        adopt_feature_space(inputs, audited.work, fabric),
         extras=extras,
         autoencoder=autoencoder,
         made_from=made_from,

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from lightning_fabric import Fabric
 
-from diffaug.audit.encoder import Encoder
-from diffaug.audit.fit_encoder import fit_encoder
+from diffaug.audit.feature_space import FeatureSpace
+from diffaug.audit.fit_feature_space import fit_feature_space
 from diffaug.audit.inputs import AuditInputs
 from diffaug.copies.calibrating import make_detector
 from diffaug.copies.detector import CopyDetector
@@ -48,7 +48,7 @@ def adopt_detector(inputs: AuditInputs, file: Path, fabric: Fabric) -> CopyDetec
     return detector
 
 
-def adopt_encoder(inputs: AuditInputs, folder: Path, fabric: Fabric) -> Encoder:
+def adopt_feature_space(inputs: AuditInputs, folder: Path, fabric: Fabric) -> FeatureSpace:
     """Load the encoder of the real scans, or fit it where there is none, going on where a stopped fit left off.
 
     Args:
@@ -62,7 +62,7 @@ def adopt_encoder(inputs: AuditInputs, folder: Path, fabric: Fabric) -> Encoder:
     file = folder / "encoder.safetensors"
     if not file.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        fit_encoder(
+        fit_feature_space(
             inputs.scans.__getitem__,
             inputs.training,
             shape=inputs.grid.shape,
@@ -71,4 +71,4 @@ def adopt_encoder(inputs: AuditInputs, folder: Path, fabric: Fabric) -> Encoder:
             folder=folder,
         ).save(file)
         (folder / "encoder.state.pt").unlink(missing_ok=True)  # what a stopped fit goes on from has done its duty
-    return Encoder.load(file).to(fabric.device)
+    return FeatureSpace.load(file).to(fabric.device)

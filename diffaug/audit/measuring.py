@@ -14,7 +14,7 @@ from tqdm import tqdm
 from diffaug import __version__
 from diffaug.audit.distances import set_distances
 from diffaug.audit.diversity import measure_diversity
-from diffaug.audit.encoder import Encoder
+from diffaug.audit.feature_space import FeatureSpace
 from diffaug.audit.fidelity import Fidelity, measure_fidelity, reconstruct
 from diffaug.audit.figures import LEVEL, RESAMPLES, Compared, Figure
 from diffaug.audit.findings import Findings
@@ -35,7 +35,7 @@ FEWEST_VOLUMES = 10  # volumes of a set: halves of fewer than five have no covar
 def measure(
     inputs: AuditInputs,
     detector: CopyDetector,
-    encoder: Encoder,
+    space: FeatureSpace,
     *,
     extras: Extras,
     autoencoder: Autoencoder | None,
@@ -47,7 +47,7 @@ def measure(
     Args:
         inputs: The volumes.
         detector: The copy detector.
-        encoder: Of the real scans.
+        space: Of the real scans.
         extras: What the user added.
         autoencoder: The generator's, if it is one of ours.
         made_from: What the audit is made from.
@@ -64,7 +64,7 @@ def measure(
         return reconstruct(autoencoder, volume)
 
     copies = look_for_copies(inputs, detector, decoded if autoencoder else None, device, AUDIT_SEED)
-    extractors = {OWN: encoder.features, **dict(load_network(path) for path in extras.weights)}
+    extractors = {OWN: space.features, **dict(load_network(path) for path in extras.weights)}
     textures, fineness = _textures(inputs, real)
     diversity, diversity_real = _diversity(inputs, real, voxels, device)
     fidelity, fidelity_training = _fidelity(inputs, autoencoder)

@@ -149,7 +149,7 @@ class DenoiserObjective:
             error = denoising_error(denoiser, latent, positions, sigma, noise, condition_values)
             figures[f"held_out_at_{level:g}"] = float(error.mean())
         generator = self.generator(average, [w.extent for w in self.views.windows[:: self.plan.views]]).to(device)
-        self.samples, *_ = generator.sample(0, range(WATCHED), sampler="dpmpp", steps=WATCHED_STEPS)
+        self.samples, *_ = generator.synthesise(0, range(WATCHED), sampler="dpmpp", steps=WATCHED_STEPS)
         copies = sum(nearest.copy for nearest in self.detector.judge(self.samples)) / WATCHED
         return {"held_out": sum(figures.values()) / len(figures), **figures, "copies": copies}
 

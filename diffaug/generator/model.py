@@ -68,7 +68,7 @@ class Generator:
         return self
 
     @torch.no_grad()
-    def sample(
+    def synthesise(
         self,
         seed: int,
         numbers: Sequence[int],
@@ -116,7 +116,7 @@ class Generator:
 
         denoise = samplers.guided(conditional, unconditional, guidance)
         with start_fabric(start.device.type).autocast():
-            latent = samplers.sample(sampler, steps, denoise, start, noise)
+            latent = samplers.run_sampler(sampler, steps, denoise, start, noise)
         volumes = self.autoencoder.decode(latent * self.std + self.mean)
         if residual_noise:
             white = [torch.randn(volumes.shape[1:], generator=g) for g in generators]

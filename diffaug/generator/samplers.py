@@ -184,7 +184,7 @@ SAMPLERS = {
 }
 
 
-def sample(name: str, steps: int | None, denoise: Denoise, start: Tensor, noise: Noise) -> Tensor:
+def run_sampler(name: str, steps: int | None, denoise: Denoise, start: Tensor, noise: Noise) -> Tensor:
     """Run a sampler on its own noise levels.
 
     Args:

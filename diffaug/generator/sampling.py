@@ -65,7 +65,7 @@ def candidates(
     start = first // BATCH * BATCH
     while True:
         numbers = range(start, start + BATCH)
-        volumes, windows, conditions = generator.sample(
+        volumes, windows, conditions = generator.synthesise(
             seed,
             numbers,
             sampler=sampler,

@@ -10,7 +10,7 @@ import torch
 from test_memorisation import blobs
 
 from blobs import blob, write_image
-from diffaug.audit import fit_encoder
+from diffaug.audit import fit_feature_space
 from diffaug.audit.requests import FoldersRequest
 from diffaug.files import read_json, write_json
 from diffaug.scans.scan import Geometry, Scan, write_scan
@@ -25,7 +25,7 @@ PICTURES = {"volumes", "nearest_pairs", "similarities"}
 @pytest.fixture(scope="module", autouse=True)
 def short_fits():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit_encoder, "ENCODER_STEPS", {"cpu": 6})
+        patch.setattr(fit_feature_space, "FEATURE_STEPS", {"cpu": 6})
         yield
 
 

@@ -31,7 +31,7 @@ def test_all_denoisers_are_of_one_size_and_latent(tmp_path, monkeypatch):
     assert (generator.plan.autoencoder["latent_channels"], *generator.plan.latent_shape) == (CHANNELS, *CELLS)
     assert count_parameters(generator.denoiser) == pytest.approx(PARAMETERS, rel=0.05)
     assert Monai().denoiser_parameters == pytest.approx(PARAMETERS, rel=0.05)
-    volumes, *_ = generator.sample(0, [0], sampler="dpmpp", steps=2)
+    volumes, *_ = generator.synthesise(0, [0], sampler="dpmpp", steps=2)
     assert volumes.shape == (1, 1, *SHAPE)
 
 

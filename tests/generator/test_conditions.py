@@ -259,7 +259,7 @@ def test_the_site_that_is_asked_for_is_made(mixture, tmp_path):
     generator = mixture.generator(average, [(8, 8, 8)] * len(mixture.plan.cases)).to(torch.device("cpu"))
 
     def levels(site, guidance=1.0):
-        made, _, conditions = generator.sample(
+        made, _, conditions = generator.synthesise(
             0, range(16), sampler="dpmpp", steps=20, wanted=Condition(site), guidance=guidance
         )
         assert site is None or set(conditions) == {Condition(site)}

@@ -171,7 +171,7 @@ def set_threshold(task: Task, share: float) -> float:
     generator = Generator.load(task.workspace.generator / "generator.safetensors").to(torch.device("cpu"))
     found: list[float] = []
     for first in range(0, 12, 4):
-        made, windows, _ = generator.sample(SHORT.seed, range(first, first + 4), sampler=SHORT.sampler, steps=4)
+        made, windows, _ = generator.synthesise(SHORT.seed, range(first, first + 4), sampler=SHORT.sampler, steps=4)
         shown = [refill(paste_extent(v, w), w, v.shape[1:]) for v, w in zip(made.numpy(), windows, strict=True)]
         found += [near.similarity for near in detector.judge(torch.from_numpy(np.stack(shown)))]
     detector.calibrate(replace(detector.calibration, threshold=float(np.quantile(found, 1 - share))))

@@ -17,7 +17,7 @@ from diffaug.generator.samplers import (
     guided,
     heun,
     karras_sigmas,
-    sample,
+    run_sampler,
 )
 
 MU, S = 0.7, 0.5
@@ -47,7 +47,7 @@ def unit_noise(shape, seed=0):
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_every_sampler_reproduces_mean_and_standard_deviation(name):
     """With 20 000 draws the standard error is 0.0035 of the mean and 0.0025 of the deviation; the rest is the solver's."""
-    drawn = sample(name, STEPS[name], ideal, unit_noise(COUNT), normal(COUNT, seed=1))
+    drawn = run_sampler(name, STEPS[name], ideal, unit_noise(COUNT), normal(COUNT, seed=1))
     assert float(drawn.mean()) == pytest.approx(MU, abs=0.02)
     assert float(drawn.std()) == pytest.approx(S, rel=0.03)
 
@@ -56,7 +56,7 @@ def test_every_sampler_reproduces_mean_and_standard_deviation(name):
 def test_default_steps_keep_the_standard_deviation_of_standardised_latents(name):
     """One start suffices: for Gaussian data every solver is linear."""
     start = torch.ones(1, dtype=torch.float64)
-    made = sample(name, None, lambda x, sigma: x / (1 + sigma**2), start, None)
+    made = run_sampler(name, None, lambda x, sigma: x / (1 + sigma**2), start, None)
     assert float(made) == pytest.approx(SIGMA_MAX / math.sqrt(1 + SIGMA_MAX**2), rel=0.1)
 
 
@@ -71,7 +71,7 @@ def test_a_single_step_gives_the_denoisers_own_estimate(name):
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_point_mass_is_found_exactly(name):
-    drawn = sample(name, STEPS[name], lambda x, sigma: torch.full_like(x, 0.3), unit_noise(64), normal(64))
+    drawn = run_sampler(name, STEPS[name], lambda x, sigma: torch.full_like(x, 0.3), unit_noise(64), normal(64))
     torch.testing.assert_close(drawn, torch.full_like(drawn, 0.3), atol=1e-6, rtol=0)
 
 
@@ -84,8 +84,8 @@ def test_guidance_of_one_is_the_conditional_denoiser_bit_for_bit(name):
     def never(x, sigma):
         raise AssertionError("an evaluation for nothing")
 
-    plain = sample(name, 10, shifted(0.4), unit_noise(64), normal(64))
-    assert torch.equal(sample(name, 10, guided(shifted(0.4), never, 1), unit_noise(64), normal(64)), plain)
+    plain = run_sampler(name, 10, shifted(0.4), unit_noise(64), normal(64))
+    assert torch.equal(run_sampler(name, 10, guided(shifted(0.4), never, 1), unit_noise(64), normal(64)), plain)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -94,7 +94,7 @@ def test_guidance_moves_samples_of_linear_denoisers_in_proportion_to_its_weight(
     """Both are ideal for Gaussians of one deviation, so the guided one is ideal for their extrapolated mean."""
 
     def drawn(denoise):
-        return sample(name, STEPS[name], denoise, unit_noise(64), normal(64))
+        return run_sampler(name, STEPS[name], denoise, unit_noise(64), normal(64))
 
     without, conditional = drawn(ideal), drawn(shifted(0.4))
     made = drawn(guided(shifted(0.4), ideal, weight))
@@ -168,7 +168,7 @@ def test_ddpm_step_has_the_posteriors_mean_and_variance():
 
 def test_ddpm_draws_from_its_noise_alone():
     def drawn(seed):
-        return sample("ddpm", 20, ideal, unit_noise(10), normal(10, seed))
+        return run_sampler("ddpm", 20, ideal, unit_noise(10), normal(10, seed))
 
     assert torch.equal(drawn(1), drawn(1))
     assert not torch.equal(drawn(1), drawn(2))

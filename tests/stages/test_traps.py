@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from blobs import REQUEST, Task, blob, write_image
-from diffaug.audit import fit_encoder
+from diffaug.audit import fit_feature_space
 from diffaug.audit.requests import Extras
 from diffaug.budgets import BUDGETS
 from diffaug.cli import main
@@ -31,7 +31,7 @@ def made(blobs, tmp_path_factory) -> Path:
         for folder in ("raw", "preprocessed", "results"):
             patch.setenv(f"nnUNet_{folder}", str(root / folder))
         patch.setenv("nnUNet_n_proc_DA", "0")
-        patch.setattr(fit_encoder, "ENCODER_STEPS", {"cpu": 4})
+        patch.setattr(fit_feature_space, "FEATURE_STEPS", {"cpu": 4})
         torch.set_num_threads(1)
         task = Task(root)
         assert main(["plan", "--task", "905", "--budget", "cpu-small"]) == 0
@@ -50,7 +50,7 @@ def made(blobs, tmp_path_factory) -> Path:
 @pytest.fixture
 def done(made, folders, monkeypatch) -> Task:
     """A copy of it, to be worked on."""
-    monkeypatch.setattr(fit_encoder, "ENCODER_STEPS", {"cpu": 4})
+    monkeypatch.setattr(fit_feature_space, "FEATURE_STEPS", {"cpu": 4})
     shutil.copytree(made, folders, dirs_exist_ok=True)
     return Task(folders)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from diffaug.errors import DiffaugError
 from diffaug.files import atomic_path
 
-ENCODER_FORMAT = "diffaug audit encoder 1"
+FEATURE_FORMAT = "diffaug audit encoder 1"
 WIDTHS = (32, 64, 64)  # of the levels
 CELLS = 3  # along each axis of the map that becomes the vector, which so keeps a rough idea of where things lie
 FEATURE_DIMENSIONS = 128  # of the vector
@@ -24,7 +24,7 @@ NORM_GROUPS = 8  # of the group norms
 FAINT = 0.05  # standard deviation below which a volume is taken for empty; volumes span [-1, 1]
 
 
-class Encoder(nn.Module):
+class FeatureSpace(nn.Module):
     """Averages a volume to cells, evens out its intensities, and describes it by three levels of convolutions.
 
     The first level strides at once: on a CPU that makes a step nine times cheaper than one convolution at full
@@ -125,7 +125,7 @@ class Encoder(nn.Module):
         Args:
             file: Ends in `.safetensors`.
         """
-        about = {"format": ENCODER_FORMAT, "channels": self.channels, "factor": self.factor}
+        about = {"format": FEATURE_FORMAT, "channels": self.channels, "factor": self.factor}
         with atomic_path(file) as temporary:
             save_file(
                 {k: v.cpu().contiguous() for k, v in self.state_dict().items()},
@@ -134,7 +134,7 @@ class Encoder(nn.Module):
             )
 
     @staticmethod
-    def load(file: Path) -> Encoder:
+    def load(file: Path) -> FeatureSpace:
         """Read an encoder. Nothing in the file is executed.
 
         Args:
@@ -150,9 +150,9 @@ class Encoder(nn.Module):
             with safe_open(file, framework="pt") as content:
                 about = json.loads((content.metadata() or {})["diffaug"])
                 weights = {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118 (not a dict)
-            if about["format"] != ENCODER_FORMAT:
+            if about["format"] != FEATURE_FORMAT:
                 raise ValueError("another format")
-            encoder = Encoder(channels=about["channels"], factor=about["factor"]).eval()
+            encoder = FeatureSpace(channels=about["channels"], factor=about["factor"]).eval()
             encoder.load_state_dict(weights)
         except (SafetensorError, LookupError, ValueError, TypeError, RuntimeError, OSError) as error:
             what = str(error).splitlines()[0] if str(error) else type(error).__name__

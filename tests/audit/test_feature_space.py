@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from blobs import blob
-from diffaug.audit import fit_encoder as fitting
-from diffaug.audit.encoder import Encoder
-from diffaug.audit.fit_encoder import fit_encoder
+from diffaug.audit import fit_feature_space as fitting
+from diffaug.audit.feature_space import FeatureSpace
+from diffaug.audit.fit_feature_space import fit_feature_space
 from diffaug.copies.changes import change
 from diffaug.training.devices import start_fabric
 
@@ -19,10 +19,10 @@ def scan(number: int) -> np.ndarray:
     return (blob(number) / 1100 * 2 - 1)[None].astype(np.float32)
 
 
-def fitted(folder, steps) -> Encoder:
+def fitted(folder, steps) -> FeatureSpace:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitting, "ENCODER_STEPS", {"cpu": steps})
-        return fit_encoder(
+        patch.setattr(fitting, "FEATURE_STEPS", {"cpu": steps})
+        return fit_feature_space(
             lambda case: scan(int(case)),
             [str(n) for n in CASES],
             shape=SHAPE,
@@ -38,7 +38,7 @@ def features(encoder, volumes):
 
 
 @pytest.fixture(scope="module")
-def encoder(tmp_path_factory) -> Encoder:
+def encoder(tmp_path_factory) -> FeatureSpace:
     torch.set_num_threads(1)
     return fitted(tmp_path_factory.mktemp("encoder"), 60)
 
@@ -66,7 +66,7 @@ def test_two_views_of_a_scan_are_more_alike_than_two_scans(encoder):
 def test_same_seed_same_encoder_and_it_survives_the_disk(tmp_path):
     a, b = (fitted(folder, 4) for folder in (tmp_path / "a", tmp_path / "b") if folder.mkdir() is None)
     a.save(tmp_path / "encoder.safetensors")
-    loaded = Encoder.load(tmp_path / "encoder.safetensors")
+    loaded = FeatureSpace.load(tmp_path / "encoder.safetensors")
     volumes = [scan(3), scan(4)]
     assert np.array_equal(features(a, volumes), features(b, volumes))
     assert np.allclose(features(a, volumes), features(loaded, volumes), atol=1e-4), "but for the order of sums"
@@ -76,6 +76,6 @@ def test_a_broken_file_is_refused(encoder, tmp_path, refusal):
     file = tmp_path / "encoder.safetensors"
     encoder.save(file)
     file.write_bytes(file.read_bytes()[:1000])
-    assert "not a whole encoder" in refusal(Encoder.load, file)
+    assert "not a whole encoder" in refusal(FeatureSpace.load, file)
     file.write_text("something else")
-    assert "not a whole encoder" in refusal(Encoder.load, file)
+    assert "not a whole encoder" in refusal(FeatureSpace.load, file)

@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from diffaug.audit.encoder import Encoder
+from diffaug.audit.feature_space import FeatureSpace
 from diffaug.budgets import Training
 from diffaug.copies.alignment import working_factor
 from diffaug.copies.changes import apply, draw_mixture
@@ -20,13 +20,13 @@ from diffaug.scans.windows import Window, cut
 from diffaug.training.loop import train
 from diffaug.training.overfitting import Watch
 
-ENCODER_STEPS = {"cpu": 500, "cuda": 4000}
+FEATURE_STEPS = {"cpu": 500, "cuda": 4000}
 GROUP = 8  # scans told apart in a step
 TEMPERATURE = 0.1  # SimCLR, arXiv 2002.05709, table 5
 SCATTER = 0.05  # of the room a window has in a larger scan: windows of a group lie at about the same place
 
 
-class EncoderObjective:
+class FeatureSpaceObjective:
     """Trains the encoder by contrast (SimCLR, arXiv 2002.05709, equation 1) on scans averaged to working resolution.
 
     Windows of a group lie at about the same place of their scans, so that anatomy alone tells nothing. `mirror` is the array
@@ -42,7 +42,7 @@ class EncoderObjective:
         factor = working_factor(shape)
         self.mirror = mirror
         self.shape = tuple(n // f for n, f in zip(shape, factor, strict=True))
-        self.encoder = Encoder(channels=volume(cases[0]).shape[0], factor=factor)
+        self.encoder = FeatureSpace(channels=volume(cases[0]).shape[0], factor=factor)
         self.networks: dict[str, nn.Module] = {"encoder": self.encoder}
         self.scans = [self._reduced(volume(case), shape) for case in cases]
 
@@ -123,7 +123,7 @@ class EncoderObjective:
         """
 
 
-def fit_encoder(
+def fit_feature_space(
     volume: Callable[[str], np.ndarray],
     cases: Sequence[str],
     *,
@@ -131,7 +131,7 @@ def fit_encoder(
     mirror: int,
     fabric: Fabric,
     folder: Path,
-) -> Encoder:
+) -> FeatureSpace:
     """Fit the encoder to real scans, going on where a stopped fit left off.
 
     Args:
@@ -145,9 +145,9 @@ def fit_encoder(
     Returns:
         The encoder.
     """
-    training = Training(steps=ENCODER_STEPS[fabric.device.type], batch_size=fabric.world_size, learning_rate=2e-3)
+    training = Training(steps=FEATURE_STEPS[fabric.device.type], batch_size=fabric.world_size, learning_rate=2e-3)
     torch.manual_seed(training.seed)
-    objective = EncoderObjective(volume, cases, shape=shape, mirror=mirror)
+    objective = FeatureSpaceObjective(volume, cases, shape=shape, mirror=mirror)
     identity = [list(cases), list(shape), mirror]
     train(objective, objective.example, training, fabric=fabric, folder=folder, name="encoder", identity=identity)
     return objective.encoder.eval()
