@@ -13,7 +13,7 @@ from pathlib import Path
 
 from diffaug.errors import DiffaugError
 from diffaug.files import read_json
-from diffaug.workspace import NNUNET_FOLDERS, Workspace, dataset_name, nnunet_folder
+from diffaug.workspace import NNUNET_FOLDERS, PLAN, Workspace, dataset_name, nnunet_folder
 
 TRAINER_VARIABLE = "nnUNet_extTrainer"
 ROOM = 10  # GB; caches and checkpoints of a common task
@@ -21,19 +21,22 @@ SHARED = Path("/dev/shm")  # where loading processes hand batches over; 64 MB in
 SHARED_ROOM = 1  # GB; four batches of each of eight processes
 
 
-def examine(task: str | None = None, plans: str = "nnUNetPlans", configuration: str = "3d_fullres") -> None:
+def examine(
+    task: str | None = None, plans: str = "nnUNetPlans", configuration: str = "3d_fullres", network: str = PLAN
+) -> None:
     """Print a line per check.
 
     Args:
         task: Whose folder to look at, too; as nnU-Net's `-d`.
         plans: Name of its nnU-Net plans.
         configuration: nnU-Net's configuration in them.
+        network: Which network of it.
 
     Raises:
         DiffaugError: If a check failed.
     """
     failed = 0
-    for name, check in (*_checks(), *(_task_checks(task, plans, configuration) if task else ())):
+    for name, check in (*_checks(), *(_task_checks(task, plans, configuration, network) if task else ())):
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net's lookups are chatty
                 finding = check()
@@ -57,9 +60,9 @@ def _checks() -> Iterator[tuple[str, Callable[[], str]]]:
     yield "trainer", _trainer
 
 
-def _task_checks(task: str, plans: str, configuration: str) -> Iterator[tuple[str, Callable[[], str]]]:
+def _task_checks(task: str, plans: str, configuration: str, network: str) -> Iterator[tuple[str, Callable[[], str]]]:
     def workspace() -> Workspace:  # may fail, and then within a check
-        return Workspace(dataset_name(task), plans, configuration)
+        return Workspace(dataset_name(task), plans, configuration, network)
 
     yield "dataset", lambda: _dataset(workspace())
     yield "plans", lambda: _plans(workspace())
@@ -136,7 +139,8 @@ def _plans(workspace: Workspace) -> str:
     from diffaug.nnunet.plans import read_plans
 
     plans, configuration = read_plans(workspace)
-    network = build_downstream(configuration, plans, read_json(workspace.raw / "dataset.json", "restore it"))
+    dataset_json = read_json(workspace.raw / "dataset.json", "restore it")
+    network = build_downstream(configuration, plans, dataset_json, network=workspace.network)
     millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     patch = " x ".join(map(str, configuration.patch_size))
     return f"{workspace.configuration}: {type(network).__name__} of {millions:.1f} million weights, patches of {patch}"

@@ -32,7 +32,14 @@ class Task:
 
         Returns:
             The workspace.
+
+        Raises:
+            DiffaugError: If there is no such task or network.
         """
+        if network != PLAN:
+            from diffaug.nnunet.families import require_network  # needs torch, which `--help` need not wait for
+
+            require_network(network)
         return Workspace(dataset_name(self.task), self.plans, self.configuration, network)
 
 

@@ -98,8 +98,10 @@ def _share_model(wanted: ShareModel) -> None:
 
 def _plan(plan: Plan, network: Network) -> None:
     from diffaug.nnunet.budget_configurations import add_budget_configuration, ensure_plans
+    from diffaug.nnunet.families import require_network
     from diffaug.scans.exclusion import excluded_ids
 
+    require_network(network.network)
     workspace = Workspace(dataset_name(plan.task), plan.plans, plan.base)
     file = ensure_plans(workspace.dataset, plan.plans, excluded_ids(workspace, plan.exclude))
     name = add_budget_configuration(
@@ -120,10 +122,10 @@ def _trainer_path() -> None:
     print(trainer_path())
 
 
-def _doctor(task: MaybeTask) -> None:
+def _doctor(task: MaybeTask, network: Network) -> None:
     from diffaug.doctor import examine
 
-    examine(task.task or None, task.plans, task.configuration)
+    examine(task.task or None, task.plans, task.configuration, network.network)
 
 
 def _demo(wanted: Demo) -> None:
@@ -162,7 +164,9 @@ VERBS = {
     "phantom": Verb("write a dataset of breast MRI phantoms", (Phantom,), _phantom),
     "trainer-path": Verb("print the value for nnUNet_extTrainer", (), _trainer_path),
     "doctor": Verb(
-        "check folders, packages, the trainer and, if named, a task, and say what to fix", (MaybeTask,), _doctor
+        "check folders, packages, the trainer and, if named, a task, and say what to fix",
+        (MaybeTask, Network),
+        _doctor,
     ),
     "demo": Verb("the whole road on phantoms, on a CPU, in minutes", (Demo,), _demo),
 }

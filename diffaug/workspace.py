@@ -1,4 +1,4 @@
-"""Where every artefact of a task lives, and how files reach the disk: run folders, manifests, atomic writes, locks."""
+"""Where every artefact of a task lives: nnU-Net's folders and diffaug's run folders."""
 
 from __future__ import annotations
 
@@ -91,13 +91,27 @@ class Workspace:
         dataset: Folder name of the dataset, `DatasetXXX_Name`.
         plans: Name of nnU-Net's plans, without `.json`.
         configuration: Name of nnU-Net's configuration, for example `3d_fullres`.
-        network: Which network is pretrained, a key of `diffaug.nnunet.families.NETWORKS`; all share one generator.
+        network: Which network is pretrained, a key of `diffaug.nnunet.families.NETWORKS`; those of one configuration share a
+            generator.
     """
 
     dataset: str
     plans: str = "nnUNetPlans"
     configuration: str = "3d_fullres"
     network: str = PLAN
+
+    def command(self, verb: str) -> str:
+        """Write diffaug's command for this workspace.
+
+        Args:
+            verb: Which.
+
+        Returns:
+            The command, without further options.
+        """
+        network = "" if self.network == PLAN or verb in ("fit", "sample", "audit") else f" --network {self.network}"
+        where = f"--task {self.dataset} --plans {self.plans} --configuration {self.configuration}"
+        return f"diffaug {verb} {where}{network}"
 
     @property
     def raw(self) -> Path:

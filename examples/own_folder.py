@@ -3,7 +3,7 @@
     python examples/own_folder.py --unlabelled SCANS --labelled SCANS --masks MASKS --out OUT --budget cpu-small
 
 Every scan is one file (NIfTI, .mha, .nrrd ...) of one channel; a mask has the name of its scan and whole numbers, 0 for
-background. What is finished is not done again, so a run that was stopped goes on.
+background. Run again, it goes on where it was stopped; nnU-Net's preprocessing alone is done anew.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess_dataset
-from nnunetv2.run.run_training import get_trainer_from_args
+from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
 
 from diffaug.files import read_json, write_json
 from diffaug.nnunet.budget_configurations import add_budget_configuration, ensure_plans
@@ -86,7 +86,10 @@ def main() -> None:
 
     # stock nnU-Net, started from it: what `nnUNetv2_train 101 CONFIGURATION 0 -tr nnUNetTrainerDiffAug` does
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    trainer = get_trainer_from_args(raw.name, configuration, 0, "nnUNetTrainerDiffAug", device=device)
+    begun = any(folder.glob(f"{raw.name}/nnUNetTrainerDiffAug__nnUNetPlans__{configuration}/fold_0/checkpoint_*.pth"))
+    how = {"continue_training": begun, "device": device}
+    trainer = get_trainer_from_args(raw.name, configuration, 0, "nnUNetTrainerDiffAug", **how)
+    maybe_load_checkpoint(trainer, continue_training=begun, validation_only=False)
     trainer.run_training()
     trainer.perform_actual_validation()
     score = read_json(Path(trainer.output_folder) / "validation" / "summary.json", "train again")

@@ -26,6 +26,7 @@ from diffaug.nnunet.weights.format import overlap, read_encoder
 from diffaug.nnunet.weights.path import encoder_path
 from diffaug.nnunet.weights.tensors import unwrapped
 from diffaug.nnunet.weights.transfer import load_encoder
+from diffaug.workspace import Workspace
 from nnunet_plugin.schedule import WarmupPolyLR
 from nnunet_plugin.settings import read_settings
 
@@ -48,7 +49,7 @@ class nnUNetTrainerDiffAugScratch(nnUNetTrainer):
         self.family = family_of(self.network_name)
         block = self.configuration_manager.configuration.get("diffaug", {})
         self.settings = read_settings(block, place, self.family.recipe)
-        if self.network_name != PLAN:  # what it cannot take is told before any file is looked for
+        if self.network_name != PLAN or self.settings.architecture:  # what it cannot take is told first
             network_of(self.configuration_manager.configuration, self.network_name)
         self.enable_deep_supervision = self.family.deep_supervision
         self.num_epochs = self.settings.epochs
@@ -121,9 +122,9 @@ class nnUNetTrainerDiffAug(nnUNetTrainerDiffAugScratch):
             # Every rank reads the file: DDP broadcasts weights only when it is built.
             path, fix = self._encoder_file()
             encoder = read_encoder(path, fix)
-            fix = f"{self._command('pretrain')} --exclude labelled --fresh"
-            fix += " (and before it fit, with the same options, where a generator has seen them)"
-            self.refuse_leakage(encoder.path, encoder.provenance, fix)
+            anew = "--exclude labelled --fresh"
+            fix = f"{self._command('pretrain')} {anew} (before it, where a generator has seen them: "
+            self.refuse_leakage(encoder.path, encoder.provenance, f"{fix}{self._command('fit')} {anew})")
             self.initialize()
             report = load_encoder(
                 self.network,
@@ -148,8 +149,7 @@ class nnUNetTrainerDiffAug(nnUNetTrainerDiffAugScratch):
     def _command(self, verb: str) -> str:
         """Write diffaug's command for this training."""
         dataset, plans = self.plans_manager.dataset_name, self.plans_manager.plans_name
-        network = "" if self.network_name == PLAN else f" --network {self.network_name}"
-        return f"diffaug {verb} --task {dataset} --plans {plans} --configuration {self.configuration_name}{network}"
+        return Workspace(dataset, plans, self.configuration_name, self.network_name).command(verb)
 
     def refuse_leakage(self, path: Path, provenance: Mapping[str, Any], fix: str) -> None:
         """Stop when what this training starts from comes from cases that will judge the model.

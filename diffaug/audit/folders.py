@@ -69,7 +69,7 @@ def from_folders(request: FoldersRequest, found: dict[str, RawDataset], folder: 
         device: `cpu` or `cuda`: the grid is coarser on a CPU.
 
     Returns:
-        The material.
+        The inputs.
     """
     real, synthetic, unseen = found["real"], found["synthetic"], found.get("unseen")
     grid = _plan(real, folder / "grid.json", GRID_VOXELS[device])

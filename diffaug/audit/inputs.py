@@ -133,7 +133,7 @@ def from_task(
         files: Files of every scan.
 
     Returns:
-        The material.
+        The inputs.
     """
     made = {
         name: tuple(workspace.synthetic / "imagesTr" / f"{name}_{i:04d}.nii.gz" for i in range(len(plan.channels)))

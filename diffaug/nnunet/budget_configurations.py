@@ -75,7 +75,7 @@ def add_budget_configuration(
         print(f"{plans_file}: configuration {name} is there already, left as it is")
         return name
     resolved = PlansManager(plans).get_configuration(base).configuration
-    if len(resolved["patch_size"]) != 3:
+    if len(resolved["patch_size"]) != 3 and (budget == "cpu-small" or network != PLAN):
         raise DiffaugError(
             f"{plans_file}: configuration {base} is {len(resolved['patch_size'])}D, expected a 3D one; choose another base"
         )

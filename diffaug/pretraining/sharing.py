@@ -12,9 +12,9 @@ import torch
 
 from diffaug.errors import DiffaugError
 from diffaug.files import atomic_path, discard, locked, read_json, write_json
-from diffaug.nnunet.families import network_of, trained_network
+from diffaug.nnunet.families import PLAN, family_of, network_of, trained_network
 from diffaug.nnunet.networks import build_downstream, read_checkpoint
-from diffaug.nnunet.plans import PlansManager, read_plans
+from diffaug.nnunet.plans import ConfigurationManager, PlansManager, read_plans
 from diffaug.nnunet.weights.format import read_encoder, write_encoder
 from diffaug.nnunet.weights.path import IMPORTED
 from diffaug.nnunet.weights.transfer import load_encoder
@@ -39,16 +39,34 @@ def export_encoder(workspace: Workspace, out: Path) -> Path:
     """
     if out.exists():
         raise DiffaugError(f"{out}: is there already, expected a new file; give another --out")
-    encoder = read_encoder(workspace.encoder / "encoder.pt")
+    encoder = read_encoder(workspace.encoder / "encoder.pt", f"make it with: {workspace.command('pretrain')}")
     plan = encoder.adaptation_plan
+    kwargs = plan["architecture_plans"]["arch_kwargs"]
     content = {
         "network_weights": encoder.weights,
-        "nnssl_adaptation_plan": {**plan, "architecture_kwargs": plan["architecture_plans"]["arch_kwargs"]},
+        "nnssl_adaptation_plan": {
+            **plan,
+            "architecture_plans": _as_others_name_it(workspace.network, plan["architecture_plans"]),
+            "architecture_kwargs": kwargs,
+        },
         "citations": [],
         "diffaug": _without_names(encoder.provenance),
     }
     write_encoder(out, content)
     return out
+
+
+def _as_others_name_it(network: str, architecture: dict[str, Any]) -> dict[str, Any]:
+    """Name a transformer as nnU-Net's and nnssl's tools do: by its size alone, where it is one of theirs."""
+    if network == PLAN:
+        return architecture
+    family, kwargs = family_of(network), architecture["arch_kwargs"]
+    if network in family.known and kwargs:
+        usual = family.known[network][1]
+        if family.identity(usual, with_decoder=True) == family.identity(kwargs, with_decoder=True):
+            return {"arch_class_name": network, "arch_kwargs": None, "arch_kwargs_requiring_import": None}
+    print(f"export: {network}: nnU-Net's and nnssl's tools know no such network, only diffaug reads this file")
+    return architecture
 
 
 def _without_names(provenance: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,6 +114,20 @@ def import_encoder(workspace: Workspace, file: Path, *, fresh: bool = False) -> 
     return target
 
 
+def _require_own_weights(checkpoint: Path, folder: Path, configuration: ConfigurationManager, trainer: str) -> None:
+    """Require that a model's weights are those of the network that its trainer is known to build."""
+    plans, info = PlansManager(str(folder / "plans.json")), read_json(folder / "dataset.json", "restore it")
+    kind = trained_network(trainer)
+    network = build_downstream(configuration, plans, info, network=kind, deep_supervision=False)
+    try:
+        network.load_state_dict(read_checkpoint(checkpoint)["network_weights"])
+    except RuntimeError as error:
+        raise DiffaugError(
+            f"{checkpoint}: {trainer} trained another network than {'the plans describe' if kind == PLAN else kind}, "
+            "expected one that nnU-Net builds without it; share the model's folder as it is"
+        ) from error
+
+
 def share_model(folder: Path, out: Path) -> Path:
     """Copy a trained model so that it predicts where diffaug is not installed: most networks are nnU-Net's own anyway.
 
@@ -119,6 +151,7 @@ def share_model(folder: Path, out: Path) -> Path:
     trainer, plans, configuration = folder.name.split("__", 2)
     planned = PlansManager(str(folder / "plans.json")).get_configuration(configuration)
     stock = network_of(planned.configuration, trained_network(trainer)).stock
+    _require_own_weights(checkpoints[0], folder, planned, trainer)
     if stock is None:
         raise DiffaugError(
             f"{folder}: nnU-Net has no trainer of this network, expected one that it has; share the model's folder as it is "

@@ -42,8 +42,16 @@ def synthetic_source(folder: Path, exclude: set[str]) -> Source:
 
     Returns:
         The source.
+
+    Raises:
+        DiffaugError: If it is no such folder, or unfinished.
     """
     manifest = read_json(folder / "manifest.json", "run: diffaug sample")
+    if not isinstance(manifest, dict) or manifest.get("stage") != "sample" or not manifest.get("finished"):
+        raise DiffaugError(
+            f"{folder / 'manifest.json'}: no manifest of finished volumes of diffaug sample, expected one; finish it with "
+            "diffaug sample, or remove the file if the folder holds other images"
+        )
     grid = manifest["grid"]
     patch = grid["field_of_view"] == "patch"
     statistics = (np.array(grid["mean"]), np.array(grid["std"])) if patch else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,9 @@ from lightning_fabric import Fabric
 from diffaug import __version__
 from diffaug.budgets import BUDGETS, Training
 from diffaug.errors import DiffaugError, first_of
-from diffaug.files import file_hash, fingerprint, read_json
-from diffaug.nnunet.families import Network, network_of
-from diffaug.nnunet.plans import ConfigurationManager, PlansManager, read_plans
+from diffaug.files import file_hash, fingerprint
+from diffaug.nnunet.families import Network
+from diffaug.nnunet.task import PlannedTask
 from diffaug.nnunet.weights.path import ENCODER, IMPORTED
 from diffaug.pretraining.fitting import PretextObjective, require_loadable, write_result
 from diffaug.pretraining.images import folders_of
@@ -68,8 +68,10 @@ def finished(workspace: Workspace, request: PretrainRequest) -> bool:
         DiffaugError: If another one is there, or was begun; what differs is named.
     """
     _require_own(workspace)
+    work = PlannedTask.of(workspace)
     with open_stage("pretrain", workspace.encoder, fresh=False, active=False) as stage:
         stage.request(PretrainRequest, request)
+        stage.refuse(_other_network(stage, work.network))
         return stage.finished and (workspace.encoder / ENCODER).is_file()
 
 
@@ -85,13 +87,14 @@ def pretrain(workspace: Workspace, asked: PretrainRequest, *, device: str, fresh
     Returns:
         The encoder file.
     """
-    work = _Work.of(workspace)
+    work = PlannedTask.of(workspace)
     fabric = start_fabric(device)
     target = workspace.encoder / ENCODER
     with open_stage("pretrain", workspace.encoder, fresh=fresh, active=fabric.is_global_zero) as stage:
         if not fresh:
             _require_own(workspace)
         request = stage.request(PretrainRequest, asked)
+        stage.refuse(_other_network(stage, work.network))
         if stage.finished and target.is_file():
             fabric.print(f"pretrain: {target} is there already")
             return target
@@ -107,7 +110,7 @@ def pretrain(workspace: Workspace, asked: PretrainRequest, *, device: str, fresh
             stage.refuse(_changed(stage.before["inputs"], inputs))
         network = _network(work, request, sources)  # what does not fit is told before anything is discarded
         fabric.barrier()  # no process may find what is about to go
-        stage.agree(request, inputs=inputs)
+        stage.agree(request, inputs=inputs, network=work.network.identity)
         stage.save()
         fabric.barrier()
         volumes = _volumes(work, request, sources, inputs, fabric)
@@ -136,7 +139,7 @@ def check(workspace: Workspace, request: PretrainRequest) -> None:
     Raises:
         DiffaugError: If plans, rules or folders are not there.
     """
-    _Work.of(workspace)
+    PlannedTask.of(workspace)
     _sources(workspace, request, [name for name in request.images if name != "synthetic"])
 
 
@@ -155,25 +158,12 @@ def _require_own(workspace: Workspace) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _Work:
-    """A task as nnU-Net sees it."""
-
-    workspace: Workspace
-    plans: PlansManager
-    configuration: ConfigurationManager
-    dataset_json: dict[str, Any]
-    network: Network
-
-    @staticmethod
-    def of(workspace: Workspace) -> _Work:
-        plans, configuration = read_plans(workspace)
-        network = network_of(configuration.configuration, workspace.network)
-        return _Work(workspace, plans, configuration, read_json(workspace.raw / "dataset.json", "restore it"), network)
-
-    @property
-    def channels(self) -> int:
-        return len(self.dataset_json["channel_names"])
+def _other_network(stage: Stage, network: Network) -> list[str]:
+    """Name in what the plans' network differs from the one that this was begun with."""
+    before, now = (stage.before or {}).get("network", {}), network.identity
+    return [
+        f"{key} of the network was {before[key]} and is {now.get(key)}" for key in before if before[key] != now.get(key)
+    ]
 
 
 def _changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -188,7 +178,7 @@ def _changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def _volumes(
-    work: _Work, request: PretrainRequest, sources: list[Source], inputs: dict[str, Any], fabric: Fabric
+    work: PlannedTask, request: PretrainRequest, sources: list[Source], inputs: dict[str, Any], fabric: Fabric
 ) -> list[tuple[VolumeCache, str]]:
     """Bring all images into the network's space."""
     pretext, folder, configuration = PRETEXTS[request.pretext], work.workspace.encoder, work.configuration
@@ -204,7 +194,7 @@ def _volumes(
     return volumes
 
 
-def _network(work: _Work, request: PretrainRequest, sources: Sequence[Source]) -> torch.nn.Module:
+def _network(work: PlannedTask, request: PretrainRequest, sources: Sequence[Source]) -> torch.nn.Module:
     """Build the network, and require that images, teacher and downstream network fit it."""
     pretext = pretext_for(request.pretext, work.network)
     for source in sources:
@@ -218,7 +208,7 @@ def _network(work: _Work, request: PretrainRequest, sources: Sequence[Source]) -
 
 
 def _fit(
-    work: _Work,
+    work: PlannedTask,
     request: PretrainRequest,
     training: Training,
     network: torch.nn.Module,
@@ -242,7 +232,7 @@ def _fit(
 
 
 def _finish(
-    stage: Stage, work: _Work, request: PretrainRequest, network: torch.nn.Module, provenance: dict[str, Any]
+    stage: Stage, work: PlannedTask, request: PretrainRequest, network: torch.nn.Module, provenance: dict[str, Any]
 ) -> None:
     figures = write_result(work.workspace, request.pretext, work.configuration, network, provenance)
     told = {key: value for key, value in provenance.items() if key not in ("version", "images")}

@@ -141,3 +141,9 @@ def test_epochs_replace_the_budgets_own(tmp_path):
 def test_no_epoch_is_refused(tmp_path):
     with pytest.raises(DiffaugError, match="--epochs"):
         add_budget_configuration(write_plans(tmp_path / DATASET), budget="cpu-small", epochs=0)
+
+
+def test_gpu_budgets_set_the_schedule_of_2d_configurations_too(tmp_path):
+    file = write_plans(tmp_path / DATASET)
+    name = add_budget_configuration(file, budget="gpu-24g", base="2d")
+    assert json.loads(file.read_text())["configurations"][name]["inherits_from"] == "2d"

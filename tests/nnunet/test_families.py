@@ -8,7 +8,7 @@ import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.primus import primus_trainers
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from planned import write_plans
+from planned import unet, write_plans
 
 from diffaug.budgets import BUDGETS
 from diffaug.nnunet.budget_configurations import add_budget_configuration
@@ -67,7 +67,10 @@ def test_gpu_configuration_has_the_nearest_patch_that_the_network_takes(tmp_path
 def test_patches_that_a_network_cannot_take_are_refused_with_the_command(tmp_path, network, refusal):
     configuration = {"patch_size": [10, 20, 28], "architecture": {}}
     told = refusal(network_of, configuration, network)
-    assert f"10 x 20 x 28: found with network {network}" in told and f"diffaug plan --network {network}" in told
+    assert (
+        f"10 x 20 x 28: found with network {network}" in told
+        and f"diffaug plan --task <dataset> --network {network}" in told
+    )
     assert "patch size 64 x 64: found" in refusal(network_of, {"patch_size": [64, 64]}, network)
 
 
@@ -75,6 +78,33 @@ def test_swin_unetr_needs_more_than_one_voxel_in_its_deepest_layer(refusal):
     told = refusal(network_of, {"patch_size": [32, 32, 32]}, "SwinUNETR")
     assert "32 x 32 x 32: found" in told and "and more than one of them" in told
     network_of({"patch_size": [32, 32, 64]}, "SwinUNETR")
+
+
+def test_the_plans_own_network_takes_what_it_pools_and_no_arguments(refusal):
+    configuration = {"patch_size": [8, 10, 8], "architecture": unet()}
+    told = refusal(network_of, configuration, PLAN)
+    assert "8 x 10 x 8: found with network plan, expected multiples of 4 x 4 x 4" in told
+    configuration = {"patch_size": [8, 8, 8], "architecture": unet(), "diffaug": {"architecture": {"embed_dim": 96}}}
+    assert "--network" in refusal(network_of, configuration, PLAN)
+
+
+@pytest.mark.parametrize(
+    ("network", "changed", "told"),
+    [
+        ("PrimusS", [], "architecture is []"),
+        ("PrimusS", {"patch_embed_size": 8}, "a value like [8, 8, 8]"),
+        ("PrimusS", {"patch_embed_size": [4, 4, 0]}, "a value like [8, 8, 8]"),
+        ("PrimusS", {"embed_dim": "96"}, "embed_dim is '96'"),
+        ("PrimusS", {"embed_dim": 100}, "cannot be built"),
+        ("PrimusV3S", {"patch_embed_size": [4, 4, 4]}, "tokens of 8 voxels"),
+        ("SwinUNETR", {"feature_size": 10}, "cannot be built"),
+        ("SwinUNETR", {"window_size": "a"}, "a value like 7"),
+        ("SwinUNETR", {"depths": [2, 2, 2]}, "cannot be built"),
+    ],
+)
+def test_arguments_that_make_no_network_end_in_one_line(network, changed, told, refusal):
+    configuration = {"patch_size": [32, 32, 64], "diffaug": {"architecture": changed}}
+    assert told in refusal(lambda: network_of(configuration, network).build(1, 2))
 
 
 def test_unknown_networks_and_arguments_are_named(refusal):
@@ -138,6 +168,15 @@ def test_position_embedding_of_another_patch_is_resampled(tmp_path, network):
     assert module.eva.pos_embed.shape[1] == 8 * pretrained.eva.pos_embed.shape[1]
 
 
+def test_positions_of_another_grid_with_as_many_tokens_are_resampled_too(tmp_path):
+    flat, long = ({"patch_size": patch, "spacing": [1.0, 1.0, 1.0]} for patch in ([8, 16, 16], [16, 16, 8]))
+    pretrained = network_of(flat, "PrimusS").build(1, 1)
+    encoder = save(tmp_path / "encoder.pt", pretrained, flat, "PrimusS")
+    module = network_of(long, "PrimusS").build(1, 1)
+    assert load_encoder(module, encoder, configuration=long, kind="PrimusS").positions_resampled
+    assert not torch.equal(module.eva.pos_embed, pretrained.eva.pos_embed)
+
+
 def test_resampled_positions_stay_where_they_were(refusal):
     z, y, x = torch.meshgrid(*(torch.linspace(0.5 / n, 1 - 0.5 / n, n) for n in (4, 6, 8)), indexing="ij")
     embedding = torch.stack([z, y, x], -1).flatten(0, 2)[None]
@@ -176,18 +215,27 @@ def test_nnssls_primus_is_known_by_its_name(tmp_path):
         "network_weights": {f"encoder.{name}": tensor for name, tensor in pretrained.state_dict().items()},
         "nnssl_adaptation_plan": {
             "architecture_plans": {"arch_class_name": "PrimusS", "arch_kwargs": None},
-            "recommended_downstream_patchsize": (24, 16, 16),
+            "pretrain_plan": {"configurations": {"onemmiso": {"patch_size": (24, 16, 16)}}},
+            "recommended_downstream_patchsize": (160, 160, 160),
             "key_to_encoder": "encoder.eva",
             "key_to_stem": "encoder.down_projection",
         },
     }
     torch.save(content, tmp_path / "nnssl.pt")
     module = planned.build(1, 2)
-    report = load_encoder(
-        module, read_encoder(tmp_path / "nnssl.pt"), configuration=configuration, parts="encoder", kind="PrimusS"
-    )
+    how = {"configuration": configuration, "parts": "encoder", "kind": "PrimusS"}
+    report = load_encoder(module, read_encoder(tmp_path / "nnssl.pt"), **how)
     assert report.positions_resampled
     assert torch.equal(module.eva.blocks[3].mlp.fc2.weight, pretrained.eva.blocks[3].mlp.fc2.weight)
+
+
+def test_positions_of_no_known_patch_are_refused(tmp_path, refusal):
+    configuration = {"patch_size": [16, 16, 16], "spacing": [1.0, 1.0, 1.0]}
+    planned = network_of(configuration, "PrimusS")
+    encoder = save(tmp_path / "encoder.pt", planned.build(1, 1), configuration, "PrimusS")
+    encoder.weights["eva.pos_embed"] = torch.zeros(1, 7, 396)
+    how = {"configuration": configuration, "kind": "PrimusS"}
+    assert "has 7 tokens" in refusal(load_encoder, planned.build(1, 1), encoder, **how)
 
 
 def test_trainers_are_named_after_their_network():
@@ -196,6 +244,7 @@ def test_trainers_are_named_after_their_network():
         for scratch in (False, True):
             assert trained_network(trainer_name(network, scratch=scratch)) == network
     assert trained_network("nnUNetTrainer") == PLAN
+    assert trained_network("nnUNet_Primus_M_Trainer") == "PrimusM"
 
 
 @pytest.mark.parametrize("network", PRIMUS[-2:])

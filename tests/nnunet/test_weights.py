@@ -229,6 +229,7 @@ def test_nnssls_res_enc_l_is_known_by_its_name(file):
         n_blocks_per_stage=[1, 3, 4, 6, 6, 6],
         n_conv_per_stage_decoder=[1] * 5,
     )
+    configuration["patch_size"] = [32, 32, 32]
     network = get_network_from_plans(*configuration["architecture"].values(), 1, 1, allow_init=False)
     nnssl_file(file, network, {"arch_class_name": "ResEncL", "arch_kwargs": None})
     pretrained = network.encoder.stages[5].blocks[0].conv1.conv.weight.detach().clone()

@@ -14,10 +14,12 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 import nnunet_plugin.trainers
 from diffaug.budgets import BUDGETS, Training
 from diffaug.cli import main
+from diffaug.errors import DiffaugError
 from diffaug.nnunet.families import NETWORKS, PLAN, network_of, trainer_name
 from diffaug.nnunet.plans import read_plans
-from diffaug.nnunet.weights.format import read_encoder
-from diffaug.pretraining.sharing import share_model
+from diffaug.nnunet.weights.format import read_encoder, save_encoder
+from diffaug.nnunet.weights.transfer import load_encoder
+from diffaug.pretraining.sharing import export_encoder, share_model
 from diffaug.workspace import Workspace
 
 BROUGHT = [name for name in NETWORKS if name != PLAN]
@@ -93,6 +95,71 @@ def test_the_whole_road(small, network, tmp_path, capsys):
     capsys.readouterr()
 
 
+def test_an_encoder_of_another_network_is_not_taken_for_finished(small, nnunet, capsys):
+    workspace = small("PrimusS")
+    task = ["--task", workspace.dataset, "--configuration", workspace.configuration, "--network", "PrimusS"]
+    line = ["pretrain", *task, "--images", "real", "--budget", "cpu-small"]
+    assert main(line) == 0
+    nnunet.settings(workspace.configuration, keep=True, architecture={"eva_depth": 3, "patch_embed_size": [4, 4, 4]})
+    capsys.readouterr()
+    assert main(line) == 2
+    assert "eva_depth of the network was 6 and is 3" in capsys.readouterr().err
+    told = refused(start(workspace).run_training)
+    assert "run diffaug pretrain --fresh" in told
+    assert main([*line, "--fresh"]) in (0, 2)
+
+
+def refused(action):
+    with pytest.raises(DiffaugError) as caught:
+        action()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(("network", "name"), [("PrimusS", "PrimusS"), ("SwinUNETR", "SwinUNETR")])
+def test_an_exported_transformer_is_named_as_others_name_it_where_they_know_it(nnunet, tmp_path, capsys, network, name):
+    nnunet.settings(architecture={} if network == "PrimusS" else {"feature_size": 12, "window_size": 4})
+    plans = json.loads(nnunet.plans_file.read_text())
+    plans["configurations"][nnunet.configuration]["patch_size"] = [32, 32, 64]
+    nnunet.plans_file.write_text(json.dumps(plans))
+    workspace = Workspace(nnunet.dataset, configuration=nnunet.configuration, network=network)
+    configuration = read_plans(workspace)[1].configuration
+    module = network_of(configuration, network).build(1, 1)
+    file = workspace.encoder / "encoder.pt"
+    save_encoder(file, module, name="3d", configuration=configuration, provenance={}, kind=network)
+    export_encoder(workspace, tmp_path / "shared.pt")
+    known = "only diffaug reads this file" not in capsys.readouterr().out
+    architecture = read_encoder(tmp_path / "shared.pt").adaptation_plan["architecture_plans"]
+    assert known == (network == "PrimusS") == (architecture["arch_kwargs"] is None)
+    assert architecture["arch_class_name"].endswith(name)
+    load_encoder(module, read_encoder(tmp_path / "shared.pt"), configuration=configuration, kind=network)
+
+
+def test_a_model_of_another_trainers_network_is_not_shared_under_nnunets_name(nnunet, tmp_path, refusal):
+    workspace = Workspace(nnunet.dataset, configuration=nnunet.configuration, network="PrimusS")
+    trainer = start(workspace, scratch=True)
+    trainer.run_training()
+    folder = Path(trainer.output_folder_base)
+    theirs = folder.rename(
+        folder.with_name(folder.name.replace("nnUNetTrainerDiffAugPrimusSScratch", "TrainerOfTheirs"))
+    )
+    told = refusal(share_model, theirs, tmp_path / "shared")
+    assert "TrainerOfTheirs trained another network" in told
+    assert not (tmp_path / "shared").exists()
+
+
+def test_a_configuration_of_another_network_is_refused_without_its_name(small, refusal):
+    workspace = small("PrimusS")
+    told = refusal(start, replace(workspace, network=PLAN))
+    assert "architecture found with the plan's own network" in told
+
+
+def test_doctor_looks_at_the_network_that_is_named(small, capsys):
+    workspace = small("PrimusS")
+    line = ["doctor", "--task", workspace.dataset, "--configuration", workspace.configuration]
+    main([*line, "--network", "PrimusS"])
+    assert "Primus of 0." in capsys.readouterr().out
+
+
 def test_a_changed_network_is_not_shared_as_nnunets_own(small, tmp_path, refusal):
     workspace = small("PrimusS")
     trainer = start(workspace, scratch=True)
@@ -158,7 +225,7 @@ def test_a_patch_that_it_cannot_take_is_refused_before_anything_starts(nnunet, r
     plans["configurations"][nnunet.configuration]["patch_size"] = [12, 16, 16]
     nnunet.plans_file.write_text(json.dumps(plans))
     told = refusal(start, Workspace(nnunet.dataset, configuration=nnunet.configuration, network="PrimusB"))
-    assert "12 x 16 x 16" in told and "diffaug plan --network PrimusB" in told
+    assert "12 x 16 x 16" in told and "diffaug plan --task <dataset> --network PrimusB" in told
 
 
 def test_a_missing_encoder_is_told_with_the_command(small, refusal):

@@ -180,6 +180,14 @@ def test_excluded_ids_are_left_out_of_a_folder_too(planned, tmp_path):
     assert excluded not in read_encoder(file).provenance["case_ids"]
 
 
+@pytest.mark.parametrize("content", [{"x": 1}, [], {"stage": "sample", "finished": False, "seen": []}])
+def test_a_folder_with_another_manifest_is_refused(planned, tmp_path, refusal, content):
+    folder = tmp_path / "foreign"
+    write_image(folder / "one_0000.nii.gz", blob(1))
+    (folder / "manifest.json").write_text(json.dumps(content))
+    assert "no manifest of finished volumes" in refusal(run, planned, replace(REAL, images=(str(folder),)))
+
+
 def test_more_images_are_read_too(planned, tmp_path):
     write_image(tmp_path / "more" / "more_0.nii.gz", blob(40))
     file = run(planned, replace(REAL, more_images=(str(tmp_path / "more"),)))

@@ -74,9 +74,7 @@ def label(
     model = f"{request.trainer}__{workspace.plans}__{request.teacher or workspace.configuration}"
     checkpoint = results / workspace.dataset / model / f"fold_{request.fold}" / "checkpoint_final.pth"
     if not checkpoint.is_file():
-        raise DiffaugError(
-            f"{checkpoint}: no such file, expected the teacher; train it with nnUNetv2_train, or fix --tr"
-        )
+        raise DiffaugError(f"{checkpoint}: no such file, expected the teacher; train it with nnUNetv2_train")
     dataset_json = read_json(workspace.raw / "dataset.json", "restore it")
     manager = plans.get_label_manager(dataset_json)
     if manager.has_regions or manager.has_ignore_label:
@@ -86,7 +84,7 @@ def label(
         sources = open_sources(workspace, request.images, [], excluded)
         if not sources:
             raise DiffaugError(
-                f"label: found --images {' '.join(request.images)}, expected synthetic, real or folders; random structures "
+                f"label: found images {' '.join(request.images)}, expected synthetic, real or folders; random structures "
                 "have no organs to label"
             )
         inputs = {source.name: source_hashes(source) for source in sources}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from torch import nn
 from diffaug.errors import DiffaugError
 from diffaug.nnunet.families import primus, swin_unetr, unets
 from diffaug.nnunet.families.family import ENCODER_PARTS, Family, Keys, Recipe
+from diffaug.nnunet.families.requirements import require_arguments, require_patch
 from diffaug.workspace import PLAN
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "Recipe",
     "family_of",
     "network_of",
+    "require_network",
     "trained_network",
     "trainer_name",
 ]
@@ -83,14 +86,14 @@ def trained_network(trainer: str) -> str:
     """Tell which network a trainer trains.
 
     Args:
-        trainer: Its name, diffaug's or another's.
+        trainer: Its name, diffaug's, nnU-Net's or another's.
 
     Returns:
-        A key of `NETWORKS`; the plan's for trainers that are not diffaug's.
+        A key of `NETWORKS`; the plan's for trainers that are not known.
     """
-    return next(
-        (name for name in NETWORKS for twin in (False, True) if trainer_name(name, scratch=twin) == trainer), PLAN
-    )
+    ours = {trainer_name(name, scratch=twin): name for name in NETWORKS for twin in (False, True)}
+    stock = {brought.stock: name for name, brought in NETWORKS.items() if brought is not None and brought.stock}
+    return ours.get(trainer) or stock.get(trainer) or PLAN
 
 
 def family_of(name: str) -> Family:
@@ -104,6 +107,19 @@ def family_of(name: str) -> Family:
     """
     brought = NETWORKS[name]
     return UNETS if brought is None else brought.family
+
+
+def require_network(name: str) -> None:
+    """Require that there is a network of that name.
+
+    Args:
+        name: A key of `NETWORKS`.
+
+    Raises:
+        DiffaugError: If there is none.
+    """
+    if name not in NETWORKS:
+        raise DiffaugError(f"--network: found {name}, expected one of {', '.join(NETWORKS)}; fix the option")
 
 
 @dataclass(frozen=True)
@@ -139,8 +155,27 @@ class Network:
 
         Returns:
             The network.
+
+        Raises:
+            DiffaugError: If its arguments do not fit each other.
         """
-        return self.family.build(self.architecture, channels, outputs, deep_supervision=deep_supervision)
+        try:
+            return self.family.build(self.architecture, channels, outputs, deep_supervision=deep_supervision)
+        except (AssertionError, ValueError, TypeError, IndexError, RuntimeError, ZeroDivisionError) as error:
+            told = ", ".join(
+                f"{key} {value}" for key, value in self.kwargs.items() if isinstance(value, (int, float, list))
+            )
+            raise DiffaugError(
+                f"network {self.name}: cannot be built ({error or type(error).__name__}), found {told}, expected arguments "
+                "that fit each other; fix architecture in the plans"
+            ) from error
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What makes it another network, patch size included, as JSON would give it back."""
+        arguments = self.family.identity(self.kwargs, with_decoder=True)
+        kind = unets.short(self.architecture["network_class_name"])
+        return json.loads(json.dumps({"class": kind, **arguments, "patch_size": list(self.patch_size)}))  # type: ignore[no-any-return]
 
 
 def network_of(configuration: Mapping[str, Any], name: str = PLAN, *, any_patch: bool = False) -> Network:
@@ -157,31 +192,28 @@ def network_of(configuration: Mapping[str, Any], name: str = PLAN, *, any_patch:
     Raises:
         DiffaugError: If there is no such network, it is none that diffaug knows, or it cannot take the patch size.
     """
-    if name not in NETWORKS:
-        raise DiffaugError(f"--network: found {name}, expected one of {', '.join(NETWORKS)}; fix the option")
+    require_network(name)
     patch, brought = [int(edge) for edge in configuration["patch_size"]], NETWORKS[name]
+    changed = configuration.get("diffaug", {}).get("architecture", {})
     if brought is None:
+        if changed:
+            raise DiffaugError(
+                "diffaug block: architecture found with the plan's own network, expected a network that a trainer brings "
+                "along; name it (--network, -tr nnUNetTrainerDiffAug<network>), or choose another configuration"
+            )
         architecture = configuration["architecture"]
         if unets.short(architecture["network_class_name"]) not in unets.PER_STAGE:
             raise DiffaugError(
                 f"{architecture['network_class_name']}: no network that diffaug knows, expected "
                 f"{' or '.join(unets.PER_STAGE)}; use plans of nnU-Net's own planners"
             )
+        if not any_patch:
+            require_patch(UNETS, name, patch, architecture["arch_kwargs"])
         return Network(name, UNETS, architecture, patch, "nnUNetTrainer")
-    changed = configuration.get("diffaug", {}).get("architecture", {})
-    if unknown := changed.keys() - brought.kwargs.keys():
-        raise DiffaugError(
-            f"diffaug block: architecture has {', '.join(sorted(unknown))}, expected of {name} some of "
-            f"{', '.join(brought.kwargs)}; fix it in the plans"
-        )
+    require_arguments(name, changed, brought.kwargs)
     kwargs = {**brought.kwargs, **changed}
-    if not any_patch and not brought.family.takes(patch, kwargs):
-        step = " x ".join(map(str, brought.family.step(kwargs)))
-        raise DiffaugError(
-            f"patch size {' x '.join(map(str, patch))}: found with network {name}, expected multiples of {step} voxels"
-            f"{'' if brought.family.takes(brought.family.step(kwargs), kwargs) else ', and more than one of them'}; add a "
-            f"configuration that has them: diffaug plan --network {name}"
-        )
+    if not any_patch:
+        require_patch(brought.family, name, patch, kwargs)
     if brought.shaped:
         kwargs["input_shape"] = patch
     spelt = {"network_class_name": brought.class_name, "arch_kwargs": kwargs, "_kw_requires_import": []}

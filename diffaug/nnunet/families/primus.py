@@ -39,6 +39,10 @@ class Primus(Family):
         self, architecture: Mapping[str, Any], channels: int, outputs: int, *, deep_supervision: bool
     ) -> nn.Module:
         """See `Family.build`."""
+        kwargs = architecture["arch_kwargs"]
+        levels = len(kwargs.get("depth_per_level", ()))
+        if levels and set(kwargs["patch_embed_size"]) != {2**levels}:  # it would be found out in the first step
+            raise ValueError(f"depth_per_level has {levels} levels, which halve to tokens of {2**levels} voxels")
         return get_network_from_plans(
             architecture["network_class_name"], architecture["arch_kwargs"], [], channels, outputs
         )

@@ -15,7 +15,8 @@ KWARGS = {"feature_size": 48, "depths": [2, 2, 2, 2], "num_heads": [3, 6, 12, 24
 # Forward and backward, one thread, a batch of 2 with 32 x 32 x 64 voxels: 0.57 s; with windows of 7, which patches as small
 # as these are no multiple of, 2.1 s.
 SWIN_ON_CPU = {"feature_size": 12, "window_size": 4}
-PATCH_HALVINGS = 5
+STAGES = 4
+PATCH_HALVINGS = STAGES + 1
 
 
 class SwinUNETR(Family):
@@ -29,6 +30,10 @@ class SwinUNETR(Family):
     ) -> nn.Module:
         """See `Family.build`."""
         from monai.networks.nets import SwinUNETR as Network  # two seconds that others need not wait for
+
+        kwargs = architecture["arch_kwargs"]
+        if {len(kwargs["depths"]), len(kwargs["num_heads"])} != {STAGES}:  # it would be found out in the first step
+            raise ValueError(f"depths and num_heads must have {STAGES} entries each")
 
         return Network(in_channels=channels, out_channels=outputs, **architecture["arch_kwargs"])
 

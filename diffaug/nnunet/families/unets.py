@@ -102,7 +102,9 @@ class UNets(Family):
 
     def step(self, kwargs: Mapping[str, Any]) -> list[int]:
         """See `Family.step`: what the network pools."""
-        return [math.prod(axis) for axis in zip(*kwargs["strides"], strict=True)]
+        axes = 2 if short(kwargs.get("conv_op")) == "Conv2d" else 3
+        strides = [_spread(stride, axes) for stride in _spread(kwargs["strides"], kwargs["n_stages"])]
+        return [math.prod(axis) for axis in zip(*strides, strict=True)]
 
     def small(self, architecture: Mapping[str, Any]) -> dict[str, Any]:
         """See `Family.small`: the stages of highest resolution stay, one convolution or block in each."""

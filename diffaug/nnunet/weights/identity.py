@@ -44,6 +44,6 @@ def require_same_architecture(encoder: EncoderFile, planned: Network, *, with_de
 
 def _mismatch(path: Path, key: str, stored: Any, planned: Any) -> DiffaugError:
     return DiffaugError(
-        f"{path}: {key} is {stored} in the file, expected the plan's {planned}; run diffaug pretrain for these plans "
-        "and this configuration, or train with those the file was made for"
+        f"{path}: {key} is {stored} in the file, expected the plan's {planned}; run diffaug pretrain --fresh for "
+        "these plans and this configuration, or train with those the file was made for"
     )

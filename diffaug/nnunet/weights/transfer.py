@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,9 +86,8 @@ def load_encoder(
         if input_weights & set(names) and source.ndim == target.ndim and source.shape[1] != target.shape[1]:
             source = _repeat_channel(source, target.shape[1], encoder.path)
             channels_repeated = True
-        if part(names[0]) == "position" and source.shape != target.shape:
-            source = _resampled(source, encoder, theirs, planned)
-            positions_resampled = True
+        if part(names[0]) == "position":
+            source, positions_resampled = _positions(source, encoder, theirs, planned)
         _require_fit(encoder.path, names[0], source, target)
         pairs.append((target, source))
     unknown = [name for name in weights if part(name) in wanted and name not in known]
@@ -139,20 +139,26 @@ def _repeat_channel(source: Tensor, channels: int, path: Path) -> Tensor:
     return source.repeat(1, channels, *[1] * (source.ndim - 2)) / channels
 
 
-def _resampled(source: Tensor, encoder: EncoderFile, theirs: Mapping[str, Any], planned: Network) -> Tensor:
-    """Bring the position embedding of the file's patch size to the network's."""
-    patch = encoder.adaptation_plan.get("recommended_downstream_patchsize") or theirs.get("input_shape") or ()
-    tokens = [
-        [edge // token for edge, token in zip(shape, planned.family.token(planned.kwargs), strict=False)]
-        for shape in (patch, planned.patch_size)
-    ]
-    try:
-        return resampled(source.float(), *tokens).to(source.dtype)
-    except ValueError as error:
-        raise DiffaugError(
-            f"{encoder.path}: its position embedding has {source.shape[1]} tokens, expected as many as a patch of "
-            f"{' x '.join(map(str, patch)) or 'unknown size'} has; make the file again with diffaug pretrain"
-        ) from error
+def _positions(
+    source: Tensor, encoder: EncoderFile, theirs: Mapping[str, Any], planned: Network
+) -> tuple[Tensor, bool]:
+    """Bring the position embedding from the file's patch size to the network's, and tell whether they differ."""
+    token = planned.family.token(planned.kwargs)
+    now = [edge // each for edge, each in zip(planned.patch_size, token, strict=True)]
+    # the most trusted first: nnssl recommends another patch than the one that some of its pretexts have seen
+    plan = encoder.adaptation_plan
+    seen = plan.get("pretrain_plan", {}).get("configurations", {}).values()
+    patches = [plan.get("pretrain_patch_size"), *(each.get("patch_size") for each in seen), theirs.get("input_shape")]
+    for patch in (*patches, plan.get("recommended_downstream_patchsize")):
+        before = [edge // each for edge, each in zip(patch or (), token, strict=False)]
+        if len(before) == len(now) and source.ndim == 3 and math.prod(before) == source.shape[1]:
+            if before == now:
+                return source, False
+            return resampled(source.float(), before, now).to(source.dtype), True
+    raise DiffaugError(
+        f"{encoder.path}: its position embedding has {source.shape[1]} tokens, which no patch size in the file has, expected "
+        f"as many as one of them, or {math.prod(now)}; make the file again with diffaug pretrain"
+    )
 
 
 def _require_fit(path: Path, name: str, source: Tensor, target: Tensor) -> None:
