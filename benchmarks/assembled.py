@@ -22,7 +22,7 @@ from diffaug.scans.scan import Geometry, Scan, write_scan
 from diffaug.stages.pipeline import fit
 from diffaug.stages.requests import FitRequest
 from diffaug.training import loop
-from diffaug.training.objective import Objective
+from diffaug.training.step import Objective
 from diffaug.workspace import Workspace
 
 TASK = "Dataset901_Benchmark"

@@ -19,6 +19,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy.ndimage import gaussian_filter
 
+from benchmarks.measuring import keep_figures
 from diffaug.cli import main as diffaug
 from diffaug.copies.changes import COPY_KINDS, change
 from diffaug.files import write_json
@@ -193,7 +194,7 @@ def main() -> None:
     arguments.results.mkdir(parents=True, exist_ok=True)
     text = f"# What the audit says of sets with known defects\n\n```\n{__doc__}```\n\n{head}{table}"
     (arguments.results / "audit_checks.md").write_text(text)
-    write_json(arguments.results / "audit_checks.json", rows)
+    keep_figures(arguments.results / "audit_checks.md", rows)
     print(f"\n{text}")
 
 

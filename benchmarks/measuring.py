@@ -185,7 +185,7 @@ def _cell(value: Any) -> str:
 
 
 def write_report(file: Path, title: str, about: Mapping[str, Any], sections: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write the report as Markdown, and all figures as JSON beside it.
+    """Write the report as Markdown, and all figures into `figures.json` beside it.
 
     Args:
         file: The Markdown file.
@@ -199,4 +199,16 @@ def write_report(file: Path, title: str, about: Mapping[str, Any], sections: Map
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("\n\n".join(parts) + "\n")
     content = {"about": dict(about), **{heading: dict(section) for heading, section in sections.items()}}
-    file.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
+    keep_figures(file, content)
+
+
+def keep_figures(file: Path, content: Any) -> None:
+    """Put a report's figures into `figures.json` beside it, which holds those of all reports there by name.
+
+    Args:
+        file: The report.
+        content: Anything `json` can write.
+    """
+    kept = file.with_name("figures.json")
+    figures = json.loads(kept.read_text()) if kept.is_file() else {}
+    kept.write_text(json.dumps({**figures, file.stem: content}, indent=1, sort_keys=True) + "\n")

@@ -24,7 +24,7 @@ from diffaug.budgets import Training
 from diffaug.training import loop
 from diffaug.training.batches import StepBatches
 from diffaug.training.devices import start_fabric
-from diffaug.training.objective import Objective
+from diffaug.training.step import Objective
 
 NETWORK = ("forward and loss", "backward", "optimiser")
 PARTS = (*NETWORK, "data", "EMA", "clipping", "validation", "preview", "checkpoint")

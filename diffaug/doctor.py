@@ -119,7 +119,7 @@ def _trainer() -> str:
             f"nnUNet_extTrainer is '{value}', expected the folder of diffaug's trainers; "
             'run: export nnUNet_extTrainer="$(diffaug trainer-path)"'
         )
-    from diffaug.nnunet.trainers import find_trainer
+    from diffaug.nnunet.networks import find_trainer
 
     return f"nnU-Net finds {find_trainer('nnUNetTrainerDiffAug').__name__}"
 

@@ -22,9 +22,7 @@ from diffaug.errors import DiffaugError
 from diffaug.nnunet.families import ENCODER_PARTS, NETWORKS, PLAN, family_of, network_of, trainer_name
 from diffaug.nnunet.networks import build_network
 from diffaug.nnunet.plans import ConfigurationManager, PlansManager
-from diffaug.nnunet.weights.format import overlap, read_encoder
-from diffaug.nnunet.weights.path import encoder_path
-from diffaug.nnunet.weights.tensors import unwrapped
+from diffaug.nnunet.weights.format import encoder_path, overlap, read_encoder, unwrapped
 from diffaug.nnunet.weights.transfer import load_encoder
 from diffaug.workspace import Workspace
 from nnunet_plugin.schedule import WarmupPolyLR

@@ -1,7 +1,13 @@
-"""nnU-Net's plans as its planner writes them, for networks of a few thousand weights."""
+"""nnU-Net's plans as its planner writes them, for networks of a few thousand weights; pretexts and known answers."""
 
 import json
 from pathlib import Path
+
+import torch
+from torch import nn
+
+from benchmarks.tried.pretexts import TRIED
+from diffaug.pretraining.pretexts import PRETEXTS
 
 PER_STAGE = {"ResidualEncoderUNet": "n_blocks_per_stage", "PlainConvUNet": "n_conv_per_stage"}
 
@@ -95,3 +101,31 @@ def write_plans(folder, network="PlainConvUNet", patch=(48, 160, 192), stages=6)
     file = folder / "nnUNetPlans.json"
     file.write_text(json.dumps(content))
     return file
+
+
+ALL = {**PRETEXTS, **TRIED}
+
+
+class Answer(nn.Module):
+    """Answers with a function of what it sees."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, x):
+        self.seen = x
+        return self.answer(x)
+
+
+def with_features(pretext, clean):
+    """The volume, and behind it a teacher's features where the pretext wants them."""
+    return torch.cat([clean, torch.randn(len(clean), pretext.taught, *clean.shape[2:])], 1)
+
+
+def silent(pretext, channels):
+    """A network that always answers zero, with as many outputs as the pretext asks for."""
+    return Answer(lambda x: x.new_zeros(len(x), pretext.outputs(channels), *x.shape[2:]))
+
+
+SILENT = Answer(torch.zeros_like)

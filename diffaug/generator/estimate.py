@@ -15,7 +15,7 @@ from diffaug.generator.plan import GeneratorPlan
 from diffaug.generator.planning import make_plan
 from diffaug.scans.grid import Reading
 
-# Share of the convolutions' speed that training steps reach (benchmarks/results/speed_arithmetic.md, bare steps)
+# Share of the convolutions' speed that training steps reach (benchmarks/results/speed.md, bare steps)
 REACHED = {"autoencoder": 0.28, "denoiser": 0.68}
 BOTH_WAYS = 3  # forward, and twice as much backward
 TIMED_EDGE, WIDTH, TIMED_BATCH = 24, 64, 2  # of the convolution that is timed

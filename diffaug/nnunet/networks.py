@@ -1,4 +1,4 @@
-"""The very network of an nnU-Net configuration: built for pretraining and after it, and read from checkpoints."""
+"""The very network of an nnU-Net configuration: built, read from checkpoints, and the trainers that build it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
@@ -93,3 +94,15 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
     if not known:
         raise DiffaugError(f"{file}: holds no network_weights, expected a checkpoint of nnU-Net; give that")
     return content
+
+
+def find_trainer(name: str) -> type:
+    """Let nnU-Net look a trainer up, as training and prediction will.
+
+    Args:
+        name: Of the class.
+
+    Returns:
+        The class.
+    """
+    return recursive_find_trainer_class_by_name(name)

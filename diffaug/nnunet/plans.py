@@ -1,11 +1,17 @@
-"""What nnU-Net has planned for a task."""
+"""What nnU-Net has planned for a task, and the folds that it makes."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from nnunetv2.utilities.crossval_split import generate_crossval_split
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from diffaug.errors import DiffaugError
 from diffaug.files import read_json
+from diffaug.nnunet.families import Network, network_of
 from diffaug.workspace import Workspace
 
 __all__ = ["ConfigurationManager", "PlansManager", "read_plans"]
@@ -51,3 +57,61 @@ def read_plans(workspace: Workspace) -> tuple[PlansManager, ConfigurationManager
             f"masks, expected one of {known} that takes images alone; fix --configuration"
         )
     return plans, configuration
+
+
+FOLDS = 5
+
+
+def default_splits(labelled: Iterable[str]) -> list[dict[str, list[str]]]:
+    """Split cases as nnU-Net will at the first training.
+
+    Args:
+        labelled: Ids of the labelled cases, at least five.
+
+    Returns:
+        For each fold the lists `train` and `val`.
+    """
+    splits = generate_crossval_split(sorted(labelled), seed=12345, n_splits=FOLDS)
+    return [{part: [str(case) for case in split[part]] for part in ("train", "val")} for split in splits]
+
+
+@dataclass(frozen=True)
+class PlannedTask:
+    """What nnU-Net has planned for a task, and the network that is pretrained for it.
+
+    Attributes:
+        workspace: The task's workspace.
+        plans: nnU-Net's plans.
+        configuration: The workspace's configuration.
+        dataset_json: The task's `dataset.json`.
+        network: The workspace's network.
+    """
+
+    workspace: Workspace
+    plans: PlansManager
+    configuration: ConfigurationManager
+    dataset_json: dict[str, Any]
+    network: Network
+
+    @staticmethod
+    def of(workspace: Workspace) -> PlannedTask:
+        """Read it.
+
+        Args:
+            workspace: The task's workspace.
+
+        Returns:
+            The task.
+
+        Raises:
+            DiffaugError: If plans, configuration or network are not there or do not fit each other.
+        """
+        plans, configuration = read_plans(workspace)
+        network = network_of(configuration.configuration, workspace.network)
+        dataset_json = read_json(workspace.raw / "dataset.json", "restore it")
+        return PlannedTask(workspace, plans, configuration, dataset_json, network)
+
+    @property
+    def channels(self) -> int:
+        """How many channels its scans have."""
+        return len(self.dataset_json["channel_names"])

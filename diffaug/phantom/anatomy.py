@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit
 
-from diffaug.phantom.fields import smooth_field
+from diffaug.phantom.drawing import smooth_field
 from diffaug.phantom.parameters import Body, Breast, PhantomParameters
 
 Array = np.ndarray

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from diffaug.phantom.anatomy import Anatomy, Array
-from diffaug.phantom.fields import smooth_field
+from diffaug.phantom.drawing import smooth_field
 from diffaug.phantom.parameters import PhantomParameters
 from diffaug.phantom.sites import PLAIN_SIGNALS
 

@@ -15,8 +15,7 @@ from torch.optim import AdamW, Optimizer
 from diffaug.nnunet.augmentation import spatial_augmentation
 from diffaug.nnunet.networks import build_downstream
 from diffaug.nnunet.plans import ConfigurationManager, PlansManager
-from diffaug.nnunet.weights.format import read_encoder, save_encoder
-from diffaug.nnunet.weights.path import ENCODER
+from diffaug.nnunet.weights.format import ENCODER, read_encoder, save_encoder
 from diffaug.nnunet.weights.transfer import load_encoder
 from diffaug.pretraining.pretexts import Pretext, Shown
 from diffaug.scans.cache import VolumeCache

@@ -15,8 +15,7 @@ from diffaug.files import atomic_path, discard, locked, read_json, write_json
 from diffaug.nnunet.families import PLAN, family_of, network_of, trained_network
 from diffaug.nnunet.networks import build_downstream, read_checkpoint
 from diffaug.nnunet.plans import ConfigurationManager, PlansManager, read_plans
-from diffaug.nnunet.weights.format import read_encoder, write_encoder
-from diffaug.nnunet.weights.path import IMPORTED
+from diffaug.nnunet.weights.format import IMPORTED, read_encoder, write_encoder
 from diffaug.nnunet.weights.transfer import load_encoder
 from diffaug.pretraining.images import OWN_IMAGES
 from diffaug.workspace import Workspace

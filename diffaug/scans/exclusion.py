@@ -10,7 +10,7 @@ from typing import Any
 
 from diffaug.errors import DiffaugError, first_of
 from diffaug.files import read_json
-from diffaug.nnunet.splits import FOLDS, default_splits
+from diffaug.nnunet.plans import FOLDS, default_splits
 from diffaug.scans.dataset import channels_and_ending, labelled_ids, list_cases
 from diffaug.workspace import Workspace
 

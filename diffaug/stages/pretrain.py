@@ -16,8 +16,8 @@ from diffaug.budgets import BUDGETS, Training
 from diffaug.errors import DiffaugError, first_of
 from diffaug.files import file_hash, fingerprint
 from diffaug.nnunet.families import Network
-from diffaug.nnunet.task import PlannedTask
-from diffaug.nnunet.weights.path import ENCODER, IMPORTED
+from diffaug.nnunet.plans import PlannedTask
+from diffaug.nnunet.weights.format import ENCODER, IMPORTED
 from diffaug.pretraining.fitting import PretextObjective, require_loadable, write_result
 from diffaug.pretraining.images import folders_of
 from diffaug.pretraining.preprocessing import find_teacher, preprocess

@@ -11,8 +11,8 @@ from torch.optim import Optimizer
 
 from diffaug.errors import DiffaugError
 from diffaug.files import atomic_path
-from diffaug.training.objective import Objective
 from diffaug.training.overfitting import Onset, Watch, find_onset
+from diffaug.training.step import Objective
 
 SAVING = 0.005  # share of the time that checkpoints may take
 

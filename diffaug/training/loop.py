@@ -17,9 +17,8 @@ from diffaug.files import fingerprint
 from diffaug.training.batches import Example, StepBatches, loader
 from diffaug.training.checkpoint import Checkpoint
 from diffaug.training.log import Log, progress_bar
-from diffaug.training.objective import Objective
 from diffaug.training.overfitting import Onset, find_onset
-from diffaug.training.step import set_up, take_step
+from diffaug.training.step import Objective, set_up, take_step
 
 LOGS = 100  # lines in the log per run, and checkpoints at most
 VALIDATIONS = 10  # per run; each costs about as much as ten steps

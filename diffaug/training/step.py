@@ -1,10 +1,11 @@
-"""One training step: losses, gradients of all processes, clipping, learning rate, averaged weights."""
+"""One training step of what is trained: losses, gradients of all processes, clipping, learning rate, averaged weights."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -15,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from diffaug.budgets import Training
 from diffaug.training.batches import seed_step
-from diffaug.training.objective import Objective
+from diffaug.training.overfitting import Watch
 
 # steps between two blends of the averaged weights: they reach back hundreds, and a blend reads all weights
 AVERAGING = 4
@@ -134,3 +135,31 @@ def _average(objective: Objective, training: Training) -> AveragedModel | None:
         torch._foreach_lerp_(averages, currents, 1 - decay)
 
     return AveragedModel(objective.networks[objective.averaged], multi_avg_fn=blend)
+
+
+class Objective(Protocol):
+    """What is trained, and towards what."""
+
+    networks: dict[str, nn.Module]
+    """All networks, by name; their weights and buffers are the state."""
+
+    averaged: str | None
+    """The network whose weights are averaged, if any."""
+
+    watch: Watch | None
+    """What ends the fit early; None where only the number of steps does."""
+
+    def optimizers(self, learning_rate: float) -> dict[str, Optimizer]:
+        """Make the optimisers, by name."""
+
+    def losses(self, batch: Any, progress: float) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
+        """Yield (optimiser, loss, figures) one after another; each is stepped before the next is asked for.
+
+        `progress` is the share of the training that is done, 0 to 1.
+        """
+
+    def validate(self, average: nn.Module | None) -> dict[str, float]:
+        """Measure held-out data; `average` is the averaged network, if any."""
+
+    def preview(self, file: Path, average: nn.Module | None) -> None:
+        """Draw a picture of the state of things."""

@@ -1,5 +1,6 @@
 """The report: every defect is named by the figure meant for it, and the page needs nothing beside it."""
 
+import importlib
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -10,14 +11,15 @@ import torch
 from scipy.ndimage import gaussian_filter
 from test_memorisation import blobs, grid, inputs, looked
 
-from diffaug.audit import measuring
+from diffaug.audit import catalogue, distances, measuring
+from diffaug.audit import textures as measured_textures
+from diffaug.audit.auditing import summarise
 from diffaug.audit.drawing import draw
 from diffaug.audit.fidelity import Fidelity
 from diffaug.audit.figures import Compared, Figure
 from diffaug.audit.findings import Findings
 from diffaug.audit.memorisation import Judged, Memorisation
 from diffaug.audit.report import render
-from diffaug.audit.summary import summarise
 from diffaug.audit.verdicts import OWN, conclude, defects
 
 SIZE = (16, 16, 16)
@@ -190,3 +192,43 @@ def test_the_page_needs_nothing_beside_it_and_escapes_names(measured, tmp_path):
     assert all(source.startswith("data:") for source in re.findall(r'(?:src|href)="([^"]*)"', page))
     assert "a&amp;b&lt;i&gt;" in page and "<i>" not in page
     assert page.index("Verdict") < page.index("Pictures") < page.index("Figures")
+
+
+@pytest.fixture
+def reload():
+    yield lambda: importlib.reload(catalogue)
+    importlib.reload(catalogue)
+
+
+def test_a_figure_that_is_measured_and_not_named_is_an_error_at_import(reload, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(distances, "FIGURES", (*distances.FIGURES, "precision"))
+        with pytest.raises(TypeError, match="precision"):
+            reload()
+
+
+def test_a_figure_that_is_named_and_not_measured_is_an_error_at_import(reload, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.delitem(measured_textures.SUMMARIES, "slices")
+        with pytest.raises(TypeError, match="slices"):
+            reload()
+
+
+def test_every_compared_figure_has_a_verdict_with_its_meaning_and_value():
+    told = " ".join(verdict.text for verdict in conclude(findings(organs={"heart volume_ml": AT_FLOOR})))
+    for name, entry in catalogue.COMPARED.items():
+        if entry.subject != "anatomy" or name == "volume_ml":
+            assert f"{name} ({entry.meaning}): {AT_FLOOR.text()[:4]}" in told
+
+
+def test_the_worst_figure_of_a_subject_is_its_verdict():
+    verdicts = {v.subject: v for v in conclude(findings(textures=textures(intensities=OFF)))}
+    assert verdicts["intensities"].defect == "wrong intensities"
+    assert verdicts["slices"].defect is None
+
+
+def test_the_manifest_has_every_single_figure_under_its_key():
+    kept = summarise(findings())
+    assert kept["fineness_db"]["value"] == 0.1
+    assert kept["ms_ssim_real"]["n"] == 100
+    assert kept["reconstruction"] == {}

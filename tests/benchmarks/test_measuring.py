@@ -74,4 +74,6 @@ def test_the_report_comes_with_its_figures_as_json(tmp_path):
     write_report(tmp_path / "results" / "speed.md", "Speed", {"command": "`run`"}, {"Part": section})
     text = (tmp_path / "results" / "speed.md").read_text()
     assert text.startswith("# Speed\n\n* command: `run`\n\n## Part\n\nWhy.\n\n| name |")
-    assert json.loads((tmp_path / "results" / "speed.json").read_text())["Part"]["figures"] == {"seconds": [1.0]}
+    assert json.loads((tmp_path / "results" / "figures.json").read_text())["speed"]["Part"]["figures"] == {
+        "seconds": [1.0]
+    }

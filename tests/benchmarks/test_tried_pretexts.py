@@ -3,12 +3,12 @@
 import pytest
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
+from planned import SILENT, Answer, silent, with_features
 from planned import unet as planned_unet
-from puzzles import SILENT, Answer, silent, with_features
 from torch import nn
 
 from benchmarks.tried.pretexts import TRIED, Contrast, Distil, Fusion, Reverse, SparseMae, Varied
-from benchmarks.tried.pretexts.sparse_mae import sparse
+from benchmarks.tried.pretexts.restoring import sparse
 from diffaug.nnunet.families import network_of
 from diffaug.pretraining.pretexts import PRETEXTS, pretext_for
 from diffaug.pretraining.pretexts.appearance import vary

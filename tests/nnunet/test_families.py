@@ -15,8 +15,7 @@ from diffaug.nnunet.budget_configurations import add_budget_configuration
 from diffaug.nnunet.families import NETWORKS, PLAN, network_of, trained_network, trainer_name
 from diffaug.nnunet.networks import build_network
 from diffaug.nnunet.weights.format import read_encoder, save_encoder
-from diffaug.nnunet.weights.position import resampled
-from diffaug.nnunet.weights.transfer import load_encoder
+from diffaug.nnunet.weights.transfer import load_encoder, resampled
 from diffaug.pretraining.pretexts import pretext_for
 
 DATASET = "Dataset905_Planned"

@@ -10,8 +10,7 @@ from dynamic_network_architectures.architectures.abstract_arch import test_submo
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
 from diffaug.errors import DiffaugError
-from diffaug.nnunet.weights.format import overlap, read_encoder, save_encoder
-from diffaug.nnunet.weights.path import encoder_path
+from diffaug.nnunet.weights.format import encoder_path, overlap, read_encoder, save_encoder
 from diffaug.nnunet.weights.transfer import load_encoder
 from diffaug.workspace import Workspace
 

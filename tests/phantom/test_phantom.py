@@ -8,7 +8,7 @@ import SimpleITK as sitk
 from diffaug.errors import DiffaugError
 from diffaug.phantom.anatomy import build
 from diffaug.phantom.dataset import SITES, case_parameters, default_spacing, draw_parameters, render, write_dataset
-from diffaug.phantom.fields import smooth_field
+from diffaug.phantom.drawing import smooth_field
 from diffaug.phantom.scanner import tissue_signals
 
 SHAPE = (16, 24, 32)

@@ -14,8 +14,7 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from planned import plans, unet
 
-from diffaug.nnunet.weights.format import save_encoder
-from diffaug.nnunet.weights.path import encoder_path
+from diffaug.nnunet.weights.format import encoder_path, save_encoder
 from nnunet_plugin.trainer_path import trainer_path
 
 DATASET = "Dataset904_Tiny"

@@ -9,8 +9,12 @@ import pytest
 import torch
 
 from benchmarks.tried.self_training.labelling import LabelRequest, label
-from benchmarks.tried.self_training.mixed_cases import MixedCases, pseudo_labels_path, save_labelled
-from benchmarks.tried.self_training.trainer import nnUNetTrainerSelfTraining
+from benchmarks.tried.self_training.trainer import (
+    MixedCases,
+    nnUNetTrainerSelfTraining,
+    pseudo_labels_path,
+    save_labelled,
+)
 from diffaug.errors import DiffaugError
 from diffaug.files import read_json
 from diffaug.workspace import Workspace

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from puzzles import ALL, SILENT, Answer, silent, with_features
+from planned import ALL, SILENT, Answer, silent, with_features
 from torch import nn
 
 from diffaug.pretraining.pretexts.appearance import vary

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks.tried.pretexts.contrast import Contrast
-from benchmarks.tried.pretexts.distil import Distil
-from benchmarks.tried.pretexts.fusion import Fusion
-from benchmarks.tried.pretexts.reverse import Reverse
-from benchmarks.tried.pretexts.sparse_mae import SparseMae
-from benchmarks.tried.pretexts.varied import Varied
+from benchmarks.tried.pretexts.recognising import Contrast, Distil, Fusion
+from benchmarks.tried.pretexts.restoring import Reverse, SparseMae, Varied
 from diffaug.pretraining.pretexts import PRETEXTS, Pretext
 from diffaug.pretraining.pretexts.denoise import Denoise
 from diffaug.pretraining.pretexts.mae import Mae

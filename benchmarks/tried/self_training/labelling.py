@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from benchmarks.tried.self_training.mixed_cases import pseudo_labels_path, save_labelled
+from benchmarks.tried.self_training.trainer import pseudo_labels_path, save_labelled
 from diffaug.errors import DiffaugError
 from diffaug.files import discard, file_hash, fingerprint, locked, read_json, write_json
 from diffaug.nnunet.networks import build_downstream, read_checkpoint

@@ -1,9 +1,10 @@
-"""What the encoder file holds: pretrained weights in the format nnU-Net's and nnssl's tools read, and who was seen."""
+"""Where the encoder file lies and what it holds: weights as nnU-Net's and nnssl's tools read them, and who was seen."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from diffaug.errors import DiffaugError
 from diffaug.files import atomic_path, file_hash
 from diffaug.nnunet.families import ENCODER_PARTS, PLAN, network_of
-from diffaug.nnunet.weights.tensors import tensors_of, unwrapped
+from diffaug.workspace import encoder_folder
 
 FORMAT = 1  # of the block `diffaug`
 
@@ -165,3 +166,59 @@ def overlap(provenance: Mapping[str, Any], case_ids: Iterable[str]) -> list[str]
         Those of `case_ids` among `provenance["case_ids"]`, sorted.
     """
     return sorted(set(provenance.get("case_ids", ())) & set(case_ids))
+
+
+def unwrapped(network: nn.Module) -> Any:
+    """Take a network out of what trains it.
+
+    Args:
+        network: Wrapped or not.
+
+    Returns:
+        The network itself.
+    """
+    # DistributedDataParallel and Fabric keep the network in `module`, torch.compile in `_orig_mod`; they nest.
+    while (inner := getattr(network, "_orig_mod", getattr(network, "module", None))) is not None:
+        network = inner
+    return network
+
+
+def tensors_of(network: nn.Module) -> Iterator[tuple[Tensor, list[str]]]:
+    """Give every tensor of a network once, with all its names.
+
+    nnU-Net's blocks hold a convolution as `conv` and as `all_modules.0`, its U-Nets the encoder again as `decoder.encoder`.
+
+    Args:
+        network: The network.
+
+    Yields:
+        Tensor and names.
+    """
+    found: dict[int, tuple[Tensor, list[str]]] = {}
+    for name, tensor in network.state_dict().items():
+        found.setdefault(tensor.data_ptr(), (tensor, []))[1].append(name)
+    yield from found.values()
+
+
+IMPORTED = "imported.json"  # beside an encoder file that came from elsewhere
+
+
+ENCODER = "encoder.pt"
+
+
+def encoder_path(
+    results: str | PathLike[str], dataset: str, plans: str, configuration: str, network: str = PLAN
+) -> Path:
+    """Tell where `diffaug pretrain` leaves the encoder file and the trainer looks for it.
+
+    Args:
+        results: The folder `nnUNet_results`.
+        dataset: Folder name of the dataset, `DatasetXXX_Name`.
+        plans: Name of nnU-Net's plans.
+        configuration: Name of nnU-Net's configuration.
+        network: A key of `diffaug.nnunet.families.NETWORKS`.
+
+    Returns:
+        The path of the encoder file, which may not exist yet.
+    """
+    return Path(results) / dataset / f"diffaug__{plans}__{configuration}" / encoder_folder(network) / ENCODER

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffaug.errors import DiffaugError
 from diffaug.nnunet.families import ENCODER_PARTS, PLAN, Keys, Network, network_of
-from diffaug.nnunet.weights.format import EncoderFile
+from diffaug.nnunet.weights.format import EncoderFile, tensors_of, unwrapped
 from diffaug.nnunet.weights.identity import require_same_architecture
-from diffaug.nnunet.weights.position import resampled
-from diffaug.nnunet.weights.tensors import tensors_of, unwrapped
 
 PARTS = {"encoder": ENCODER_PARTS, "encoder+decoder": (*ENCODER_PARTS, "decoder")}
 
@@ -172,3 +171,23 @@ def _require_fit(path: Path, name: str, source: Tensor, target: Tensor) -> None:
             f"{path}: {name} holds NaN or infinity, expected finite weights; the pretraining diverged: "
             "delete the file and run diffaug pretrain again"
         )
+
+
+def resampled(embedding: Tensor, before: Sequence[int], now: Sequence[int]) -> Tensor:
+    """Interpolate a position embedding between the tokens of one grid and those of another.
+
+    Args:
+        embedding: `(1, tokens, D)`, the last axis of the grid fastest.
+        before: Tokens along each axis.
+        now: The same, wanted.
+
+    Returns:
+        `(1, tokens, D)`.
+
+    Raises:
+        ValueError: If the embedding has not as many tokens as the grid.
+    """
+    if embedding.ndim != 3 or embedding.shape[1] != math.prod(before):
+        raise ValueError(f"{tuple(embedding.shape)} is no embedding of {math.prod(before)} tokens")
+    grid = embedding.movedim(1, 2).unflatten(2, tuple(before))
+    return F.interpolate(grid, tuple(now), mode="trilinear", align_corners=False).flatten(2).movedim(1, 2)

@@ -1,18 +1,58 @@
-"""Masked autoencoding with an encoder in which nothing that is hidden takes part, as if convolutions were sparse."""
+"""Pretexts that give a scan back: from changed appearance, from visible blocks alone, or of another appearance."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffaug.errors import DiffaugError
 from diffaug.nnunet.families import Network
+from diffaug.pretraining.pretexts import Pretext, Shown
+from diffaug.pretraining.pretexts.appearance import vary
 from diffaug.pretraining.pretexts.mae import Mae
+
+
+@dataclass(frozen=True)
+class Reverse:
+    """Give a scan of changed appearance its own back (AMAES, arXiv 2408.00640; Models Genesis, arXiv 2004.07882)."""
+
+    taught: ClassVar[int] = 0
+
+    def outputs(self, channels: int) -> int:
+        """See `Pretext.outputs`."""
+        return channels
+
+    def solve(self, network: nn.Module, clean: Tensor) -> Shown:
+        """See `Pretext.solve`; the loss is the mean squared error."""
+        seen = vary(clean)
+        predicted = network(seen).float()
+        return Shown(F.mse_loss(predicted, clean), seen, predicted, clean)
+
+
+@dataclass(frozen=True)
+class Varied:
+    """Another pretext on volumes of varied appearance.
+
+    Attributes:
+        pretext: The other one.
+        taught: See `Pretext.taught`.
+    """
+
+    pretext: Pretext
+    taught: ClassVar[int] = 0
+
+    def outputs(self, channels: int) -> int:
+        """See `Pretext.outputs`."""
+        return self.pretext.outputs(channels)
+
+    def solve(self, network: nn.Module, clean: Tensor) -> Shown:
+        """See `Pretext.solve`."""
+        return self.pretext.solve(network, vary(clean))
 
 
 @dataclass(frozen=True)
