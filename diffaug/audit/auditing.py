@@ -188,7 +188,7 @@ def adopt_detector(inputs: AuditInputs, file: Path, fabric: Fabric) -> CopyDetec
 
 
 def adopt_feature_space(inputs: AuditInputs, folder: Path, fabric: Fabric) -> FeatureSpace:
-    """Load the encoder of the real scans, or fit it where there is none, going on where a stopped fit left off.
+    """Load the feature space of the real scans, or fit it where there is none, going on where a stopped fit left off.
 
     Args:
         inputs: The volumes.
@@ -196,7 +196,7 @@ def adopt_feature_space(inputs: AuditInputs, folder: Path, fabric: Fabric) -> Fe
         fabric: Where to compute.
 
     Returns:
-        The encoder.
+        The feature space.
     """
     file = folder / "encoder.safetensors"
     if not file.is_file():

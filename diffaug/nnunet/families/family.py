@@ -49,6 +49,24 @@ class Recipe:
     pretraining_rate: float = 1.0
 
 
+# arXiv 2503.01835, and nnU-Net's own trainers of such networks
+TRANSFORMERS = Recipe(
+    "adamw", {"sgd": 1e-2, "adamw": 3e-4}, 5e-2, (0.9, 0.98), gradient_clip=1.0, pretraining_rate=1e-3
+)
+
+
+def as_lists(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Spell arguments as JSON gives them back, so that two spellings are one.
+
+    Args:
+        values: By name.
+
+    Returns:
+        The same, lists in place of tuples.
+    """
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+
 class Family(ABC):
     """A kind of network; stateless, one entry of the registry per kind."""
 

@@ -8,7 +8,7 @@ from typing import Any
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import nn
 
-from diffaug.nnunet.families.family import Family, Keys, Recipe
+from diffaug.nnunet.families.family import TRANSFORMERS, Family, Keys, as_lists
 
 CLASSES = {
     "Primus": "dynamic_network_architectures.architectures.primus.Primus",
@@ -31,8 +31,7 @@ CPU_V3 = {"depth_per_level": [1, 1], "ch_per_level": [16, 32, 64]}
 class Primus(Family):
     """See `Family`; its decoder's widths follow the number of outputs, so that no part of it can be carried over."""
 
-    # arXiv 2503.01835 and nnU-Net's own trainers of these networks
-    recipe = Recipe("adamw", {"sgd": 1e-2, "adamw": 3e-4}, 5e-2, (0.9, 0.98), gradient_clip=1.0, pretraining_rate=1e-3)
+    recipe = TRANSFORMERS
     known = {f"Primus{size}": ("Primus", {**COMMON, **kwargs}) for size, kwargs in SIZES.items()}
 
     def build(
@@ -43,9 +42,7 @@ class Primus(Family):
         levels = len(kwargs.get("depth_per_level", ()))
         if levels and set(kwargs["patch_embed_size"]) != {2**levels}:  # it would be found out in the first step
             raise ValueError(f"depth_per_level has {levels} levels, which halve to tokens of {2**levels} voxels")
-        return get_network_from_plans(
-            architecture["network_class_name"], architecture["arch_kwargs"], [], channels, outputs
-        )
+        return get_network_from_plans(architecture["network_class_name"], kwargs, [], channels, outputs)
 
     def keys(self, network: Any) -> Keys:
         """See `Family.keys`; the deeper stem of V3 takes the image along its first shortcut, too."""
@@ -64,8 +61,7 @@ class Primus(Family):
 
     def identity(self, kwargs: Mapping[str, Any], *, with_decoder: bool) -> dict[str, Any]:
         """See `Family.identity`; the patch may differ, for the position embedding can be resampled."""
-        values = {key: kwargs.get(key) for key in SAME}
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+        return as_lists({key: kwargs.get(key) for key in SAME})
 
     def step(self, kwargs: Mapping[str, Any]) -> list[int]:
         """See `Family.step`: whole tokens."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from diffaug.nnunet.families.family import Family, Keys, Recipe
+from diffaug.nnunet.families.family import TRANSFORMERS, Family, Keys, as_lists
 
 CLASS = "monai.networks.nets.swin_unetr.SwinUNETR"
 KWARGS = {"feature_size": 48, "depths": [2, 2, 2, 2], "num_heads": [3, 6, 12, 24], "window_size": 7}
@@ -22,8 +22,7 @@ PATCH_HALVINGS = STAGES + 1
 class SwinUNETR(Family):
     """See `Family`; positions are relative, so that patches of any size share weights."""
 
-    # arXiv 2201.01266: AdamW with 1e-4 for a batch of 1 and 1e-5 of decay; decay, betas and clip as for Primus
-    recipe = Recipe("adamw", {"sgd": 1e-2, "adamw": 3e-4}, 5e-2, (0.9, 0.98), gradient_clip=1.0, pretraining_rate=1e-3)
+    recipe = TRANSFORMERS  # arXiv 2201.01266 itself has AdamW with 1e-4 for a batch of 1, and 1e-5 of decay
 
     def build(
         self, architecture: Mapping[str, Any], channels: int, outputs: int, *, deep_supervision: bool
@@ -34,8 +33,7 @@ class SwinUNETR(Family):
         kwargs = architecture["arch_kwargs"]
         if {len(kwargs["depths"]), len(kwargs["num_heads"])} != {STAGES}:  # it would be found out in the first step
             raise ValueError(f"depths and num_heads must have {STAGES} entries each")
-
-        return Network(in_channels=channels, out_channels=outputs, **architecture["arch_kwargs"])
+        return Network(in_channels=channels, out_channels=outputs, **kwargs)
 
     def keys(self, network: Any) -> Keys:
         """See `Family.keys`; the highest skip connection takes the image, too."""
@@ -50,8 +48,7 @@ class SwinUNETR(Family):
 
     def identity(self, kwargs: Mapping[str, Any], *, with_decoder: bool) -> dict[str, Any]:
         """See `Family.identity`."""
-        values = {key: kwargs.get(key, default) for key, default in KWARGS.items()}
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+        return as_lists({key: kwargs.get(key, default) for key, default in KWARGS.items()})
 
     def step(self, kwargs: Mapping[str, Any]) -> list[int]:
         """See `Family.step`."""
