@@ -5,17 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from benchmarks.gpu.context import Context
-from benchmarks.gpu.sizes import ARMS, Sizes
-from benchmarks.scarce.arms import Arm, add_configuration
+from benchmarks.gpu.sizes import ARMS, NETWORKS, Sizes
+from benchmarks.scarce.arms import ITERATIONS, Arm, add_configuration
 from benchmarks.scarce.data import HEARTS, VALIDATION, DataSet, prepare
 from diffaug.phantom.dataset import write_dataset
 from diffaug.workspace import nnunet_folder
 
 REPEATED = 991  # number of the phantoms that are fitted again and again
 REPEATED_SCANS = 8
-PHANTOMS = DataSet(
-    "phantoms", "Dataset951_BreastPhantomB", (), tolerance=5.0, pool="Dataset950_BreastPhantomA", budget="cpu-small"
-)
+PHANTOMS = DataSet("phantoms", "Dataset951_BreastPhantomB", (), tolerance=5.0, pool="Dataset950_BreastPhantomA")
 
 
 def data_set(sizes: Sizes) -> DataSet:
@@ -29,25 +27,16 @@ def data_set(sizes: Sizes) -> DataSet:
     """
     raw = nnunet_folder("nnUNet_raw")
     chosen = HEARTS if all((raw / name).is_dir() for name in (HEARTS.task, HEARTS.pool)) else PHANTOMS
-    return replace(chosen, counts=sizes.counts)
+    return replace(chosen, counts=sizes.counts, steps=ITERATIONS * sizes.epochs, pretraining=sizes.pretext_steps)
 
 
-def arms(sizes: Sizes) -> dict[str, Arm]:
-    """List what few-label trainings start from; new networks and pretexts are added here and to the names in `sizes`.
-
-    Args:
-        sizes: How large the parts are.
+def arms() -> dict[str, Arm]:
+    """List what few-label trainings start from.
 
     Returns:
-        The arms by name; all have the same number of fine-tuning steps.
+        The arms by name; those that are pretrained are fine-tuned for as many steps as `scratch` is trained.
     """
-    settings = {"epochs": sizes.epochs}
-    made = (
-        Arm("gpu-scratch", "nnUNetTrainerDiffAugScratch", settings=settings),
-        Arm("gpu-real", images=("pool",), steps=sizes.pretext_steps, settings=settings),
-        Arm("gpu-synthetic", images=("synthetic",), steps=sizes.pretext_steps, settings=settings),
-    )
-    return dict(zip(ARMS, made, strict=True))
+    return {name: Arm.parse(name) for name in ARMS}
 
 
 def run(context: Context) -> None:
@@ -63,7 +52,8 @@ def run(context: Context) -> None:
         cases = sizes.labelled + VALIDATION
         write_dataset(raw, task=951, cases=cases, test=sizes.test, site="B", shape=sizes.phantom)
         write_dataset(raw, task=950, cases=sizes.pool, labelled=0, site="A", shape=sizes.phantom)
-    prepare(data)
-    for arm in arms(sizes).values():  # all of them before any training: the plans are one file
-        add_configuration(data, arm)
+    prepare(data, NETWORKS)
+    for network in NETWORKS:
+        for arm in arms().values():  # all of them before any training: the plans are one file
+            add_configuration(data, network, arm)
     context.record(data=data.name, task=data.task, pool=data.pool)

@@ -12,29 +12,33 @@ from benchmarks.scarce.arms import pretrain_arm
 from benchmarks.scarce.training import train_cell
 
 
-def pretrain(context: Context, arm: str) -> None:
+def pretrain(context: Context, network: str, arm: str) -> None:
     """Pretrain an arm's network.
 
     Args:
         context: The part's surroundings.
-        arm: Its name.
+        network: A key of `NETWORKS`.
+        arm: The arm's name.
     """
     started = time.monotonic()
-    pretrain_arm(data_set(context.sizes), arms(context.sizes)[arm])
-    context.record(pretrained=arm, steps=context.sizes.pretext_steps, seconds=round(time.monotonic() - started, 1))
+    pretrain_arm(data_set(context.sizes), network, arms()[arm])
+    context.record(
+        pretrained=arm, network=network, steps=context.sizes.pretext_steps, seconds=round(time.monotonic() - started, 1)
+    )
 
 
-def train(context: Context, arm: str, labelled: str, draw: str) -> None:
+def train(context: Context, network: str, arm: str, labelled: str, draw: str) -> None:
     """Train, predict and score a cell.
 
     Args:
         context: The part's surroundings.
+        network: A key of `NETWORKS`.
         arm: The arm's name.
         labelled: Number of labelled cases, as the command line has it.
         draw: Of these cases, likewise.
     """
     data = data_set(context.sizes)
-    result = train_cell(data, arms(context.sizes)[arm], int(labelled), int(draw), context.device)
+    result = train_cell(data, network, arms()[arm], int(labelled), int(draw), context.device)
     dice = {
         label: round(float(np.mean([s[label]["dice"] for s in result["scores"].values() if label in s])), 4)
         for label in sorted({label for scores in result["scores"].values() for label in scores})
@@ -42,6 +46,7 @@ def train(context: Context, arm: str, labelled: str, draw: str) -> None:
     settings = result["settings"]
     steps = settings["epochs"] * settings["iterations_per_epoch"]
     context.record(
+        network=network,
         arm=arm,
         labelled=int(labelled),
         draw=int(draw),

@@ -222,13 +222,15 @@ def _few_labels(lines: Lines) -> str:
     if not cells:
         return ""
     rows = []
-    for labelled in sorted({cell["labelled"] for cell in cells}):
-        scratch = {c["draw"]: c["dice"] for c in cells if c["labelled"] == labelled and c["arm"] == "scratch"}
-        for arm in dict.fromkeys(cell["arm"] for cell in cells):
-            found = {c["draw"]: c["dice"] for c in cells if c["labelled"] == labelled and c["arm"] == arm}
+    for network, labelled in sorted({(cell["network"], cell["labelled"]) for cell in cells}):
+        own = [cell for cell in cells if (cell["network"], cell["labelled"]) == (network, labelled)]
+        scratch = {c["draw"]: c["dice"] for c in own if c["arm"] == "scratch"}
+        for arm in dict.fromkeys(cell["arm"] for cell in own):
+            found = {c["draw"]: c["dice"] for c in own if c["arm"] == arm}
             gains = [dice - scratch[draw] for draw, dice in found.items() if draw in scratch]
             rows.append(
                 {
+                    "network": network,
                     "labelled cases": labelled,
                     "start": arm,
                     "Dice": f"{np.mean(list(found.values())):.4f}" if found else "",
@@ -238,8 +240,11 @@ def _few_labels(lines: Lines) -> str:
                     "draws": len(found),
                 }
             )
-    first = cells[0]
-    text = f"{data}: {first['steps']} steps of stock nnU-Net, {first['test_cases']} test cases, one Dice a draw."
+    first = next((cell for cell in cells if cell["arm"] != "scratch-long"), cells[0])
+    text = (
+        f"{data}: {first['steps']} steps of nnU-Net (scratch-long: those of the pretraining, too), {first['test_cases']} "
+        "test cases, one Dice a draw."
+    )
     return "\n\n".join([text, table(rows)])
 
 

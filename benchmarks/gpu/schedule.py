@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.jobs import Job
-from benchmarks.gpu.sizes import ARMS, FULL, SMOKE, WAYS
+from benchmarks.gpu.sizes import ARMS, FULL, NETWORKS, SMOKE, WAYS
 
 # Shares of the time. What measures time runs alone, and so in the first third; the rest runs beside each other: the
 # trainings that start from synthetic volumes can begin no sooner than the generator has made these.
@@ -52,16 +52,15 @@ def jobs_of(out: Path, work: Path, seconds: float, *, smoke: bool) -> list[Job]:
         job("precision"),
         *(job("repeat", way, needs=("data",)) for way in WAYS),
         job("repeats", needs=tuple(f"repeat-{way}" for way in WAYS)),
-        job("pretrain", "real", needs=("data",), cores=TRAINING),
-        job("pretrain", "synthetic", needs=("generator",), urgent=True),
+        *(job("pretrain", network, "real", needs=("data",), cores=TRAINING) for network in NETWORKS),
+        *(job("pretrain", network, "synthetic", needs=("generator",), urgent=True) for network in NETWORKS),
     ]
     for draw in range(sizes.draws):
         for labelled in sizes.counts:
-            for arm in ARMS:
-                needs = ("data",) if arm == "scratch" else (f"pretrain-{arm}",)
-                cores = 1.0 if smoke else TRAINING
-                listed.append(
-                    job("train", arm, labelled, draw, needs=needs, cores=cores, urgent=draw == 0 and not smoke)
-                )
+            for network in NETWORKS:
+                for arm in ARMS:
+                    needs = ("data",) if arm.startswith("scratch") else (f"pretrain-{network}-{arm}",)
+                    cores, urgent = 1.0 if smoke else TRAINING, draw == 0 and not smoke
+                    listed.append(job("train", network, arm, labelled, draw, needs=needs, cores=cores, urgent=urgent))
     listed.append(job("audit", needs=("generator",)))
     return listed

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 Shape = tuple[int, int, int]
 HEARTS = ("Dataset910_HeartVendorA", "Dataset911_HeartVendorB")  # real scans for parts 5 and 6, where they are at hand
 WAYS = ("unbroken", "again", "killed", "torchrun")  # in which a small generator is fitted, to compare its weights
-ARMS = ("scratch", "real", "synthetic")  # what few-label trainings start from
+NETWORKS = ("PrimusS", "plan")  # of the few-label trainings
+ARMS = ("scratch", "scratch-long", "real", "synthetic")  # what they start from
 
 
 @dataclass(frozen=True)

@@ -1,201 +1,201 @@
-"""The benchmark's arms: what nnU-Net starts from. An arm is a configuration in nnU-Net's plans, so stock commands run it."""
+"""The benchmark's arms: what a network starts from. An arm is a configuration in nnU-Net's plans, so stock commands run it.
+
+An arm is written `START[:PRETEXT[:STEPS]][@SETTING=VALUE,...]`, its start being one of
+
+    scratch        random weights
+    scratch-long   random weights, and the steps of a pretraining besides: equal total steps
+    stock          random weights, nnU-Net's own trainer, optimiser and rate
+    real           pretraining on the unlabelled pool itself
+    own            pretraining on the scans of the task's own pool, labels unseen
+    synthetic      pretraining on volumes of a generator that was fitted to the pool
+    shapes         pretraining on structures that never were a scan
+    oracle         pretraining on the phantoms' pool with the true masks that no pool has
+
+or several of them, joined by `+`. Pretext and steps are the family's own and the data set's where none are named; settings
+are those of the plan's `diffaug` block.
+"""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 import benchmarks.tried.pretexts  # noqa: F401 (adds them to PRETEXTS)
 from benchmarks.scarce.data import PHANTOM, PHANTOM_SHAPE, DataSet, forbidden
 from benchmarks.scarce.oracle import pretrain_oracle
 from benchmarks.shapes import write_shapes
-from benchmarks.tried.self_training.labelling import LabelRequest, label
 from diffaug.errors import DiffaugError
 from diffaug.files import read_json, write_json
+from diffaug.nnunet.families import family_of, trainer_name
 from diffaug.nnunet.plans import read_plans
 from diffaug.pretraining.pretexts import PRETEXTS
-from diffaug.stages.pipeline import pretrain
-from diffaug.stages.requests import PretrainRequest
-from diffaug.workspace import Workspace
+from diffaug.stages import pipeline
+from diffaug.stages.requests import FitRequest, PretrainRequest, SampleRequest
+from diffaug.stages.stage import MANIFEST
+from diffaug.workspace import PLAN, Workspace
+
+UNTRAINED = ("scratch", "scratch-long", "stock")
+IMAGES = ("real", "own", "synthetic", "shapes")
+STARTS = (*UNTRAINED, *IMAGES, "oracle")
+EPOCHS, ITERATIONS = 50, 20  # most epochs of a training, fewest iterations of an epoch
+SAMPLES = 400  # synthetic volumes
+SHAPES = 300  # volumes of structures that never were a scan
 
 
 @dataclass(frozen=True)
 class Arm:
-    """What nnU-Net starts from, and how it goes on.
+    """What a network starts from, and how it goes on.
 
     Attributes:
-        name: What tables call it, and the end of the configuration's name.
-        trainer: Name of nnU-Net's trainer class.
-        images: What the encoder is pretrained on: `pool`, `synthetic` (of the pool's generator), `synthetic@NAME` (of one
-            that was fitted or sampled otherwise, under that configuration), `shapes` (structures that never were a scan);
-            empty for none.
-        pretext: A key of diffaug's pretexts, or of those that were tried.
-        steps: Of the pretraining; None for the budget's own.
-        encoder: Name of the arm whose encoder is used, where it is not this one's own.
-        teacher: Name of the arm whose model labels `images` for this one (self-training); nothing is pretrained then.
-        settings: What the plan's `diffaug` block has beyond the budget's.
+        name: As it was written.
+        start: Some of `STARTS`.
+        pretext: A key of diffaug's pretexts, or of those that were tried; None for the family's own.
+        steps: Of the pretraining; None for the data set's own.
+        settings: What the plan's `diffaug` block has beyond the benchmark's.
     """
 
     name: str
-    trainer: str = "nnUNetTrainerDiffAug"
-    images: tuple[str, ...] = ()
-    pretext: str = "denoise"
+    start: tuple[str, ...]
+    pretext: str | None = None
     steps: int | None = None
-    encoder: str | None = None
-    teacher: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
 
-    def workspace(self, data: DataSet) -> Workspace:
-        """Tell the workspace of this arm's configuration."""
-        return data.workspace if self.is_plain else _workspace(data, self.name)
+    @classmethod
+    def parse(cls, text: str) -> Arm:
+        """Read an arm as the command line has it.
+
+        Args:
+            text: See this module.
+
+        Returns:
+            The arm.
+
+        Raises:
+            DiffaugError: If it is none.
+        """
+        head, _, tail = text.partition("@")
+        start, pretext, steps, *rest = *head.split(":"), *[""] * (3 - len(head.split(":")))
+        starts = tuple(start.split("+"))
+        pairs = [setting.partition("=") for setting in tail.split(",") if setting]
+        try:
+            settings = {key: json.loads(value) for key, _, value in pairs}
+            count = int(steps) if steps else None
+        except ValueError:
+            rest = [text]
+        alone = len(starts) == 1 or set(starts) <= set(IMAGES)
+        if rest or not set(starts) <= set(STARTS) or not alone or (pretext and pretext not in PRETEXTS):
+            raise DiffaugError(
+                f"--arms {text}: no such arm, expected START[:PRETEXT[:STEPS]][@SETTING=VALUE], START being some of "
+                f"{', '.join(STARTS)} and PRETEXT one of {', '.join(PRETEXTS)}; fix the option"
+            )
+        return cls(text, starts, pretext or None, count, settings)
 
     @property
-    def is_plain(self) -> bool:
-        """Whether the arm needs no configuration of its own."""
-        return not self.images and not self.settings and self.encoder is None
+    def ending(self) -> str:
+        """What its configuration's name ends with."""
+        return self.name.replace(":", "-").replace("/", "-")
+
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether it starts from anything but random weights."""
+        return self.start[0] not in UNTRAINED
+
+    def length(self, data: DataSet) -> int:
+        """Tell how many steps its pretraining has."""
+        return self.steps or data.pretraining
+
+    def trainer(self, network: str) -> str:
+        """Name the trainer that trains it."""
+        if self.start == ("stock",):
+            return "nnUNetTrainer"
+        return trainer_name(network, scratch=not self.is_pretrained)
+
+    def workspace(self, data: DataSet, network: str) -> Workspace:
+        """Tell the workspace of this arm's configuration."""
+        return Workspace(data.task, configuration=f"{data.configuration_of(network)}__{self.ending}", network=network)
 
 
-ORACLE = "true masks"  # the one pretext that is none
-TRIAL = 2000  # pretraining steps of the tournament of pretexts
-LONG = 4000  # of the arms in the final table
-SCHEDULES: dict[str, dict[str, Any]] = {  # the tournament of schedules: what differs from the budget's own
-    "rate-0.001": {"initial_lr": 1e-3},
-    "rate-0.006": {"initial_lr": 6e-3},
-    "decoder-first": {"decoder_first": 10},
-    "warm-up-10": {"warmup_epochs": 10},
-    "encoder-alone": {"load": "encoder"},
-    "epochs-10": {"epochs": 10},
-    "epochs-10-rate-0.001": {"epochs": 10, "initial_lr": 1e-3},
-    "epochs-100": {"epochs": 100},
-    "epochs-200": {"epochs": 200},
-}
-SHAPES = 300  # volumes of structures that never were a scan, as many as the phantoms' pool has scans
-STUDENT = "nnUNetTrainerSelfTraining"
-_ALL = (
-    Arm("scratch", "nnUNetTrainerDiffAugScratch"),
-    Arm("stock", "nnUNetTrainer"),
-    Arm("real", images=("pool",), steps=LONG),
-    Arm("synthetic", images=("synthetic",), steps=LONG),
-    Arm("both", images=("pool", "synthetic"), steps=LONG),
-    Arm("shapes", images=("shapes",), steps=LONG),
-    Arm("synthetic+self", STUDENT, images=("synthetic",), encoder="synthetic", teacher="synthetic"),
-    Arm("real+self", STUDENT, images=("pool",), encoder="real", teacher="real"),
-    *(
-        Arm(f"real-{name}", images=("pool",), pretext=name, steps=TRIAL)
-        for name in PRETEXTS
-        if not PRETEXTS[name].taught
-    ),
-    Arm("oracle", images=("pool",), pretext=ORACLE, steps=LONG),
-    *(
-        Arm(f"{arm}@{name}", trainer, encoder=arm if arm != "scratch" else None, settings=settings)
-        for arm, trainer in (
-            ("scratch", "nnUNetTrainerDiffAugScratch"),
-            ("real", "nnUNetTrainerDiffAug"),
-            ("synthetic", "nnUNetTrainerDiffAug"),
-            ("oracle", "nnUNetTrainerDiffAug"),
-        )
-        for name, settings in SCHEDULES.items()
-    ),
-    *(Arm(f"synthetic-{name}", images=("synthetic",), pretext=name, steps=TRIAL) for name in PRETEXTS),
-    *(
-        Arm(f"synthetic-{name}@{kind}", images=(f"synthetic@{kind}",), pretext=name, steps=TRIAL)
-        for kind in ("smooth", "long")
-        for name in ("denoise", "mae", "clusters")
-    ),
-)
-ARMS = {arm.name: arm for arm in _ALL}
-
-
-def add_configuration(data: DataSet, arm: Arm) -> None:
+def add_configuration(data: DataSet, network: str, arm: Arm) -> None:
     """Add the arm's configuration to nnU-Net's plans.
 
     Args:
         data: The data set.
+        network: A key of `NETWORKS`.
         arm: The arm.
     """
-    if arm.is_plain:
-        return
-    workspace = arm.workspace(data)
-    plans = read_json(workspace.plans_file, "run: scarce_labels.py run")
-    block = {**plans["configurations"][data.configuration]["diffaug"], **arm.settings}
-    if arm.encoder is not None:
-        block["encoder_file"] = str(_workspace(data, arm.encoder).encoder / "encoder.pt")
-    wanted = {"inherits_from": data.configuration, "diffaug": block}
-    if plans["configurations"].get(workspace.configuration) != wanted:
-        plans["configurations"][workspace.configuration] = wanted
-        write_json(workspace.plans_file, plans)
+    workspace = arm.workspace(data, network)
+    with FileLock(workspace.preprocessed / "scarce_plans.lock"):  # several processes add theirs
+        plans = read_json(workspace.plans_file, "run: scarce_labels.py run")
+        base = data.configuration_of(network)
+        steps = data.steps + (arm.length(data) if arm.start == ("scratch-long",) else 0)
+        rate = {"initial_lr": data.rates[network]} if network in data.rates else {}
+        epochs = min(EPOCHS, max(1, steps // ITERATIONS))
+        ours = {"epochs": epochs, "iterations_per_epoch": round(steps / epochs), **rate}
+        block = {**plans["configurations"][base]["diffaug"], **ours, **arm.settings}
+        wanted = {"inherits_from": base, "diffaug": block}
+        if plans["configurations"].get(workspace.configuration) != wanted:
+            plans["configurations"][workspace.configuration] = wanted
+            write_json(workspace.plans_file, plans)
 
 
-def pretrain_arm(data: DataSet, arm: Arm, device: str = "auto") -> Path | None:
+def pretrain_arm(data: DataSet, network: str, arm: Arm, device: str = "auto") -> Path | None:
     """Pretrain the arm's encoder, or go on; what is finished stays.
 
     Args:
         data: The data set.
+        network: A key of `NETWORKS`.
         arm: The arm.
         device: `auto`, `cpu` or `cuda`.
 
     Returns:
-        The encoder file, if the arm has one of its own.
+        The encoder file, if the arm has one.
     """
-    add_configuration(data, arm)
-    if not arm.images or arm.teacher:
+    add_configuration(data, network, arm)
+    if not arm.is_pretrained:
         return None
-    if arm.pretext == ORACLE:
+    workspace = arm.workspace(data, network)
+    if arm.start == ("oracle",):
         if data.pool != PHANTOM.pool:
             raise DiffaugError(
                 f"--arms {arm.name}: {data.pool} has no true masks, expected {PHANTOM.pool}; leave it out"
             )
-        assert arm.steps is not None
-        return pretrain_oracle(arm.workspace(data), data.pool, PHANTOM_SHAPE, arm.steps, device)
+        return pretrain_oracle(workspace, data.pool, PHANTOM_SHAPE, arm.length(data), device)
     request = PretrainRequest(
-        images=_folders(data, arm),
-        pretext=arm.pretext,
+        images=tuple(str(_folder(data, start, device)) for start in arm.start),
+        pretext=arm.pretext or family_of(network).recipe.pretext,
         budget=data.budget,
         exclude=forbidden(data),
-        pretext_steps=arm.steps,
+        pretext_steps=arm.length(data),
     )
-    return pretrain(arm.workspace(data), request, device=device)
+    return pipeline.pretrain(workspace, request, device=device)
 
 
-def label_volumes(data: DataSet, arm: Arm, fold: int, device: str = "auto") -> None:
-    """Have the teacher's model of a fold label the arm's volumes.
-
-    Args:
-        data: The data set.
-        arm: The student's arm.
-        fold: nnU-Net's fold.
-        device: `auto`, `cpu` or `cuda`.
-    """
-    if arm.teacher is None:
-        return
-    teacher = ARMS[arm.teacher]
-    request = LabelRequest(
-        fold=str(fold),
-        trainer=teacher.trainer,
-        teacher=teacher.workspace(data).configuration,
-        images=_folders(data, arm),
-        exclude=forbidden(data),
-    )
-    label(arm.workspace(data), request, device=device)
+def _folder(data: DataSet, start: str, device: str) -> Path:
+    """Give the folder of images, made where it is missing."""
+    if start == "shapes":
+        return _shapes(data)
+    workspace = Workspace(data.task, configuration=data.configuration_of(PLAN))
+    pool = workspace if data.pool == data.task else Workspace(data.pool)
+    if start == "synthetic":
+        exclude = forbidden(data) if data.pool == data.task else ("none",)
+        with FileLock(workspace.preprocessed / f"scarce_{data.pool}.lock"):  # arms and networks share it
+            if not (pool.generator / MANIFEST).is_file():  # what somebody has begun goes on as it was begun
+                pipeline.fit(pool, FitRequest(budget=data.budget, exclude=exclude), device=device)
+            begun = (pool.synthetic / MANIFEST).is_file()
+            return pipeline.sample(pool, None if begun else SampleRequest(count=SAMPLES), device=device)
+    return pool.raw if start == "real" else workspace.raw
 
 
-def _workspace(data: DataSet, arm: str) -> Workspace:
-    return Workspace(data.task, configuration=f"{data.configuration}__{arm}")
-
-
-def _folders(data: DataSet, arm: Arm) -> tuple[str, ...]:
-    pool = Workspace(data.pool, configuration="3d_fullres" if data.pool != data.task else data.configuration)
-    places = {"pool": pool.raw, "synthetic": pool.synthetic, "shapes": data.workspace.run / "shapes"}
-    if "shapes" in arm.images:
-        plans, configuration = read_plans(data.workspace)
-        size = [
-            round(1.5 * configuration.patch_size[axis]) for axis in plans.transpose_backward
-        ]  # many patches in each
-        spacing = [configuration.spacing[axis] for axis in plans.transpose_backward]
-        names = read_json(data.workspace.raw / "dataset.json", "restore it")["channel_names"]
-        write_shapes(places["shapes"], SHAPES, size=size, spacing=spacing, channels=list(names.values()))
-    return tuple(
-        str(Workspace(data.pool, configuration=kind.partition("@")[2]).synthetic if "@" in kind else places[kind])
-        for kind in arm.images
-    )
+def _shapes(data: DataSet) -> Path:
+    workspace = Workspace(data.task, configuration=data.configuration_of(PLAN))
+    plans, configuration = read_plans(workspace)
+    # many patches in each
+    size = [round(1.5 * configuration.patch_size[axis]) for axis in plans.transpose_backward]
+    spacing = [configuration.spacing[axis] for axis in plans.transpose_backward]
+    names = read_json(workspace.raw / "dataset.json", "restore it")["channel_names"]
+    with FileLock(workspace.preprocessed / "scarce_shapes.lock"):
+        return write_shapes(workspace.run / "shapes", SHAPES, size=size, spacing=spacing, channels=list(names.values()))

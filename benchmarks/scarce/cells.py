@@ -1,10 +1,11 @@
-"""Cells: data set x arm x number of labels x seed, one JSON file each while they come in, one table afterwards."""
+"""Cells: data set x network x arm x number of labels x seed, one JSON file each while they come in, one table afterwards."""
 
 from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from diffaug.files import atomic_path, read_json, write_json
 
 FIGURES = ("dice", "nsd", "hd95")
 ABOUT = ("settings", "versions", "machine")
-COLUMNS = ["data", "arm", "labelled", "seed", "case", "label", *FIGURES, "train", "test", "about"]
+KEY = ("data", "network", "arm", "labelled", "seed")
+PAUSE = 5.0  # seconds between two looks at what other processes make
+COLUMNS = [*KEY, "case", "label", *FIGURES, "train", "test", "about"]
 RESULTS = Path(__file__).parents[1] / "results" / "scarce_labels"
 
 
@@ -26,22 +29,26 @@ class Cell:
 
     Attributes:
         data: Name of the data set.
+        network: Name of the network.
         arm: Name of the arm.
         labelled: Number of labelled cases.
         seed: Of the draw and of the training.
     """
 
     data: str
+    network: str
     arm: str
     labelled: int
     seed: int
 
     def file(self, folder: Path) -> Path:
         """Tell where its result lies."""
-        return folder / self.data / self.arm / f"{self.labelled}_{self.seed}.json"
+        return folder / self.data / self.network / self.arm / f"{self.labelled}_{self.seed}.json"
 
 
-def unfinished(cells: Iterable[Cell], folder: Path) -> Iterator[Cell]:
+def unfinished(
+    cells: Iterable[Cell], folder: Path, ready: Callable[[Cell], bool] = lambda cell: True
+) -> Iterator[Cell]:
     """Give the cells that nobody has finished or is at work on; each is locked while its turn lasts.
 
     Several processes may share a folder.
@@ -49,24 +56,43 @@ def unfinished(cells: Iterable[Cell], folder: Path) -> Iterator[Cell]:
     Args:
         cells: What is wanted, in order.
         folder: Where results lie.
+        ready: Makes what a cell needs, or says that another process is at it: its turn then comes later.
 
     Yields:
         A cell to run now.
     """
-    kept = read_cells(folder)[["data", "arm", "labelled", "seed"]].drop_duplicates()
-    known = {Cell(*row) for row in kept.itertuples(index=False)}
-    for cell in cells:
-        if cell in known:
-            continue
-        file = cell.file(folder)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(file.with_suffix(".lock"))
-        try:
-            with lock.acquire(blocking=False):
-                if not file.is_file():
-                    yield cell
-        except Timeout:
-            continue
+    waiting = [cell for cell in cells if cell not in finished(folder)]
+    while waiting:
+        later = []
+        for cell in waiting:
+            file = cell.file(folder)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with FileLock(file.with_suffix(".lock")).acquire(blocking=False):
+                    if file.is_file():
+                        continue
+                    if ready(cell):
+                        yield cell
+                    else:
+                        later.append(cell)
+            except Timeout:
+                continue
+        if later == waiting:
+            time.sleep(PAUSE)
+        waiting = later
+
+
+def finished(folder: Path) -> set[Cell]:
+    """Tell which cells have a result.
+
+    Args:
+        folder: Where results lie.
+
+    Returns:
+        They.
+    """
+    kept = read_cells(folder)[list(KEY)].drop_duplicates()
+    return {Cell(*row) for row in kept.itertuples(index=False)}
 
 
 def save(cell: Cell, result: dict[str, Any], folder: Path) -> None:
@@ -102,23 +128,23 @@ def read_cells(folder: Path, files: Sequence[Path] | None = None) -> pd.DataFram
         files: Which of these, beside the table; None for all.
 
     Returns:
-        A row for each cell, test case and label: `data`, `arm`, `labelled`, `seed`, `case`, `label`, the figures, seconds
-        of the cell (`train`, `test`), and `about`, JSON of its settings, versions and machine.
+        A row for each cell, test case and label: those of `KEY`, `case`, `label`, the figures, seconds of the cell (`train`,
+        `test`), and `about`, JSON of its settings, versions and machine.
     """
     table = table_of(folder)
     kept = pd.read_csv(table, dtype={"case": str, "label": str}) if table.is_file() else pd.DataFrame(columns=COLUMNS)
     rows = []
-    for file in sorted(folder.glob("*/*/*.json")) if files is None else files:
+    for file in sorted(folder.glob("*/*/*/*.json")) if files is None else files:
         cell = read_json(file, "delete it, the cell is then run again")
         about = json.dumps({key: cell.get(key, {}) for key in ABOUT})
         seconds = [cell.get("seconds", {}).get(part, 0.0) for part in ("train", "test")]
         for case, labels in cell["scores"].items():
             for label, figures in labels.items():
-                known = [cell["data"], cell["arm"], cell["labelled"], cell["seed"], case, label]
+                known = [*(cell[key] for key in KEY), case, label]
                 rows.append([*known, *(figures[name] for name in FIGURES), *seconds, about])
     new = pd.DataFrame(rows, columns=COLUMNS)
     both = pd.concat([kept, new], ignore_index=True) if len(kept) and len(new) else (new if len(new) else kept)
-    return both.drop_duplicates(["data", "arm", "labelled", "seed", "case", "label"], ignore_index=True)
+    return both.drop_duplicates([*KEY, "case", "label"], ignore_index=True)
 
 
 def pack(folder: Path) -> Path:
@@ -131,7 +157,7 @@ def pack(folder: Path) -> Path:
         The table.
     """
     table = table_of(folder)
-    files = sorted(folder.glob("*/*/*.json"))  # others may come in meanwhile
+    files = sorted(folder.glob("*/*/*/*.json"))  # others may come in meanwhile
     text = read_cells(folder, files).to_csv(index=False)
     with atomic_path(table) as temporary:
         temporary.write_bytes(gzip.compress(text.encode(), mtime=0))  # the same cells are the same file
@@ -149,9 +175,9 @@ def collect(folder: Path, data: str, figure: str = "dice") -> pd.DataFrame:
         figure: `dice`, `nsd` or `hd95`.
 
     Returns:
-        Columns `arm`, `labelled`, `seed`, `case` and `value`, the mean over labels.
+        Columns `network`, `arm`, `labelled`, `seed`, `case` and `value`, the mean over labels.
     """
     cells = read_cells(folder)
     cells = cells[cells["data"] == data]
-    of_case = cells.groupby(["arm", "labelled", "seed", "case"], sort=False)[figure].mean()
+    of_case = cells.groupby([*KEY[1:], "case"], sort=False)[figure].mean()
     return of_case.rename("value").reset_index()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,16 @@ from diffaug.files import read_json, write_json
 from diffaug.nnunet.budget_configurations import add_budget_configuration, ensure_plans
 from diffaug.phantom.dataset import write_dataset
 from diffaug.scans.dataset import Case, list_cases, open_dataset
-from diffaug.workspace import Workspace, dataset_name, nnunet_folder
+from diffaug.workspace import PLAN, Workspace, dataset_name, nnunet_folder
 
-PHANTOM_SHAPE = (24, 32, 48)  # voxels of 6 to 7 mm: the whole scan is one patch, and a CPU trains a cell in minutes
+PHANTOM_SHAPE = (
+    16,
+    24,
+    32,
+)  # voxels of about 10 mm: the whole scan is one patch, and long trainings take a CPU minutes
 PHANTOM_POOL = 300  # unlabelled phantoms of the other site
 SEEDS = 20  # draws of labelled cases written for nnU-Net, as folds
-VALIDATION = 8  # cases held back for nnU-Net's own validation, which nothing here looks at
+VALIDATION = 8  # cases held back for nnU-Net's own validation
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,12 @@ class DataSet:
         lists: JSON with the ids of `pool` and `test` cases of `imagesTr`; None where tests are in `imagesTs`.
         patient: Tells by an id whose case it is: those of one patient stay together. Each case is of another by default.
         budget: Of nnU-Net's configuration and of the pretraining.
-        tests: Folder name of another dataset whose test cases judge, so that choices leave the task's own untouched.
+        steps: Of a training.
+        pretraining: Steps of a pretraining where an arm does not say otherwise.
+        rates: Learning rate of each network, the family's own where none is told.
+        held: Cases that are held back for nnU-Net's own validation, and for choices.
+        trials: Whether cases that no table of results knows shall judge, so that choices leave the test cases untouched:
+            the validation cases or, of phantoms, those of a dataset of their own.
     """
 
     name: str
@@ -47,17 +56,20 @@ class DataSet:
     lists: Path | None = None
     patient: Callable[[str], Any] = str
     budget: str = "cpu-small"
-    tests: str | None = None
+    steps: int = 4000
+    pretraining: int = 6000
+    rates: Mapping[str, float] = field(default_factory=dict)
+    held: int = VALIDATION
+    trials: bool = False
 
-    @property
-    def configuration(self) -> str:
-        """nnU-Net's configuration that all arms inherit from."""
-        return f"3d_{self.budget.replace('-', '_')}"
+    def configuration_of(self, network: str) -> str:
+        """Name nnU-Net's configuration that all arms of a network inherit from."""
+        return f"3d_{self.budget.replace('-', '_')}{'' if network == PLAN else f'_{network}'}"
 
     @property
     def workspace(self) -> Workspace:
-        """The task's workspace, of the configuration that all arms inherit from."""
-        return Workspace(self.task, configuration=self.configuration)
+        """The task's workspace, of the plan's own network."""
+        return Workspace(self.task, configuration=self.configuration_of(PLAN))
 
     def fold(self, labelled: int, seed: int) -> int:
         """Tell which of nnU-Net's folds has so many labelled cases of that draw."""
@@ -65,52 +77,57 @@ class DataSet:
 
 
 PHANTOM = DataSet(
-    "phantom", "Dataset951_BreastPhantomB", (10, 20, 40, 80, 160, 200), tolerance=5.0, pool="Dataset950_BreastPhantomA"
+    "phantom", "Dataset961_BreastPhantomB", (10, 20, 200), tolerance=5.0, pool="Dataset960_BreastPhantomA"
 )
+PHANTOM_TRIALS = "Dataset962_BreastPhantomB"
 HIPPOCAMPUS = DataSet(
     "hippocampus",
     "Dataset004_Hippocampus",
-    (4, 8, 16, 32),
+    (4, 8, 16, 128),
     tolerance=1.0,
     pool="Dataset004_Hippocampus",
     lists=Path("scarce_split.json"),
     patient=lambda case: (int(case.rpartition("_")[2]) + 1) // 2,  # ids 2k-1 and 2k are a patient's two sides
+    held=20,
 )
 HEARTS = DataSet(
     "hearts",
     "Dataset910_HeartVendorA",
-    (2, 4, 10, 20),
+    (2, 4, 10, 20, 80),  # both phases of 1, 2, 5, 10 and all 40 patients
     tolerance=2.5,
     pool="Dataset911_HeartVendorB",
     lists=Path("scarce_split.json"),
     patient=lambda case: case.rpartition("_")[0],  # both phases of a heart
+    held=20,
 )
-# what is chosen between arms is chosen here: the same trainings, judged by phantoms that no table of results knows
-TRIALS = replace(PHANTOM, name="phantom-trials", tests="Dataset952_BreastPhantomB")
-DATA_SETS = {data.name: data for data in (PHANTOM, TRIALS, HIPPOCAMPUS, HEARTS)}
+DATA_SETS = {data.name: data for data in (PHANTOM, HIPPOCAMPUS, HEARTS)}
+# what is chosen between arms is chosen here: the same trainings, judged by cases that no table of results knows
+DATA_SETS |= {f"{name}-trials": replace(data, name=f"{name}-trials", trials=True) for name, data in DATA_SETS.items()}
 
 
-def prepare(data: DataSet) -> None:
+def prepare(data: DataSet, networks: Sequence[str] = (PLAN,)) -> None:
     """Make what is missing: phantoms, nnU-Net's plans without the test cases, preprocessed cases, the draws as folds.
 
     Args:
         data: The data set.
+        networks: Keys of `NETWORKS`.
     """
     raw = nnunet_folder("nnUNet_raw")
-    if data.name in (PHANTOM.name, TRIALS.name):
+    if data.task == PHANTOM.task:
         pool = max(data.counts)
-        write_dataset(raw, task=951, cases=pool + VALIDATION, test=60, site="B", shape=PHANTOM_SHAPE)
-        write_dataset(raw, task=950, cases=PHANTOM_POOL, labelled=0, site="A", shape=PHANTOM_SHAPE)
-        write_dataset(raw, task=952, cases=1, test=60, site="B", shape=PHANTOM_SHAPE, seed=1)
+        write_dataset(raw, task=961, cases=pool + data.held, test=60, site="B", shape=PHANTOM_SHAPE)
+        write_dataset(raw, task=960, cases=PHANTOM_POOL, labelled=0, site="A", shape=PHANTOM_SHAPE)
+        write_dataset(raw, task=962, cases=1, test=60, site="B", shape=PHANTOM_SHAPE, seed=1)
     workspace = data.workspace
-    test = {case.id for case, _ in judging_cases(data)}
+    test = {case.id for case, _ in judging_cases(replace(data, trials=False))}
     plans_file = ensure_plans(dataset_name(data.task), exclude=test if data.lists else ())
-    if data.configuration not in read_json(plans_file, "run again")["configurations"]:
-        add_budget_configuration(plans_file, budget=data.budget)
+    for network in (PLAN, *networks):
+        if data.configuration_of(network) not in read_json(plans_file, "run again")["configurations"]:
+            add_budget_configuration(plans_file, budget=data.budget, network=network)
     needed = {*_pool(data), *(test if data.lists else ())}
     if needed - {file.stem for file in workspace.preprocessed.glob("*/*.pkl")}:  # written last of each case
-        number = int(data.task[7:10])
-        preprocess_dataset(number, "nnUNetPlans", configurations=(data.configuration,), num_processes=(1,))
+        number, configurations = int(data.task[7:10]), (data.configuration_of(PLAN),)
+        preprocess_dataset(number, "nnUNetPlans", configurations=configurations, num_processes=(1,))
     splits, wanted = workspace.preprocessed / "splits_final.json", draws(data)
     if splits.is_file() and read_json(splits, "restore it") != wanted:
         kept = splits.with_name("splits_final.kept_by_scarce_labels.json")
@@ -152,8 +169,9 @@ def draws(data: DataSet) -> list[dict[str, list[str]]]:
 
 def validation(data: DataSet) -> list[str]:
     """Give the cases that are held back for nnU-Net's own validation: the last ones of the pool."""
-    patients, held = by_patient(sorted(_pool(data)), data.patient), []
-    while len(held) < VALIDATION:
+    held: list[str] = []
+    patients = by_patient(sorted(_pool(data)), data.patient)
+    while len(held) < data.held:
         held += patients.pop()
     return sorted(held)
 
@@ -167,12 +185,15 @@ def judging_cases(data: DataSet) -> list[tuple[Case, Path]]:
     Returns:
         Case and label file, sorted by id.
     """
-    raw = nnunet_folder("nnUNet_raw") / (data.tests or data.task)
+    own = data.trials and data.task == PHANTOM.task
+    raw = nnunet_folder("nnUNet_raw") / (PHANTOM_TRIALS if own else data.task)
     info = read_json(raw / "dataset.json", "restore it")
     ending, channels = info["file_ending"], len(info["channel_names"])
-    part, wanted = ("Ts", None) if data.lists is None else ("Tr", set(_lists(data)["test"]))
+    part, wanted = "Tr", set(validation(data) if data.trials else _lists(data)["test"] if data.lists else ())
+    if own or not (data.trials or data.lists):
+        part, wanted = "Ts", set()
     cases = list_cases([raw / f"images{part}", raw / "none"], ending, channels)
-    return [(c, raw / f"labels{part}" / f"{c.id}{ending}") for c in cases if wanted is None or c.id in wanted]
+    return [(c, raw / f"labels{part}" / f"{c.id}{ending}") for c in cases if not wanted or c.id in wanted]
 
 
 def _pool(data: DataSet) -> list[str]:

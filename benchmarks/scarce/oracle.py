@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from diffaug.budgets import BUDGETS
 from diffaug.files import fingerprint, read_json
+from diffaug.nnunet.families import family_of
 from diffaug.nnunet.networks import build_network
 from diffaug.nnunet.plans import read_plans
 from diffaug.nnunet.weights.format import save_encoder
@@ -95,9 +96,11 @@ def pretrain_oracle(workspace: Workspace, pool: str, shape: tuple[int, int, int]
         return np.concatenate([volumes[case], mask.numpy()])
 
     masked.fill(cases, with_mask)
+    recipe = family_of(workspace.network).recipe
     training = replace(BUDGETS["cpu-small"].pretraining, steps=steps)
+    training = replace(training, learning_rate=min(training.learning_rate, recipe.pretraining_rate))
     torch.manual_seed(training.seed)
-    network = build_network(configuration, 1, 2)
+    network = build_network(configuration, 1, 2, network=workspace.network)
     objective = PretextObjective(
         network, TrueMasks(), [(masked, c) for c in cases], configuration.patch_size, configuration.spacing, 0
     )
@@ -117,5 +120,6 @@ def pretrain_oracle(workspace: Workspace, pool: str, shape: tuple[int, int, int]
         name=workspace.configuration,
         configuration=configuration.configuration,
         provenance=provenance,
+        kind=workspace.network,
     )
     return target

@@ -12,71 +12,127 @@ import pandas as pd
 
 from benchmarks.measuring import table
 from benchmarks.scarce.cells import collect, read_cells
+from benchmarks.scarce.data import DataSet
 from benchmarks.scarce.statistics import Difference, compare, compare_counts, grid, holm, interval
+from diffaug.errors import DiffaugError
 
-BASELINE = "scratch"
+BASELINE, EQUAL_STEPS = "scratch", "scratch-long"
 LEAST_GAP = 0.005  # Dice; a share of less than that is a share of chance
 
 
-def write_report(folder: Path, data: str, arms: Sequence[str], out: Path, commands: Sequence[str]) -> None:
+def write_report(folder: Path, data: DataSet, out: Path, arms: Sequence[str] | None = None) -> None:
     """Write `<out>.md` and `<out>.png`.
 
     Args:
         folder: Where cells lie.
-        data: Name of the data set.
-        arms: What to show, in order.
+        data: The data set.
         out: The report without its ending.
-        commands: What made the cells.
+        arms: What to show; None for all.
+
+    Raises:
+        DiffaugError: If there is no finished cell.
     """
-    cells = collect(folder, data)
-    arms = [arm for arm in arms if arm in set(cells["arm"])]
-    counts = sorted(cells["labelled"].unique())
-    parts = [f"# Scarce labels: {data}", "```\n" + "\n".join(commands) + "\n```", _settings(folder, data, arms)]
-    parts += ["## Dice", "Mean over seeds and test cases (95 % interval, seeds and cases drawn anew; number of seeds)."]
-    parts.append(table([_means(cells, arm, counts) for arm in arms]))
-    for figure, unit in (("nsd", "normalised surface Dice"), ("hd95", "HD95, mm")):
-        others = collect(folder, data, figure)
-        parts += [f"## {unit[0].upper()}{unit[1:]}", table([_means(others, arm, counts) for arm in arms])]
+    cells = collect(folder, data.name)
+    cells = cells if arms is None else cells[cells["arm"].isin(arms)]
+    if cells.empty:
+        raise DiffaugError(f"{folder}: no finished cell of {data.name}, expected some; run them first")
+    networks = sorted(cells["network"].unique())
+    counts = sorted(int(count) for count in cells["labelled"].unique())
+    parts = [f"# Scarce labels: {data.name}", _told(folder, data, cells)]
     parts += [
-        f"## Dice, arm minus {BASELINE}",
-        "Paired by seed and case. p over cases: Wilcoxon, cases averaged over seeds; p over seeds: t-test, averaged "
-        "over cases; both with Holm's correction over the numbers of labels. Share of the gap: the gain over what "
-        f"{counts[-1]} labels add to {BASELINE} with the same seeds, where that is at least {LEAST_GAP}.",
-        table([row for arm in arms if arm != BASELINE for row in _gains(cells, arm, counts)] or [{"arm": "none yet"}]),
+        "## Dice",
+        f"Mean over draws of labelled cases and test cases; in brackets its gain over `{BASELINE}` of the same network, "
+        "draws and cases, with the 95 % interval (draws and cases drawn anew); then the number of draws.",
+        table([_row(cells, network, arm, counts) for network in networks for arm in _arms(cells, network)]),
+        *(_best(cells, count) for count in counts),
+        f"![mean Dice against the number of labels]({out.with_suffix('.png').name})",
+        "## Gains",
+        f"Paired by draw and case, over `{BASELINE}` and over `{EQUAL_STEPS}`, which is trained for the steps of the "
+        "pretraining, too. p over cases: Wilcoxon, cases averaged over draws; p over draws: t-test, averaged over cases; "
+        "both with Holm's correction over the numbers of labels. Share of the gap: the gain over what "
+        f"{counts[-1]} labels add to `{BASELINE}` with the same draws, where that is at least {LEAST_GAP}.",
     ]
+    parts += [table(gains) for network in networks if (gains := _gains_of(cells, network, counts))]
+    for figure, title in (("nsd", "Normalised surface Dice"), ("hd95", "HD95, mm")):
+        others = collect(folder, data.name, figure).merge(cells[["network", "arm"]].drop_duplicates())
+        rows = [_row(others, network, arm, counts) for network in networks for arm in _arms(cells, network)]
+        parts += [f"## {title}", table(rows)]
     out.parent.mkdir(parents=True, exist_ok=True)
     out.with_suffix(".md").write_text("\n\n".join(parts) + "\n")
-    _draw(cells, arms, counts, out.with_suffix(".png"), data)
+    _draw(cells, networks, counts, out.with_suffix(".png"), data.name)
 
 
-def _settings(folder: Path, data: str, arms: Sequence[str]) -> str:
-    cells = read_cells(folder)
-    cells = cells[(cells["data"] == data) & cells["arm"].isin(arms)].drop_duplicates(["arm", "labelled", "seed"])
-    order = cells["arm"].map(list(arms).index).sort_values(kind="stable").index
-    told = [json.loads(text) for text in cells.loc[order, "about"]]
-    first = next((t for t, arm in zip(told, cells.loc[order, "arm"], strict=True) if arm == BASELINE), told[0])
-    seconds = (cells["train"] + cells["test"]).mean()
-    settings = ", ".join(f"{key} {value}" for key, value in first["settings"].items() if key not in ("fold", "trainer"))
-    machines = sorted({t["machine"]["processor"] for t in told})
-    return f"{settings}; {len(told)} cells of {seconds:.0f} s; {', '.join(machines)}; versions {first['versions']}."
+def _arms(cells: pd.DataFrame, network: str) -> list[str]:
+    """List a network's arms, the baselines first."""
+    found = set(cells.loc[cells["network"] == network, "arm"])
+    first = [arm for arm in (BASELINE, EQUAL_STEPS) if arm in found]
+    return first + sorted(found - set(first))
 
 
-def _means(cells: pd.DataFrame, arm: str, counts: Sequence[int]) -> dict[str, str]:
-    row = {"arm": arm}
+def _told(folder: Path, data: DataSet, cells: pd.DataFrame) -> str:
+    """Tell how the cells came about: the commands, and what the first of each network says of itself."""
+    kept = read_cells(folder)
+    kept = kept[kept["data"] == data.name].merge(cells[["network", "arm"]].drop_duplicates())
+    kept = kept.drop_duplicates(["network", "arm", "labelled", "seed"])
+    commands, told = [], []
+    for network, own in kept.groupby("network", sort=True):
+        counts = " ".join(map(str, sorted(own["labelled"].unique())))
+        arms = " ".join(f"'{arm}'" if "@" in arm else arm for arm in _arms(cells, str(network)))
+        commands.append(
+            f"python -m benchmarks.scarce_labels run --data {data.name} --networks {network} --arms {arms} "
+            f"--labelled {counts} --seeds {own['seed'].nunique()} --processes 2"
+        )
+        plain = own[own["arm"] == BASELINE]
+        about = [json.loads(text) for text in (plain if len(plain) else own)["about"]]
+        settings = ", ".join(
+            f"{key} {value}" for key, value in about[0]["settings"].items() if key not in ("fold", "trainer")
+        )
+        machines = sorted({each["machine"].get("processor", "?") for each in about})
+        versions = ", ".join(f"{name} {number}" for name, number in about[0]["versions"].items())
+        told.append(
+            f"* {network}: {settings}; {len(own)} cells of {(own['train'] + own['test']).mean():.0f} s on the mean; "
+            f"{', '.join(machines)}; {versions}."
+        )
+    return "```\n" + "\n".join(commands) + "\n```\n\n" + "\n".join(told)
+
+
+def _row(cells: pd.DataFrame, network: str, arm: str, counts: Sequence[int]) -> dict[str, str]:
+    own = cells[cells["network"] == network]
+    row = {"network": network, "arm": arm}
     for count in counts:
-        values = grid(cells, arm, count)
-        if values.empty:
-            row[f"{count} labels"] = ""
-            continue
-        low, high = interval(values.to_numpy())
-        row[f"{count} labels"] = f"{values.to_numpy().mean():.4f} ({low:.3f}–{high:.3f}; {len(values)})"
+        values, gain = grid(own, arm, count), compare(own, arm, BASELINE, count)
+        text = "" if values.empty else f"{values.to_numpy().mean():.3f}"
+        if arm != BASELINE and gain is not None:
+            text += f" ({gain.mean:+.3f}: {gain.low:+.3f} to {gain.high:+.3f})"
+        row[f"{count} labels"] = f"{text}; {len(values)}" if text else ""
     return row
 
 
-def _gains(cells: pd.DataFrame, arm: str, counts: Sequence[int]) -> list[dict[str, str]]:
+def _best(cells: pd.DataFrame, count: int) -> str:
+    """Name the best network and start: a pretrained one may still stay below another from scratch."""
+    own = cells[cells["labelled"] == count]
+    draws = own.groupby(["network", "arm"])["seed"].nunique()
+    means = own.groupby(["network", "arm"])["value"].mean()[draws == draws.max()].sort_values(ascending=False)
+    scratch = [key for key in means.index if key[1] == BASELINE]
+    text = f"* Best with {count} labels: {means.index[0][0]}, {means.index[0][1]} ({means.iloc[0]:.3f})"
+    return text + (f"; best from scratch: {scratch[0][0]} ({means[scratch[0]]:.3f})." if scratch else ".")
+
+
+def _gains_of(cells: pd.DataFrame, network: str, counts: Sequence[int]) -> list[dict[str, str]]:
+    own = cells[cells["network"] == network]
+    return [
+        {"network": network, **row}
+        for arm in _arms(cells, network)
+        for against in (BASELINE, EQUAL_STEPS)
+        if arm not in (BASELINE, against)
+        for row in _gains(own, arm, against, counts)
+    ]
+
+
+def _gains(cells: pd.DataFrame, arm: str, against: str, counts: Sequence[int]) -> list[dict[str, str]]:
     found: list[tuple[int, Difference]] = []
     for count in counts:
-        difference = compare(cells, arm, BASELINE, count)
+        difference = compare(cells, arm, against, count)
         if difference is not None:
             found.append((count, difference))
     by_cases = holm(d.p_cases for _, d in found)
@@ -87,31 +143,49 @@ def _gains(cells: pd.DataFrame, arm: str, counts: Sequence[int]) -> list[dict[st
         rows.append(
             {
                 "arm": arm,
+                "minus": against,
                 "labels": str(count),
                 "gain": f"{d.mean:+.4f} ({d.low:+.4f} to {d.high:+.4f})",
                 "p over cases": f"{p_cases:.2g}",
-                "p over seeds": "" if np.isnan(p_seeds) else f"{p_seeds:.2g}",
-                "share of the gap": f"{d.mean / gap:.0%}" if gap >= LEAST_GAP else "",
-                "seeds": str(d.seeds),
+                "p over draws": "" if np.isnan(p_seeds) else f"{p_seeds:.2g}",
+                "share of the gap": f"{d.mean / gap:.0%}" if gap >= LEAST_GAP and against == BASELINE else "",
+                "draws": str(d.seeds),
             }
         )
     return rows
 
 
-def _draw(cells: pd.DataFrame, arms: Sequence[str], counts: Sequence[int], file: Path, data: str) -> None:
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    for number, arm in enumerate(arms):
-        found = [(count, grid(cells, arm, count).to_numpy()) for count in counts]
-        found = [(count, values) for count, values in found if values.size]
-        means = [values.mean() for _, values in found]
-        ends = np.array([interval(values) for _, values in found]).T
-        places = [count * 1.02 ** (number - len(arms) / 2) for count, _ in found]
-        errors = np.abs(ends - np.array(means))
-        axes.errorbar(places, means, errors, label=arm, marker="o", capsize=2, linewidth=1.2)
-    axes.set(xscale="log", xlabel="labelled cases", ylabel="mean Dice over test cases", title=data)
-    axes.set_xticks(counts, [str(count) for count in counts], minor=False)
-    axes.minorticks_off()
-    axes.legend(fontsize=8)
-    axes.grid(alpha=0.3)
+def _draw(cells: pd.DataFrame, networks: Sequence[str], counts: Sequence[int], file: Path, data: str) -> None:
+    figure, axes = plt.subplots(
+        1, len(networks), figsize=(4.8 * len(networks) + 0.6, 4.2), sharey=True, squeeze=False, layout="constrained"
+    )
+    colours = {arm: f"C{number % 10}" for number, arm in enumerate(sorted(cells["arm"].unique()))}
+    for axis, network in zip(axes[0], networks, strict=True):
+        own, arms = cells[cells["network"] == network], _arms(cells, network)
+        for number, arm in enumerate(arms):
+            found = [(count, grid(own, arm, count).to_numpy()) for count in counts]
+            found = [(count, values) for count, values in found if values.size]
+            means = [values.mean() for _, values in found]
+            ends = np.array([interval(values) for _, values in found]).T
+            places = [count * 1.03 ** (number - len(arms) / 2) for count, _ in found]
+            line = "--" if arm.startswith(BASELINE) else "-"
+            axis.errorbar(
+                places,
+                means,
+                np.abs(ends - np.array(means)),
+                label=arm,
+                marker="o",
+                markersize=4,
+                capsize=2,
+                linewidth=1.2,
+                linestyle=line,
+                color=colours[arm],
+            )
+        axis.set(xscale="log", xlabel="labelled cases", title=f"{data}: {network}")
+        axis.set_xticks(counts, [str(count) for count in counts], minor=False)
+        axis.minorticks_off()
+        axis.legend(fontsize=8)
+        axis.grid(alpha=0.3)
+    axes[0][0].set(ylabel="mean Dice over test cases")
     figure.savefig(file, dpi=130)
     plt.close(figure)

@@ -17,18 +17,18 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from benchmarks.scarce.arms import Arm
 from benchmarks.scarce.data import DataSet, judging_cases
 from benchmarks.scarce.scores import score
-from benchmarks.tried.self_training.trainer import nnUNetTrainerSelfTraining
 from diffaug.files import read_json
 from diffaug.nnunet.predictor import make_predictor
 from diffaug.scans.dataset import open_dataset
 from nnunet_plugin import trainers
 
 
-def train_cell(data: DataSet, arm: Arm, labelled: int, seed: int, device: torch.device) -> dict[str, Any]:
+def train_cell(data: DataSet, network: str, arm: Arm, labelled: int, seed: int, device: torch.device) -> dict[str, Any]:
     """Train, predict and score.
 
     Args:
         data: The data set.
+        network: A key of `NETWORKS`.
         arm: What the training starts from.
         labelled: Number of labelled cases.
         seed: Of the draw of labelled cases, and of everything random in the training; the same in all arms.
@@ -40,7 +40,7 @@ def train_cell(data: DataSet, arm: Arm, labelled: int, seed: int, device: torch.
     torch.manual_seed(seed)
     np.random.seed(seed)  # noqa: NPY002 (nnU-Net's augmentation draws from the global generators)
     random.seed(seed)
-    trainer = make_trainer(data, arm, labelled, seed, device)
+    trainer = make_trainer(data, network, arm, labelled, seed, device)
     _lay_out(trainer)
     shutil.rmtree(trainer.output_folder, ignore_errors=True)
     Path(trainer.output_folder).mkdir(parents=True)
@@ -68,11 +68,14 @@ def train_cell(data: DataSet, arm: Arm, labelled: int, seed: int, device: torch.
     }
 
 
-def make_trainer(data: DataSet, arm: Arm, labelled: int, seed: int, device: torch.device) -> nnUNetTrainer:
+def make_trainer(
+    data: DataSet, network: str, arm: Arm, labelled: int, seed: int, device: torch.device
+) -> nnUNetTrainer:
     """Make nnU-Net's trainer of a cell, as `nnUNetv2_train` would.
 
     Args:
         data: The data set.
+        network: A key of `NETWORKS`.
         arm: The arm.
         labelled: Number of labelled cases.
         seed: Of the draw.
@@ -81,17 +84,14 @@ def make_trainer(data: DataSet, arm: Arm, labelled: int, seed: int, device: torc
     Returns:
         The trainer, not initialised.
     """
-    workspace = arm.workspace(data)
+    workspace = arm.workspace(data, network)
     plans = read_json(workspace.plans_file, "run: scarce_labels.py run")
     dataset_json = read_json(workspace.raw / "dataset.json", "restore it")
     plans["continue_training"] = False
     fold = data.fold(labelled, seed)
-    kinds = {**trainers.TRAINERS, nnUNetTrainerSelfTraining.__name__: nnUNetTrainerSelfTraining}
-    kind = kinds.get(arm.trainer, nnUNetTrainer)
+    kind = trainers.TRAINERS.get(arm.trainer(network), nnUNetTrainer)
     trainer = kind(plans, workspace.configuration, fold, dataset_json, device)
-    if (
-        arm.trainer == "nnUNetTrainer"
-    ):  # the stock trainer has no settings of its own: the same length, its own schedule
+    if kind is nnUNetTrainer:  # it has no settings: the same length, its own schedule
         block = trainer.configuration_manager.configuration["diffaug"]
         trainer.num_epochs = block["epochs"]
         trainer.num_iterations_per_epoch = block["iterations_per_epoch"]

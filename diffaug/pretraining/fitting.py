@@ -184,7 +184,7 @@ def require_loadable(
 
 def write_result(
     workspace: Workspace,
-    pretext: str,
+    title: str,
     configuration: ConfigurationManager,
     network: nn.Module,
     provenance: dict[str, Any],
@@ -193,7 +193,7 @@ def write_result(
 
     Args:
         workspace: The task's workspace.
-        pretext: Name of the pretext.
+        title: Of the curves.
         configuration: nnU-Net's configuration.
         network: The pretrained network.
         provenance: Of the file.
@@ -215,5 +215,5 @@ def write_result(
         key: ([line["step"] for line in lines if key in line], [line[key] for line in lines if key in line])
         for key in ("network_loss", "held_out")
     }
-    curves(drawn, folder / "pretext_curves.png", title=f"pretext: {pretext}", x="step")
+    curves(drawn, folder / "pretext_curves.png", title=title, x="step")
     return {key: values[-1] for key, (_, values) in drawn.items()}

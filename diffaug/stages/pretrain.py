@@ -41,7 +41,7 @@ def require_possible(request: PretrainRequest) -> None:
     Raises:
         DiffaugError: If pretext, budget, images or steps make no sense.
     """
-    if request.pretext not in PRETEXTS or request.budget not in BUDGETS:
+    if request.pretext not in (None, *PRETEXTS) or request.budget not in BUDGETS:
         raise DiffaugError(
             f"pretrain: found pretext '{request.pretext}' and budget '{request.budget}', expected one of "
             f"{', '.join(PRETEXTS)} and one of {', '.join(BUDGETS)}; fix the options"
@@ -70,7 +70,7 @@ def finished(workspace: Workspace, request: PretrainRequest) -> bool:
     _require_own(workspace)
     work = PlannedTask.of(workspace)
     with open_stage("pretrain", workspace.encoder, fresh=False, active=False) as stage:
-        stage.request(PretrainRequest, request)
+        stage.request(PretrainRequest, _settled(request, work))
         stage.refuse(_other_network(stage, work.network))
         return stage.finished and (workspace.encoder / ENCODER).is_file()
 
@@ -93,7 +93,7 @@ def pretrain(workspace: Workspace, asked: PretrainRequest, *, device: str, fresh
     with open_stage("pretrain", workspace.encoder, fresh=fresh, active=fabric.is_global_zero) as stage:
         if not fresh:
             _require_own(workspace)
-        request = stage.request(PretrainRequest, asked)
+        request = stage.request(PretrainRequest, _settled(asked, work))
         stage.refuse(_other_network(stage, work.network))
         if stage.finished and target.is_file():
             fabric.print(f"pretrain: {target} is there already")
@@ -143,6 +143,11 @@ def check(workspace: Workspace, request: PretrainRequest) -> None:
     _sources(workspace, request, [name for name in request.images if name != "synthetic"])
 
 
+def _settled(request: PretrainRequest, work: PlannedTask) -> PretrainRequest:
+    """Choose the pretext where none is named."""
+    return replace(request, pretext=request.pretext or work.network.family.recipe.pretext)
+
+
 def _sources(workspace: Workspace, request: PretrainRequest, images: Sequence[str]) -> tuple[set[str], list[Source]]:
     """Turn the rules into ids that must not be seen, and open the images without them."""
     extra = [Path(folder) for folder in request.more_images]
@@ -181,7 +186,8 @@ def _volumes(
     work: PlannedTask, request: PretrainRequest, sources: list[Source], inputs: dict[str, Any], fabric: Fabric
 ) -> list[tuple[VolumeCache, str]]:
     """Bring all images into the network's space."""
-    pretext, folder, configuration = PRETEXTS[request.pretext], work.workspace.encoder, work.configuration
+    pretext, configuration = pretext_for(request.pretext, work.network), work.configuration
+    folder = work.workspace.encoder
     volumes: list[tuple[VolumeCache, str]] = []
     with fabric.rank_zero_first():
         for source in sources:
@@ -234,7 +240,7 @@ def _fit(
 def _finish(
     stage: Stage, work: PlannedTask, request: PretrainRequest, network: torch.nn.Module, provenance: dict[str, Any]
 ) -> None:
-    figures = write_result(work.workspace, request.pretext, work.configuration, network, provenance)
+    figures = write_result(work.workspace, f"pretext: {request.pretext}", work.configuration, network, provenance)
     told = {key: value for key, value in provenance.items() if key not in ("version", "images")}
     stage.finish(figures=figures, encoder_sha256=file_hash(stage.folder / ENCODER), **told)
     (stage.folder / "pretext.state.pt").unlink(missing_ok=True)

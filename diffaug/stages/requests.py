@@ -76,7 +76,8 @@ class PretrainRequest:
 
     Attributes:
         images: What to pretrain on, any of: synthetic, real, a FOLDER.
-        pretext: The task that needs no labels: denoise, mae or, with the generator as teacher, clusters.
+        pretext: The task that needs no labels: denoise, mae or, with the generator as teacher, clusters; where none is named,
+            the one that helped the network's kind most.
         budget: The machine at hand.
         exclude: Cases that must not be seen: fold:N, labelled, FILE[:KEY] or none; may be repeated.
         more_images: Folder of further unlabelled images; may be repeated.
@@ -85,7 +86,7 @@ class PretrainRequest:
     """
 
     images: tuple[str, ...] = option(("synthetic",), read=named, action="store", nargs="+")
-    pretext: str = "denoise"
+    pretext: str | None = None
     budget: str = option(DEFAULT, choices=BUDGETS)
     exclude: tuple[str, ...] = option(("fold:0",), metavar="RULE")
     more_images: tuple[str, ...] = option((), read=_resolved, metavar="FOLDER")

@@ -18,7 +18,7 @@ from benchmarks.gpu.jobs import Job, run_jobs
 from benchmarks.gpu.record import LINES, record, recorded
 from benchmarks.gpu.report import write_report
 from benchmarks.gpu.schedule import jobs_of
-from benchmarks.gpu.sizes import HEARTS, SMOKE
+from benchmarks.gpu.sizes import ARMS, HEARTS, SMOKE
 from benchmarks.gpu.steps import measure_steps
 from benchmarks.scarce import data
 from diffaug.budgets import Training
@@ -222,7 +222,7 @@ def test_every_part_runs_on_a_cpu(tmp_path):
     assert kinds == ["autoencoder", "autoencoder with critic", "denoiser", "pretraining nnUNetPlans"]
     assert all(line["equal"] for line in lines if line["part"] == "repeats"), "bit for bit on a CPU"
     assert any(line.get("killed_at_step") for line in lines if line["part"] == "repeat")
-    assert {line["arm"] for line in lines if line["part"] == "train"} == {"scratch", "real", "synthetic"}
+    assert {line["arm"] for line in lines if line["part"] == "train"} == set(ARMS)
     pictures = {file.name for file in (tmp_path / "out").iterdir()}
     assert pictures == {"gpu.json", "gpu.md", "volumes.png", "losses.png", "audit.html", "logs.json.gz"}
     assert str(tmp_path) not in (tmp_path / "out" / "gpu.json").read_text()

@@ -1,16 +1,24 @@
 """The scarce-label benchmark: scores, draws of labelled cases, cells that several processes share, and statistics."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.scarce.cells import RESULTS, Cell, collect, pack, read_cells, save, unfinished
+from benchmarks.scarce.arms import Arm
+from benchmarks.scarce.cells import Cell, collect, pack, read_cells, save, unfinished
 from benchmarks.scarce.data import HIPPOCAMPUS, DataSet, draws, forbidden, judging_cases, validation
 from benchmarks.scarce.scores import score
 from benchmarks.scarce.statistics import compare, grid, holm, interval
+from diffaug.errors import DiffaugError
 from diffaug.files import write_json
 from diffaug.phantom.dataset import write_dataset
 from diffaug.scans.exclusion import excluded_ids
+
+TRIED = Path(__file__).parents[2] / "benchmarks" / "tried" / "results"
+LOADED = {"initial_lr": 0.003, "load": "encoder"}
 
 
 def ball(centre, radius, shape=(20, 20, 20)):
@@ -77,6 +85,17 @@ def test_people_stay_together(phantoms, tmp_path):
     assert [case.id for case, _ in judging_cases(paired)] == names[:4]
 
 
+def test_choices_are_judged_by_cases_that_no_table_knows(phantoms, tmp_path):
+    raw = phantoms.workspace.raw
+    names = [f"phantomB_{number:04d}" for number in range(1, 21)]
+    write_json(raw / "lists.json", {"pool": names[4:], "test": names[:4]})
+    listed = replace(phantoms, lists=raw / "lists.json")
+    judges = {case.id for case, _ in judging_cases(replace(listed, trials=True))}
+    assert judges == set(validation(listed))
+    assert not judges & {case.id for case, _ in judging_cases(listed)}
+    assert not judges & {case for split in draws(listed) for case in split["train"]}
+
+
 def test_generator_and_encoder_are_kept_from_test_and_validation(phantoms):
     held = validation(phantoms)
     write_json(phantoms.workspace.preprocessed / "scarce_lists.json", {"test": ["x"], "validation": held})
@@ -88,7 +107,7 @@ def result(value):
 
 
 def test_finished_cells_are_skipped_and_those_at_work_too(tmp_path):
-    cells = [Cell("d", "scratch", 4, seed) for seed in range(3)]
+    cells = [Cell("d", "plan", "scratch", 4, seed) for seed in range(3)]
     save(cells[0], result(0.5), tmp_path)
     mine = unfinished(cells, tmp_path)
     assert next(mine) == cells[1]
@@ -98,7 +117,7 @@ def test_finished_cells_are_skipped_and_those_at_work_too(tmp_path):
 
 
 def test_a_killed_cell_is_run_again(tmp_path):
-    cells = [Cell("d", "scratch", 4, 0)]
+    cells = [Cell("d", "plan", "scratch", 4, 0)]
     taken = unfinished(cells, tmp_path)
     next(taken)
     taken.close()
@@ -107,15 +126,15 @@ def test_a_killed_cell_is_run_again(tmp_path):
 
 def test_collected_values_are_means_over_labels(tmp_path):
     labels = {"a": {"dice": 0.5, "nsd": 1.0, "hd95": 2.0}, "b": {"dice": 0.7, "nsd": 0.0, "hd95": 4.0}}
-    save(Cell("d", "real", 8, 1), {"scores": {"case_1": labels}}, tmp_path)
+    save(Cell("d", "plan", "real", 8, 1), {"scores": {"case_1": labels}}, tmp_path)
     assert collect(tmp_path, "d").to_dict("records") == [
-        {"arm": "real", "labelled": 8, "seed": 1, "case": "case_1", "value": 0.6}
+        {"network": "plan", "arm": "real", "labelled": 8, "seed": 1, "case": "case_1", "value": 0.6}
     ]
     assert collect(tmp_path, "d", "hd95")["value"].tolist() == [3.0]
 
 
 def test_packed_cells_say_the_same_and_are_not_run_again(tmp_path):
-    cells = [Cell("d", "real", 8, 0), Cell("d", "scratch", 8, 0), Cell("e", "scratch", 8, 0)]
+    cells = [Cell("d", "plan", "real", 8, 0), Cell("d", "plan", "scratch", 8, 0), Cell("e", "plan", "scratch", 8, 0)]
     folder = tmp_path / "cells"
     about = {"settings": {"epochs": 3}, "versions": {}, "machine": {}, "seconds": {"train": 2.5, "test": 1.0}}
     for number, cell in enumerate(cells[:2]):
@@ -138,8 +157,40 @@ def test_packed_cells_say_the_same_and_are_not_run_again(tmp_path):
 
 @pytest.mark.parametrize(("data", "count"), [("phantom", 100), ("hippocampus", 76)])
 def test_published_tables_can_be_read(data, count):
-    cells = read_cells(RESULTS).query("data == @data")
-    assert len(cells[["arm", "labelled", "seed"]].drop_duplicates()) == count
+    cells = read_cells(TRIED / "short_trainings").query("data == @data")
+    assert len(cells[["network", "arm", "labelled", "seed"]].drop_duplicates()) == count
+
+
+def test_a_cell_whose_encoder_another_process_makes_has_its_turn_later(tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.scarce.cells.PAUSE", 0.01)
+    cells = [Cell("d", "plan", arm, 4, 0) for arm in ("real", "scratch")]
+    asked = []
+
+    def ready(cell):
+        asked.append(cell.arm)
+        return cell.arm == "scratch" or asked.count("real") > 2
+
+    assert [cell.arm for cell in unfinished(cells, tmp_path, ready)] == ["scratch", "real"]
+
+
+@pytest.mark.parametrize(
+    ("text", "start", "pretext", "steps", "settings"),
+    [
+        ("scratch", ("scratch",), None, None, {}),
+        ("real+synthetic:mae", ("real", "synthetic"), "mae", None, {}),
+        ('synthetic:denoise:2000@initial_lr=0.003,load="encoder"', ("synthetic",), "denoise", 2000, LOADED),
+    ],
+)
+def test_an_arm_is_read_from_its_name(text, start, pretext, steps, settings):
+    assert Arm.parse(text) == Arm(text, start, pretext, steps, settings)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "none", "real:nothing", "real:mae:x", "real:mae:1:2", "real+scratch", "real@lr=x"]
+)
+def test_what_is_no_arm_is_refused(text):
+    with pytest.raises(DiffaugError, match="no such arm"):
+        Arm.parse(text)
 
 
 def table(gain, noise, seeds=5, cases=40):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.scarce.arms import ARMS, Arm, pretrain_arm
+from benchmarks.scarce.arms import Arm, pretrain_arm
 from benchmarks.scarce.cells import Cell, save
 from benchmarks.scarce.data import DataSet, draws, judging_cases, prepare
 from benchmarks.scarce.report import write_report
@@ -30,11 +30,9 @@ def data(tmp_path_factory):
         patch.setenv("nnUNet_n_proc_DA", "0")
         patch.setenv("nnUNet_def_n_proc", "1")
         task = write_dataset(root / "raw", task=951, cases=12, test=2, site="B", shape=(16, 16, 16)).name
-        made = DataSet("small", task, (2, 4), 5.0, task)
-        prepare(made)
-        plans = read_json(made.workspace.plans_file, "")
-        plans["configurations"][made.configuration]["diffaug"] |= {"epochs": 2, "iterations_per_epoch": 3}
-        write_json(made.workspace.plans_file, plans)
+        patch.setattr("benchmarks.scarce.arms.ITERATIONS", 3)
+        made = DataSet("small", task, (2, 4), 5.0, task, steps=6)
+        prepare(made, ["PrimusS"])
         yield made
 
 
@@ -47,34 +45,42 @@ def test_a_split_of_ones_own_is_kept(data):
     assert read_json(splits.with_name("splits_final.kept_by_scarce_labels.json"), "") == mine
 
 
+def cell_of(data, name, network="plan", labelled=2, seed=0):
+    arm = Arm.parse(name)
+    pretrain_arm(data, network, arm, "cpu")
+    return train_cell(data, network, arm, labelled, seed, CPU)
+
+
 def test_cell_scores_every_test_case_and_repeats(data):
-    first, again = (train_cell(data, ARMS["scratch"], 2, 0, CPU) for _ in range(2))
+    first, again = (cell_of(data, "scratch") for _ in range(2))
     assert set(first["scores"]) == {case.id for case, _ in judging_cases(data)}
     assert first["scores"] == again["scores"], "same seed, same network, same scores"
-    assert first["settings"]["epochs"] == 2
-    other = train_cell(data, ARMS["scratch"], 2, 1, CPU)
+    assert (first["settings"]["epochs"], first["settings"]["iterations_per_epoch"]) == (2, 3)
+    other = cell_of(data, "scratch", seed=1)
     assert other["settings"]["fold"] != first["settings"]["fold"]
 
 
 def test_stock_trainer_has_the_same_length_and_its_own_optimizer(data):
-    settings = train_cell(data, ARMS["stock"], 2, 0, CPU)["settings"]
+    settings = cell_of(data, "stock")["settings"]
     assert settings["trainer"] == "nnUNetTrainer"
     assert (settings["epochs"], settings["iterations_per_epoch"], settings["initial_lr"]) == (2, 3, 0.01)
 
 
+def test_equal_steps_are_those_of_pretraining_and_training_together(data):
+    settings = cell_of(data, "scratch-long::9")["settings"]
+    assert settings["epochs"] * settings["iterations_per_epoch"] == 6 + 9
+    assert settings["trainer"] == "nnUNetTrainerDiffAugScratch"
+
+
 def test_pretrained_arm_is_a_configuration_of_nnunets_plans(data, monkeypatch):
-    arm = Arm("shapes-few", images=("shapes",), steps=2, settings={"load": "encoder"})
     monkeypatch.setattr("benchmarks.scarce.arms.SHAPES", 4)
-    assert pretrain_arm(data, arm, "cpu").is_file()
+    name = 'shapes:mae:2@load="encoder"'
+    settings = cell_of(data, name, "PrimusS")["settings"]
     plans = read_json(data.workspace.plans_file, "")
-    made = plans["configurations"][f"{data.configuration}__shapes-few"]
-    assert made["inherits_from"] == data.configuration
+    made = plans["configurations"][settings["configuration"]]
+    assert made["inherits_from"] == data.configuration_of("PrimusS")
     assert made["diffaug"]["load"] == "encoder"
-    cell = train_cell(data, arm, 2, 0, CPU)
-    assert cell["settings"]["configuration"].endswith("__shapes-few")
-    borrowed = replace(arm, name="borrowed", images=(), encoder="shapes-few")
-    assert pretrain_arm(data, borrowed, "cpu") is None
-    train_cell(data, borrowed, 2, 0, CPU)
+    assert settings["trainer"] == "nnUNetTrainerDiffAugPrimusS"
 
 
 def test_report_names_gains_and_draws_the_figure(data, tmp_path):
@@ -93,14 +99,15 @@ def test_report_names_gains_and_draws_the_figure(data, tmp_path):
                     "machine": {"processor": "CPU"},
                     "seconds": {"train": 1.0},
                 }
-                save(Cell(data.name, arm, labelled, seed), json.loads(json.dumps(result)), tmp_path)
-    write_report(tmp_path, data.name, ["scratch", "real", "synthetic"], tmp_path / "report", ["command"])
+                save(Cell(data.name, "plan", arm, labelled, seed), json.loads(json.dumps(result)), tmp_path)
+    write_report(tmp_path, data, tmp_path / "report")
     text = (tmp_path / "report.md").read_text()
-    assert "| real | 2 | +0.05" in text
-    assert "synthetic" not in text, "an arm without cells is not shown"
+    assert "| plan | real | scratch | 2 | +0.05" in text
+    assert "Best with 2 labels: plan, real (0.8" in text
+    assert "best from scratch: plan (0.8" in text
     assert (tmp_path / "report.png").stat().st_size > 5000
 
 
 def test_the_oracle_is_refused_where_no_mask_is_known(data):
     with pytest.raises(DiffaugError, match="has no true masks"):
-        pretrain_arm(replace(data, pool="Dataset004_Hippocampus"), ARMS["oracle"])
+        pretrain_arm(replace(data, pool="Dataset004_Hippocampus"), "plan", Arm.parse("oracle"))

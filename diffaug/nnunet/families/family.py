@@ -39,6 +39,7 @@ class Recipe:
         betas: Of AdamW.
         gradient_clip: Largest norm of the gradients; None for nnU-Net's own.
         pretraining_rate: The highest learning rate of its pretraining.
+        pretext: A key of `diffaug.pretraining.pretexts.PRETEXTS`: what helped most.
     """
 
     optimizer: str = "sgd"
@@ -47,11 +48,12 @@ class Recipe:
     betas: tuple[float, float] = (0.9, 0.999)
     gradient_clip: float | None = None
     pretraining_rate: float = 1.0
+    pretext: str = "denoise"
 
 
 # arXiv 2503.01835, and nnU-Net's own trainers of such networks
 TRANSFORMERS = Recipe(
-    "adamw", {"sgd": 1e-2, "adamw": 3e-4}, 5e-2, (0.9, 0.98), gradient_clip=1.0, pretraining_rate=1e-3
+    "adamw", {"sgd": 1e-2, "adamw": 3e-4}, 5e-2, (0.9, 0.98), gradient_clip=1.0, pretraining_rate=1e-3, pretext="mae"
 )
 
 

@@ -13,11 +13,11 @@ __all__ = ["PRETEXTS", "Pretext", "Shown", "pretext_for"]
 PRETEXTS: dict[str, Pretext] = {"denoise": Denoise(), "mae": Mae(), "clusters": Clusters()}
 
 
-def pretext_for(name: str, network: Network) -> Pretext:
+def pretext_for(name: str | None, network: Network) -> Pretext:
     """Fit a pretext to the network that is to solve it.
 
     Args:
-        name: A key of `PRETEXTS`.
+        name: A key of `PRETEXTS`; None for the one of the network's family.
         network: The network.
 
     Returns:
@@ -26,5 +26,5 @@ def pretext_for(name: str, network: Network) -> Pretext:
     Raises:
         DiffaugError: If such a network cannot solve it.
     """
-    pretext = PRETEXTS[name]
+    pretext = PRETEXTS[name or network.family.recipe.pretext]
     return pretext.suited(network) if isinstance(pretext, Mae) else pretext
