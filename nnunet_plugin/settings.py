@@ -27,6 +27,8 @@ class Settings:
         load: `encoder+decoder` (all but the output layers) or `encoder`.
         encoder_file: The encoder file, relative to `nnUNet_results` or absolute; None for diffaug's own run folder.
         allow_leakage: Whether to go on when the encoder has seen validation cases of the fold.
+        restyle: Share of the training patches that are painted anew, in appearances of the scans that the encoder was
+            pretrained on; needs a file of the pretext anatomy.
         architecture: Arguments of a network that a trainer brings along, where they shall not be the usual ones.
     """
 
@@ -40,6 +42,7 @@ class Settings:
     load: str = "encoder+decoder"
     encoder_file: str | None = None
     allow_leakage: bool = False
+    restyle: float = 0.0
     architecture: dict[str, Any] = field(default_factory=dict)
 
 
@@ -59,6 +62,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "load": (lambda value: value in PARTS, " or ".join(PARTS)),
     "encoder_file": (lambda value: value is None or isinstance(value, str), "a path or null"),
     "allow_leakage": (lambda value: isinstance(value, bool), "true or false"),
+    "restyle": (lambda value: type(value) in (int, float) and 0 <= value <= 1, "a number from 0 to 1"),
     "architecture": (lambda value: isinstance(value, dict), "a JSON object of arguments"),
 }
 

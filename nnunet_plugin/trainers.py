@@ -22,6 +22,7 @@ from diffaug.errors import DiffaugError
 from diffaug.nnunet.families import ENCODER_PARTS, NETWORKS, PLAN, family_of, network_of, trainer_name
 from diffaug.nnunet.networks import build_network
 from diffaug.nnunet.plans import ConfigurationManager, PlansManager
+from diffaug.nnunet.restyling import Restyler
 from diffaug.nnunet.weights.format import encoder_path, overlap, read_encoder, unwrapped
 from diffaug.nnunet.weights.transfer import load_encoder
 from diffaug.workspace import Workspace
@@ -91,10 +92,12 @@ class nnUNetTrainerDiffAugScratch(nnUNetTrainer):
 class nnUNetTrainerDiffAug(nnUNetTrainerDiffAugScratch):
     """The stock training, started from an encoder file of `diffaug pretrain`.
 
-    The file is read when a training starts, and only then: resuming, validating and predicting never need it.
+    The file is read when a training starts, and only then: validating and predicting never need it, resuming only where
+    volumes are restyled.
     """
 
     resumed = False
+    restyler: Restyler | None = None
 
     def load_checkpoint(self, checkpoint: str) -> None:
         """Load a checkpoint of this trainer, which makes the encoder file needless."""
@@ -133,7 +136,22 @@ class nnUNetTrainerDiffAug(nnUNetTrainerDiffAugScratch):
             )
             self.print_to_log_file(f"diffaug: {report}; from {encoder.path} (sha256 {encoder.hash})")
             self.print_to_log_file(f"diffaug: provenance of the encoder: {encoder.summary()}")
+        if self.settings.restyle:
+            self.restyler = Restyler.read(
+                read_encoder(*self._encoder_file()),
+                self.configuration_manager.configuration,
+                self.network_name,
+                self.settings.restyle,
+                self.device,
+            )
+            self.print_to_log_file(f"diffaug: {self.settings.restyle:.0%} of the training patches are restyled")
         super().on_train_start()
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Take nnU-Net's step, on restyled volumes where the settings ask for some."""
+        if self.restyler is not None:
+            batch = {**batch, "data": self.restyler(batch["data"].to(self.device, non_blocking=True))}
+        return super().train_step(batch)
 
     def _encoder_file(self) -> tuple[Path, str]:
         """Tell where the encoder file should be, and how to make it."""

@@ -1,6 +1,7 @@
 """nnU-Net's plans as its planner writes them, for networks of a few thousand weights; pretexts and known answers."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 
 from benchmarks.tried.pretexts import TRIED
 from diffaug.pretraining.pretexts import PRETEXTS
+from diffaug.pretraining.pretexts.anatomy import Anatomy, Appearances
 
 PER_STAGE = {"ResidualEncoderUNet": "n_blocks_per_stage", "PlainConvUNet": "n_conv_per_stage"}
 
@@ -103,7 +105,7 @@ def write_plans(folder, network="PlainConvUNet", patch=(48, 160, 192), stages=6)
     return file
 
 
-ALL = {**PRETEXTS, **TRIED}
+ALL = {**PRETEXTS, **TRIED, "anatomy": replace(Anatomy(), helper=Appearances(2))}
 
 
 class Answer(nn.Module):

@@ -22,7 +22,7 @@ from diffaug.nnunet.weights.format import save_encoder
 from diffaug.phantom.dataset import case_parameters, render
 from diffaug.pretraining.fitting import PretextObjective
 from diffaug.pretraining.preprocessing import preprocess
-from diffaug.pretraining.pretexts import Shown
+from diffaug.pretraining.pretexts import Pretext, Shown
 from diffaug.pretraining.sources import folder_source, source_hashes
 from diffaug.scans.cache import VolumeCache
 from diffaug.training.devices import start_fabric
@@ -31,7 +31,7 @@ from diffaug.workspace import Workspace, nnunet_folder
 
 
 @dataclass(frozen=True)
-class TrueMasks:
+class TrueMasks(Pretext):
     """Segment the organ itself; the mask follows the volume's own channel."""
 
     taught: ClassVar[int] = 1

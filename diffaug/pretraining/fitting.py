@@ -49,6 +49,8 @@ class PretextObjective:
     ) -> None:
         self.weight_decay = weight_decay
         self.networks = {"network": network}
+        if pretext.helper is not None:
+            self.networks["helper"] = pretext.helper
         self.pretext = pretext
         self.patch_size = tuple(patch_size)
         self.spacing = spacing
@@ -91,9 +93,10 @@ class PretextObjective:
             learning_rate: At its peak.
 
         Returns:
-            The optimiser of the network.
+            The optimiser of the network, and of the pretext's helper.
         """
-        return {"network": AdamW(self.networks["network"].parameters(), learning_rate, weight_decay=self.weight_decay)}
+        parameters = [parameter for network in self.networks.values() for parameter in network.parameters()]
+        return {"network": AdamW(parameters, learning_rate, weight_decay=self.weight_decay)}
 
     def losses(self, batch: Tensor, progress: float) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
         """Yield the pretext's loss.
@@ -120,6 +123,10 @@ class PretextObjective:
         network.train()
         loss = torch.stack([len(part.seen) * part.loss for part in parts]).sum() / len(self.held_out)
         return Shown(loss, *(torch.cat(volumes) for volumes in zip(*(part[1:] for part in parts), strict=True)))
+
+    def styles(self) -> dict[str, Any] | None:
+        """Tell what restyles scans as those look that were trained on; None where the pretext has not learnt it."""
+        return self.pretext.styles(self._middle(*volume) for volume in self.volumes)
 
     def validate(self, average: nn.Module | None) -> dict[str, float]:
         """Measure held-out volumes, with fixed noise or masks.
@@ -186,7 +193,7 @@ def write_result(
     workspace: Workspace,
     title: str,
     configuration: ConfigurationManager,
-    network: nn.Module,
+    objective: PretextObjective,
     provenance: dict[str, Any],
 ) -> dict[str, float]:
     """Write the encoder file and the curves.
@@ -195,7 +202,7 @@ def write_result(
         workspace: The task's workspace.
         title: Of the curves.
         configuration: nnU-Net's configuration.
-        network: The pretrained network.
+        objective: After the training.
         provenance: Of the file.
 
     Returns:
@@ -204,11 +211,12 @@ def write_result(
     folder = workspace.encoder
     save_encoder(
         folder / ENCODER,
-        network,
+        objective.networks["network"],
         name=workspace.configuration,
         configuration=configuration.configuration,
         provenance=provenance,
         kind=workspace.network,
+        styles=objective.styles(),
     )
     lines = [line for line in read_log(folder / "log.jsonl") if line["fit"] == "pretext"]
     drawn = {

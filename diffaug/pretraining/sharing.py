@@ -50,6 +50,7 @@ def export_encoder(workspace: Workspace, out: Path) -> Path:
         },
         "citations": [],
         "diffaug": _without_names(encoder.provenance),
+        **({"diffaug_styles": encoder.styles} if encoder.styles else {}),
     }
     write_encoder(out, content)
     return out

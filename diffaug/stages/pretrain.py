@@ -122,9 +122,9 @@ def pretrain(workspace: Workspace, asked: PretrainRequest, *, device: str, fresh
             **{key: getattr(request, key) for key in ("images", "pretext", "budget", "seed")},
             "version": __version__,
         }
-        _fit(work, request, training, network, volumes, inputs, fabric)
+        objective = _fit(work, request, training, network, volumes, inputs, fabric)
         if fabric.is_global_zero:
-            _finish(stage, work, request, network, provenance)
+            _finish(stage, work, request, objective, provenance)
         fabric.barrier()
     return target
 
@@ -186,7 +186,7 @@ def _volumes(
     work: PlannedTask, request: PretrainRequest, sources: list[Source], inputs: dict[str, Any], fabric: Fabric
 ) -> list[tuple[VolumeCache, str]]:
     """Bring all images into the network's space."""
-    pretext, configuration = pretext_for(request.pretext, work.network), work.configuration
+    pretext, configuration = pretext_for(request.pretext, work.network, work.channels), work.configuration
     folder = work.workspace.encoder
     volumes: list[tuple[VolumeCache, str]] = []
     with fabric.rank_zero_first():
@@ -202,7 +202,7 @@ def _volumes(
 
 def _network(work: PlannedTask, request: PretrainRequest, sources: Sequence[Source]) -> torch.nn.Module:
     """Build the network, and require that images, teacher and downstream network fit it."""
-    pretext = pretext_for(request.pretext, work.network)
+    pretext = pretext_for(request.pretext, work.network, work.channels)
     for source in sources:
         require_channels(source, work.channels)
         if pretext.taught:
@@ -221,8 +221,9 @@ def _fit(
     volumes: list[tuple[VolumeCache, str]],
     inputs: dict[str, Any],
     fabric: Fabric,
-) -> None:
-    pretext, configuration = pretext_for(request.pretext, work.network), work.configuration
+) -> PretextObjective:
+    torch.manual_seed(request.seed)  # a helper's weights
+    pretext, configuration = pretext_for(request.pretext, work.network, work.channels), work.configuration
     objective = PretextObjective(
         network,
         pretext,
@@ -235,12 +236,13 @@ def _fit(
     identity = [asdict(request), inputs, configuration.configuration]
     folder = work.workspace.encoder
     train(objective, objective.example, training, fabric=fabric, folder=folder, name="pretext", identity=identity)
+    return objective
 
 
 def _finish(
-    stage: Stage, work: PlannedTask, request: PretrainRequest, network: torch.nn.Module, provenance: dict[str, Any]
+    stage: Stage, work: PlannedTask, request: PretrainRequest, objective: PretextObjective, provenance: dict[str, Any]
 ) -> None:
-    figures = write_result(work.workspace, f"pretext: {request.pretext}", work.configuration, network, provenance)
+    figures = write_result(work.workspace, f"pretext: {request.pretext}", work.configuration, objective, provenance)
     told = {key: value for key, value in provenance.items() if key not in ("version", "images")}
     stage.finish(figures=figures, encoder_sha256=file_hash(stage.folder / ENCODER), **told)
     (stage.folder / "pretext.state.pt").unlink(missing_ok=True)

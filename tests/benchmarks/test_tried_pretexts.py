@@ -23,15 +23,15 @@ def clean():
 
 
 def test_they_stand_beside_diffaugs_own_once_imported():
-    assert PRETEXTS.keys() == {"denoise", "mae", "clusters"} | TRIED.keys()
+    assert PRETEXTS.keys() == {"denoise", "mae", "anatomy", "clusters"} | TRIED.keys()
 
 
 def test_a_transformer_has_no_convolutions_to_make_sparse(refusal):
     assert "--pretext mae-sparse" in refusal(
-        pretext_for, "mae-sparse", network_of({"patch_size": [8, 8, 8]}, "PrimusS")
+        pretext_for, "mae-sparse", network_of({"patch_size": [8, 8, 8]}, "PrimusS"), 1
     )
     plain = network_of({"patch_size": [8, 8, 8], "architecture": planned_unet()})
-    assert pretext_for("mae-sparse", plain) == SparseMae()
+    assert pretext_for("mae-sparse", plain, 1) == SparseMae()
 
 
 def unet(stages: int, residual: bool) -> nn.Module:

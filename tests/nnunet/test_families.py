@@ -250,7 +250,7 @@ def test_trainers_are_named_after_their_network():
 def test_masks_hide_whole_tokens(tmp_path, network):
     configuration = small(tmp_path, network)
     planned = network_of(configuration.configuration, network)
-    pretext, token = pretext_for("mae", planned), planned.family.token(planned.kwargs)
+    pretext, token = pretext_for("mae", planned, 1), planned.family.token(planned.kwargs)
     clean = torch.randn(2, 1, *configuration.patch_size)
     seen = pretext.solve(build_network(configuration, 1, 1, network=network), clean).seen
     hidden = (seen == 0).float()

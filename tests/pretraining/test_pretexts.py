@@ -5,6 +5,8 @@ import torch
 from planned import ALL, SILENT, Answer, silent, with_features
 from torch import nn
 
+from diffaug.nnunet.restyling import MAPS
+from diffaug.pretraining.pretexts.anatomy import Anatomy
 from diffaug.pretraining.pretexts.appearance import vary
 from diffaug.pretraining.pretexts.clusters import Clusters
 from diffaug.pretraining.pretexts.denoise import Denoise
@@ -12,6 +14,7 @@ from diffaug.pretraining.pretexts.mae import Mae
 from diffaug.pretraining.teacher import CLUSTERS
 
 RESTORING = {name: pretext for name, pretext in ALL.items() if pretext.outputs(2) == 2 and not pretext.taught}
+ANATOMY = ALL["anatomy"]
 
 
 @pytest.fixture
@@ -74,8 +77,8 @@ def test_mae_network_sees_nothing_of_what_is_hidden(clean):
 @pytest.mark.parametrize("size", [(3, 3, 3), (8, 40, 40), (16, 16, 16), (5, 7, 100)])
 @pytest.mark.parametrize("pretext", ALL.values(), ids=ALL)
 def test_any_patch_is_taken(pretext, size):
-    clean = with_features(pretext, torch.randn(1, 1, *size))
-    assert pretext.solve(silent(pretext, 1), clean).loss.isfinite()
+    clean = with_features(pretext, torch.randn(1, 2, *size))
+    assert pretext.solve(silent(pretext, 2), clean).loss.isfinite()
 
 
 def test_mae_with_nothing_hidden_is_zero_and_not_nan():
@@ -144,3 +147,39 @@ def test_network_that_knows_the_clusters_has_no_loss(clean):
     member = nn.functional.one_hot(taught[:, -CLUSTERS:].argmax(1), CLUSTERS).movedim(-1, 1)
     taught[:, -CLUSTERS:] = member
     assert float(pretext.solve(Answer(lambda x: member * 100.0), taught).loss) < 1e-3
+
+
+def test_what_lies_where_is_in_the_maps_alone(clean):
+    maps = torch.rand(8, MAPS, 4, 5, 6).softmax(1)
+    painted = ANATOMY.helper(maps, clean)
+    assert torch.allclose(painted.flip(3), ANATOMY.helper(maps.flip(3), clean), atol=1e-6), "voxel by voxel"
+    assert not torch.allclose(painted, ANATOMY.helper(maps, clean * 3), atol=1e-3), "in the appearance of the other"
+
+
+def test_anatomy_is_learnt_by_network_and_painter_together():
+    """Two tissues whose brightness differs from scan to scan: known maps and a code suffice to paint them."""
+    torch.manual_seed(0)
+    pretext = Anatomy().suited(None, 1)
+    network = nn.Conv3d(1, MAPS, 1)
+    optimizer = torch.optim.Adam([*network.parameters(), *pretext.helper.parameters()], 3e-3)
+    losses = []
+    for _ in range(200):
+        tissue = (torch.rand(4, 1, 2, 2, 2) < 0.5).float().repeat_interleave(4, 2).repeat_interleave(4, 3)
+        tissue = tissue.repeat_interleave(4, 4)
+        loss = pretext.solve(network, tissue * 2 - 1).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
+    assert all(parameter.grad is not None for parameter in pretext.helper.parameters())
+
+
+def test_random_networks_change_contrast_and_leave_edges_where_they_are():
+    torch.manual_seed(2)
+    volume = torch.zeros(1, 1, 16, 16, 16)
+    volume[..., 8:] = 1
+    volume = (volume - volume.mean()) / volume.std()
+    for varied in (vary(volume, networks=True) for _ in range(20)):
+        assert varied.shape == volume.shape
+        assert float(varied.std()) == pytest.approx(1, abs=0.01)

@@ -314,14 +314,20 @@ def stop_at(task, step: int, request=REAL) -> None:
             run(task, request)
 
 
-@pytest.mark.parametrize("pretext", ["denoise", "mae"])
+@pytest.mark.parametrize("pretext", ["denoise", "mae", "anatomy"])
 def test_resumed_run_equals_unbroken_run(planned, tmp_path, pretext):
     request = replace(REAL, pretext=pretext)
     unbroken = shutil.copy(run(planned, request), tmp_path / "unbroken.pt")
     shutil.rmtree(planned.workspace.encoder)
     stop_at(planned, 7, request)
     assert not (planned.workspace.encoder / "encoder.pt").exists()
-    assert_same_weights(run(planned, request), unbroken)
+    resumed = run(planned, request)
+    assert_same_weights(resumed, unbroken)
+    one, other = (read_encoder(Path(file)).styles for file in (resumed, unbroken))
+    assert (one is None) == (pretext != "anatomy")
+    if one is not None:
+        assert torch.equal(one["codes"], other["codes"])
+        assert all(torch.equal(one["painter"][name], other["painter"][name]) for name in one["painter"])
 
 
 def test_stopped_while_finishing_it_does_not_train_again(planned, tmp_path, monkeypatch):

@@ -10,27 +10,24 @@ import torch.nn.functional as F
 from monai.losses import DiceCELoss
 from torch import Tensor, nn
 
-from diffaug.pretraining.pretexts import Shown
+from diffaug.pretraining.pretexts import Pretext, Shown
 from diffaug.pretraining.pretexts.appearance import vary
 from diffaug.pretraining.teacher import CLUSTERS, FEATURES
 
 
 @dataclass(frozen=True)
-class Contrast:
+class Contrast(Pretext):
     """Tell places apart whatever the appearance (anatomix, arXiv 2411.02372; InfoNCE, arXiv 1807.03748).
 
     Attributes:
         embedded: Length of a voxel's embedding.
         places: Voxels drawn per volume; all of a batch are contrasted with each other.
         temperature: Of the softmax.
-        taught: See `Pretext.taught`.
     """
 
     embedded: int = 16
     places: int = 256
     temperature: float = 0.1
-
-    taught: ClassVar[int] = 0
 
     def outputs(self, channels: int) -> int:
         """See `Pretext.outputs`."""
@@ -53,7 +50,7 @@ class Contrast:
 
 
 @dataclass(frozen=True)
-class Distil:
+class Distil(Pretext):
     """Predict the generator's features voxel by voxel (DreamTeacher, arXiv 2307.07487), whatever the appearance."""
 
     taught: ClassVar[int] = FEATURES + CLUSTERS
@@ -71,7 +68,7 @@ class Distil:
 
 
 @dataclass(frozen=True)
-class Fusion:
+class Fusion(Pretext):
     """Segment how much of another scan was mixed in (VolumeFusion, arXiv 2306.16925); trains encoder and decoder.
 
     Attributes:
@@ -79,14 +76,12 @@ class Fusion:
         boxes: Boxes per volume, of random size, place and share.
         smallest: Edge of a box, as a share of the patch.
         largest: The same.
-        taught: See `Pretext.taught`.
     """
 
     levels: int = 4
     boxes: int = 20
     smallest: float = 0.15
     largest: float = 0.5
-    taught: ClassVar[int] = 0
 
     def outputs(self, channels: int) -> int:
         """See `Pretext.outputs`: one per share."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,10 +18,8 @@ from diffaug.pretraining.pretexts.mae import Mae
 
 
 @dataclass(frozen=True)
-class Reverse:
+class Reverse(Pretext):
     """Give a scan of changed appearance its own back (AMAES, arXiv 2408.00640; Models Genesis, arXiv 2004.07882)."""
-
-    taught: ClassVar[int] = 0
 
     def outputs(self, channels: int) -> int:
         """See `Pretext.outputs`."""
@@ -35,16 +33,14 @@ class Reverse:
 
 
 @dataclass(frozen=True)
-class Varied:
+class Varied(Pretext):
     """Another pretext on volumes of varied appearance.
 
     Attributes:
         pretext: The other one.
-        taught: See `Pretext.taught`.
     """
 
     pretext: Pretext
-    taught: ClassVar[int] = 0
 
     def outputs(self, channels: int) -> int:
         """See `Pretext.outputs`."""
@@ -59,11 +55,12 @@ class Varied:
 class SparseMae(Mae):
     """See `Mae`; hidden voxels take no part in the encoder, where otherwise they are zeros like any others."""
 
-    def suited(self, network: Network) -> Mae:
+    def suited(self, network: Network, channels: int) -> Mae:
         """See `Mae.suited`.
 
         Args:
             network: Which.
+            channels: C of the volumes.
 
         Returns:
             The pretext itself.

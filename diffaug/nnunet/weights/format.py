@@ -29,6 +29,8 @@ class EncoderFile:
         weights: Tensors by their name in the network.
         adaptation_plan: nnssl's `nnssl_adaptation_plan`: architecture, input channels, names of stem and encoder.
         provenance: What the weights have seen, and how; empty for a file that diffaug did not write.
+        styles: What restyles scans (`diffaug.nnunet.restyling`): the output layers that make tissue maps, the painter, and
+            the appearances' codes; None where the pretext has none.
     """
 
     path: Path
@@ -36,6 +38,7 @@ class EncoderFile:
     weights: dict[str, Tensor] = field(repr=False)
     adaptation_plan: dict[str, Any] = field(repr=False)
     provenance: dict[str, Any] = field(repr=False)
+    styles: dict[str, Any] | None = field(default=None, repr=False)
 
     def summary(self) -> str:
         """Tell the provenance in one line: plain values as they are, lists by their length."""
@@ -54,6 +57,7 @@ def save_encoder(
     configuration: Mapping[str, Any],
     provenance: Mapping[str, Any],
     kind: str = PLAN,
+    styles: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a network's encoder and decoder body, without its output layers, atomically.
 
@@ -66,14 +70,16 @@ def save_encoder(
             generator of its images, was trained on; further keys are free (pretext, images, steps, version ...).
             Plain Python values only.
         kind: A key of `diffaug.nnunet.families.NETWORKS`.
+        styles: `painter`, its weights, and `codes` `(N, CODE)`; the output layers, which are then needed, are added.
     """
     bare, planned = unwrapped(network), network_of(configuration, kind)
-    weights = {}
+    weights, head = {}, {}
     for tensor, names in tensors_of(bare):
         # One copy under all its names, which torch.save then stores once; other names of the encoder are left to the reader.
         copy = tensor.detach().cpu().clone()
         own = [n for n in names if planned.family.part(n) in (*ENCODER_PARTS, "decoder")]
         weights.update({n: copy for n in own if not n.startswith("decoder.encoder.")})
+        head.update({n: copy for n in names if planned.family.part(n) == "head"})
     keys, architecture, patch_size = planned.family.keys(bare), planned.architecture, list(planned.patch_size)
     content = {
         "network_weights": weights,
@@ -97,6 +103,7 @@ def save_encoder(
         },
         "citations": [],
         "diffaug": dict(provenance),
+        **({"diffaug_styles": {"head": head, **styles}} if styles else {}),
     }
     write_encoder(path, content)
 
@@ -152,7 +159,7 @@ def read_encoder(path: Path, fix: str = "make it with: diffaug pretrain --task <
         raise DiffaugError(
             f"{path}: is of format {written}, expected {FORMAT} at most; a newer diffaug wrote it: upgrade"
         )
-    return EncoderFile(path, file_hash(path), weights, plan, provenance)
+    return EncoderFile(path, file_hash(path), weights, plan, provenance, content.get("diffaug_styles"))
 
 
 def overlap(provenance: Mapping[str, Any], case_ids: Iterable[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from diffaug.nnunet.families import Network
+from diffaug.pretraining.pretexts.anatomy import Anatomy
 from diffaug.pretraining.pretexts.clusters import Clusters
 from diffaug.pretraining.pretexts.denoise import Denoise
 from diffaug.pretraining.pretexts.mae import Mae
@@ -10,15 +11,16 @@ from diffaug.pretraining.pretexts.pretext import Pretext, Shown
 
 __all__ = ["PRETEXTS", "Pretext", "Shown", "pretext_for"]
 
-PRETEXTS: dict[str, Pretext] = {"denoise": Denoise(), "mae": Mae(), "clusters": Clusters()}
+PRETEXTS: dict[str, Pretext] = {"denoise": Denoise(), "mae": Mae(), "anatomy": Anatomy(), "clusters": Clusters()}
 
 
-def pretext_for(name: str | None, network: Network) -> Pretext:
+def pretext_for(name: str | None, network: Network, channels: int) -> Pretext:
     """Fit a pretext to the network that is to solve it.
 
     Args:
         name: A key of `PRETEXTS`; None for the one of the network's family.
         network: The network.
+        channels: C of the volumes.
 
     Returns:
         The pretext.
@@ -26,5 +28,4 @@ def pretext_for(name: str | None, network: Network) -> Pretext:
     Raises:
         DiffaugError: If such a network cannot solve it.
     """
-    pretext = PRETEXTS[name or network.family.recipe.pretext]
-    return pretext.suited(network) if isinstance(pretext, Mae) else pretext
+    return PRETEXTS[name or network.family.recipe.pretext].suited(network, channels)

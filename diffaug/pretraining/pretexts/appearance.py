@@ -12,18 +12,25 @@ BIAS = 0.3  # standard deviation of its logarithm
 COARSEST = 0.5  # share of the voxels per axis that survive a loss of resolution
 STRONGEST_NOISE = 0.3  # largest standard deviation
 CHANCE = 0.5  # of each change
+NETWORK_CHANCE = 0.3  # of a random network
+NETWORK_WIDTHS = (2, 2)  # of its hidden layers
 
 
-def vary(volumes: Tensor) -> Tensor:
+def vary(volumes: Tensor, *, networks: bool = False) -> Tensor:
     """Change contrast, shading, resolution and noise at random; the anatomy stays where it is.
 
     Args:
         volumes: Normalised, `(B, C, Z, Y, X)`.
+        networks: Whether small random networks change the contrast, too.
 
     Returns:
         As many, each again with mean 0 and variance 1.
     """
-    return torch.stack([_normalised(_noise(_coarsen(_shade(_recolour(volume))))) for volume in volumes])
+    varied = []
+    for volume in volumes:
+        changed = _normalised(_noise(_coarsen(_shade(_recolour(volume)))))
+        varied.append(_normalised(_through_a_network(changed)) if networks else changed)
+    return torch.stack(varied)
 
 
 def _happens(like: Tensor) -> bool:
@@ -41,6 +48,20 @@ def _recolour(volume: Tensor) -> Tensor:
         values = values.sort(descending=_happens(volume)).values
     left = position.floor().clamp(0, CURVE_KNOTS - 2).long()
     return torch.lerp(values[left], values[left + 1], position - left)
+
+
+def _through_a_network(volume: Tensor) -> Tensor:
+    """Blend with what a small network of random weights makes of it (GIN, arXiv 2111.12525)."""
+    if bool(torch.rand((), device=volume.device) >= NETWORK_CHANCE):
+        return volume
+    hidden, last = volume[None], len(NETWORK_WIDTHS)
+    for layer, width in enumerate((*NETWORK_WIDTHS, len(volume)), start=1):
+        edge = 2 * int(torch.randint(0, 2, ())) + 1
+        weight = torch.randn(width, hidden.shape[1], edge, edge, edge, device=volume.device)
+        bias = torch.randn(width, device=volume.device)
+        hidden = F.conv3d(hidden, weight, bias, padding=edge // 2)
+        hidden = F.leaky_relu(hidden) if layer <= last else hidden
+    return torch.lerp(volume, _normalised(hidden[0]), torch.rand((), device=volume.device))
 
 
 def _shade(volume: Tensor) -> Tensor:

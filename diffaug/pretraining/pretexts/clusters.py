@@ -9,12 +9,12 @@ from monai.losses import DiceCELoss
 from torch import Tensor, nn
 
 from diffaug.pretraining.pretexts.appearance import vary
-from diffaug.pretraining.pretexts.pretext import Shown
+from diffaug.pretraining.pretexts.pretext import Pretext, Shown
 from diffaug.pretraining.teacher import CLUSTERS, FEATURES
 
 
 @dataclass(frozen=True)
-class Clusters:
+class Clusters(Pretext):
     """Segment the clusters of the generator's features as if they were organs, whatever the appearance."""
 
     taught: ClassVar[int] = FEATURES + CLUSTERS

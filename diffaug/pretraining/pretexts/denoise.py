@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffaug.pretraining.pretexts.pretext import Shown
+from diffaug.pretraining.pretexts.pretext import Pretext, Shown
 
 
 @dataclass(frozen=True)
-class Denoise:
+class Denoise(Pretext):
     """Remove noise of an unknown, log-normal level; trains encoder and decoder.
 
     The network predicts what is missing between a linear estimate and the truth, scaled to unit variance at every
@@ -23,12 +22,10 @@ class Denoise:
     Attributes:
         log_mean: Mean of the logarithm of the noise's standard deviation; a normalised scan's own is 1.
         log_std: Its standard deviation; the default gives noise of 0.1 to 2.5.
-        taught: See `Pretext.taught`.
     """
 
     log_mean: float = -0.7
     log_std: float = 0.8
-    taught: ClassVar[int] = 0
 
     def outputs(self, channels: int) -> int:
         """See `Pretext.outputs`."""

@@ -3,47 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffaug.nnunet.families import Network
-from diffaug.pretraining.pretexts.pretext import Shown
+from diffaug.pretraining.pretexts.pretext import Pretext, Shown
 
 LARGEST_BLOCK = 16  # voxels
 
 
 @dataclass(frozen=True)
-class Mae:
+class Mae(Pretext):
     """Fill in masked blocks (masked autoencoder, arXiv 2111.06377; for U-Nets in 3D, arXiv 2410.23132).
 
     Attributes:
         masked: Share of the blocks; 0.6 to 0.75 is what works for 3D scans (arXiv 2410.23132).
         blocks: How many along the shortest axis of a patch.
         token: Voxels per axis that a transformer takes together first: blocks are whole tokens, so that none is half seen.
-        taught: See `Pretext.taught`.
     """
 
     masked: float = 0.7
     blocks: int = 4
     token: tuple[int, ...] = (1, 1, 1)
-    taught: ClassVar[int] = 0
 
     def outputs(self, channels: int) -> int:
         """See `Pretext.outputs`."""
         return channels
 
-    def suited(self, network: Network) -> Mae:
-        """Fit the blocks to a network.
-
-        Args:
-            network: Which.
-
-        Returns:
-            The pretext that hides whole tokens of it.
-        """
+    def suited(self, network: Network, channels: int) -> Mae:
+        """See `Pretext.suited`: hide whole tokens of the network."""
         return replace(self, token=network.family.token(network.kwargs))
 
     def predict(self, network: nn.Module, seen: Tensor, masked: Tensor) -> Tensor:
