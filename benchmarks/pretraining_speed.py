@@ -22,13 +22,15 @@ from benchmarks.measuring import machine, write_report
 from benchmarks.shapes import draw_shapes
 from benchmarks.step_profile import bare_step, profile_fit
 from diffaug.budgets import BUDGETS
+from diffaug.nnunet.families import network_of
 from diffaug.pretraining.fitting import PretextObjective
-from diffaug.pretraining.pretexts import PRETEXTS
+from diffaug.pretraining.pretexts import PRETEXTS, pretext_for
 from diffaug.scans.cache import VolumeCache
 
 PATCH = (48, 24, 32)
 VOLUMES = 24
 STAGES = (8, 16, 32, 64)
+CLASS = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
 ARCHITECTURE = {
     "n_stages": len(STAGES),
     "features_per_stage": list(STAGES),
@@ -56,7 +58,8 @@ def measure(name: str, steps: int, folder: Path) -> dict[str, object]:
     Returns:
         A row of the table.
     """
-    pretext = PRETEXTS[name]
+    architecture = {"network_class_name": CLASS, "arch_kwargs": ARCHITECTURE, "_kw_requires_import": []}
+    pretext = pretext_for(name, network_of({"patch_size": PATCH, "architecture": architecture}), 1)
     cache = VolumeCache(folder / "volumes")
     cases = [f"volume_{number}" for number in range(VOLUMES)]
 
@@ -68,7 +71,7 @@ def measure(name: str, steps: int, folder: Path) -> dict[str, object]:
     cache.fill(cases, make)
     torch.manual_seed(0)
     network = get_network_from_plans(
-        "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+        CLASS,
         ARCHITECTURE,
         ["conv_op", "norm_op", "nonlin"],
         1,

@@ -32,7 +32,7 @@ from filelock import FileLock, Timeout
 from benchmarks.measuring import PACKAGES, machine
 from benchmarks.scarce.arms import Arm, add_configuration, pretrain_arm
 from benchmarks.scarce.cells import RESULTS, Cell, collect, finished, pack, save, unfinished
-from benchmarks.scarce.data import DATA_SETS, DataSet, custom, prepare
+from benchmarks.scarce.data import DATA_SETS, DataSet, custom, prepare, require_draw
 from benchmarks.scarce.report import write_report
 from benchmarks.scarce.statistics import compare
 from benchmarks.scarce.training import train_cell
@@ -51,10 +51,10 @@ def run(arguments: argparse.Namespace) -> None:
     Args:
         arguments: The command line.
     """
-    data, arms = _data(arguments), {name: Arm.parse(name) for name in arguments.arms}
+    data, arms = _data(arguments), {name: Arm.parse(name) for name in arguments.arms or ["scratch"]}
     for network in arguments.networks:
         require_network(network)
-    with FileLock(nnunet_folder("nnUNet_preprocessed") / "scarce_labels.lock"):
+    with FileLock(nnunet_folder("nnUNet_preprocessed") / "scarce_labels.lock"):  # the first of several processes
         prepare(data, arguments.networks)
     for network in arguments.networks:
         for arm in arms.values():
@@ -62,8 +62,10 @@ def run(arguments: argparse.Namespace) -> None:
     # seed by seed, so that whatever time allows is balanced over networks, arms and numbers of labels
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     counts = arguments.labelled or data.counts
+    for n in counts:
+        require_draw(data, n, seeds[-1])
     cells = [
-        Cell(data.name, network, name, n, seed)
+        Cell(data.title, network, name, n, seed)
         for seed in seeds
         for n in counts
         for network in arguments.networks
@@ -86,7 +88,8 @@ def _work(data: DataSet, arms: dict[str, Arm], cells: list[Cell], arguments: arg
 
     def ready(cell: Cell) -> bool:
         arm = arms[cell.arm]
-        lock = arm.workspace(data, cell.network).preprocessed / f"scarce_{cell.network}_{arm.ending}.lock"
+        encoder = arm.pretrained(data, cell.network)
+        lock = encoder.preprocessed / f"scarce_{encoder.configuration}.lock"
         try:
             with FileLock(lock).acquire(blocking=False):
                 pretrain_arm(data, cell.network, arm, arguments.device)
@@ -123,7 +126,7 @@ def quick(arguments: argparse.Namespace) -> None:
     os.environ |= {"OMP_NUM_THREADS": "1", "nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1", "nnUNet_compile": "0"}
     arms = ["scratch", "scratch-long", "synthetic"]
     settings = {"data": "phantom", "networks": "PrimusS", "labelled": 10, "seeds": 3, "processes": 2, **QUICK}
-    settings |= {"cells": folder / "cells", "out": folder / "report"}
+    settings |= {"cells": folder / "cells", "out": folder / "report", "device": arguments.device}
     options = [text for key, value in settings.items() for text in (f"--{key}", str(value))]
     options += ["--arms", *arms]
     # in a process of its own, for nnU-Net reads its variables when it is imported
@@ -131,7 +134,7 @@ def quick(arguments: argparse.Namespace) -> None:
         code = subprocess.run([sys.executable, "-m", "benchmarks.scarce_labels", verb, *options]).returncode
         if code:
             raise DiffaugError(f"--quick: {verb} failed, see above; run again, and it goes on")
-    cells = collect(folder / "cells", "phantom")
+    cells = collect(folder / "cells", f"phantom_{'_'.join(f'{key}-{value}' for key, value in QUICK.items())}")
     for against in arms[:2]:
         gain = compare(cells, arms[2], against, 10)
         assert gain is not None
@@ -148,28 +151,31 @@ def report(arguments: argparse.Namespace) -> None:
         arguments: The command line.
     """
     data = _data(arguments)
-    out = arguments.out or RESULTS.parent / f"scarce_labels_{data.name}"
-    write_report(arguments.cells, data, out, arguments.arms if arguments.arms != ["scratch"] else None)
+    out = arguments.out or RESULTS.parent / f"scarce_labels_{data.title}"
+    write_report(arguments.cells, data, out, arguments.arms)
     print(out.with_suffix(".md").read_text())
 
 
 def _data(arguments: argparse.Namespace) -> DataSet:
-    if arguments.data in DATA_SETS:
-        data = DATA_SETS[arguments.data]
-        return replace(data, steps=arguments.steps or data.steps, pretraining=arguments.pretraining or data.pretraining)
-    if not arguments.lists or not arguments.labelled:
+    if arguments.data not in DATA_SETS and not (arguments.lists and arguments.labelled):
         raise DiffaugError(
             f"--data {arguments.data}: expected one of {', '.join(DATA_SETS)}, or --lists and --labelled"
         )
-    made = custom(
-        arguments.data,
-        arguments.lists,
-        arguments.labelled,
-        arguments.tolerance,
-        arguments.pool,
-        arguments.budget,
-    )
-    return replace(made, steps=arguments.steps or made.steps, pretraining=arguments.pretraining or made.pretraining)
+    if arguments.data in DATA_SETS:
+        data = DATA_SETS[arguments.data]
+    else:
+        data = custom(
+            arguments.data,
+            arguments.lists,
+            arguments.labelled,
+            arguments.tolerance,
+            arguments.pool,
+            arguments.budget,
+        )
+    told = {key: value for key in ("steps", "pretraining") if (value := getattr(arguments, key)) is not None}
+    if any(value < 1 for value in told.values()):
+        raise DiffaugError(f"--steps, --pretraining: found {told}, expected positive numbers; fix the options")
+    return replace(data, **told, variant="_".join(f"{key}-{value}" for key, value in told.items()))
 
 
 def main() -> int:
@@ -185,7 +191,7 @@ def main() -> int:
         "--data", default="phantom", help=f"{', '.join(DATA_SETS)}, or any task of nnU-Net (%(default)s)"
     )
     parser.add_argument("--networks", nargs="+", default=["PrimusS"], metavar="NETWORK", help="(%(default)s)")
-    parser.add_argument("--arms", nargs="+", default=["scratch"], metavar="ARM")
+    parser.add_argument("--arms", nargs="+", metavar="ARM", help="what to run (scratch), or to report (all)")
     parser.add_argument(
         "--labelled", type=int, nargs="+", metavar="N", help="numbers of labelled cases (the data set's)"
     )

@@ -2,7 +2,7 @@
 
 Pretraining has batches of nnU-Net's own patch size. On the CPU it is about as long as nnU-Net itself trains there, on a GPU
 about as long as nnU-Net's 300 epochs of 250 batches. The CPU's batch and rate are measured (the lab notebook,
-docs/notebook/short_trainings.md): they reach in 2000 steps of 2 volumes the held-out loss of 4000 steps of 4 volumes at 0.001.
+docs/notebook/short_trainings.md): 2000 steps of 2 volumes reach the held-out loss of 4000 steps of 4 volumes at 0.001.
 Loading in a process of its own takes a twentieth of a core and saves two thirds of the wait for data
 (benchmarks/pretraining_speed.py).
 

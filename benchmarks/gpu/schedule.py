@@ -60,7 +60,9 @@ def jobs_of(out: Path, work: Path, seconds: float, *, smoke: bool) -> list[Job]:
             for network in NETWORKS:
                 for arm in ARMS:
                     needs = ("data",) if arm.startswith("scratch") else (f"pretrain-{network}-{arm}",)
-                    cores, urgent = 1.0 if smoke else TRAINING, draw == 0 and not smoke
-                    listed.append(job("train", network, arm, labelled, draw, needs=needs, cores=cores, urgent=urgent))
-    listed.append(job("audit", needs=("generator",)))
+                    cores = 1.0 if smoke else TRAINING
+                    first = (draw, labelled, network) == (0, sizes.counts[0], NETWORKS[0]) and not smoke
+                    listed.append(job("train", network, arm, labelled, draw, needs=needs, cores=cores, urgent=first))
+    # the pretrainings ask for the folder that the audit locks
+    listed.append(job("audit", needs=("generator", *(f"pretrain-{network}-synthetic" for network in NETWORKS))))
     return listed

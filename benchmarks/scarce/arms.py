@@ -25,18 +25,21 @@ from typing import Any
 from filelock import FileLock
 
 import benchmarks.tried.pretexts  # noqa: F401 (adds them to PRETEXTS)
-from benchmarks.scarce.data import PHANTOM, PHANTOM_SHAPE, DataSet, forbidden
+from benchmarks.scarce.cells import in_path
+from benchmarks.scarce.data import PHANTOM, PHANTOM_SHAPE, DataSet, forbidden, plans_lock
 from benchmarks.scarce.oracle import pretrain_oracle
 from benchmarks.shapes import write_shapes
 from diffaug.errors import DiffaugError
 from diffaug.files import read_json, write_json
 from diffaug.nnunet.families import family_of, trainer_name
 from diffaug.nnunet.plans import read_plans
+from diffaug.nnunet.weights.format import ENCODER
 from diffaug.pretraining.pretexts import PRETEXTS
 from diffaug.stages import pipeline
 from diffaug.stages.requests import FitRequest, PretrainRequest, SampleRequest
 from diffaug.stages.stage import MANIFEST
-from diffaug.workspace import PLAN, Workspace
+from diffaug.workspace import PLAN, Workspace, nnunet_folder
+from nnunet_plugin.settings import read_settings
 
 UNTRAINED = ("scratch", "scratch-long", "stock")
 IMAGES = ("real", "own", "synthetic", "shapes")
@@ -86,8 +89,10 @@ class Arm:
             count = int(steps) if steps else None
         except ValueError:
             rest = [text]
-        alone = len(starts) == 1 or set(starts) <= set(IMAGES)
-        if rest or not set(starts) <= set(STARTS) or not alone or (pretext and pretext not in PRETEXTS):
+        of_images = set(starts) <= set(IMAGES)
+        known = set(starts) <= set(STARTS) and (len(starts) == 1 or of_images)
+        fits = not pretext or (pretext in PRETEXTS and of_images)
+        if rest or not known or not fits or (steps and (count or 0) < 1):
             raise DiffaugError(
                 f"--arms {text}: no such arm, expected START[:PRETEXT[:STEPS]][@SETTING=VALUE], START being some of "
                 f"{', '.join(STARTS)} and PRETEXT one of {', '.join(PRETEXTS)}; fix the option"
@@ -95,14 +100,14 @@ class Arm:
         return cls(text, starts, pretext or None, count, settings)
 
     @property
-    def ending(self) -> str:
-        """What its configuration's name ends with."""
-        return self.name.replace(":", "-").replace("/", "-")
-
-    @property
     def is_pretrained(self) -> bool:
         """Whether it starts from anything but random weights."""
         return self.start[0] not in UNTRAINED
+
+    @property
+    def encoder(self) -> str:
+        """Name of the arm whose encoder it starts from: settings do not make another one."""
+        return self.name.partition("@")[0]
 
     def length(self, data: DataSet) -> int:
         """Tell how many steps its pretraining has."""
@@ -116,7 +121,16 @@ class Arm:
 
     def workspace(self, data: DataSet, network: str) -> Workspace:
         """Tell the workspace of this arm's configuration."""
-        return Workspace(data.task, configuration=f"{data.configuration_of(network)}__{self.ending}", network=network)
+        return self._workspace(data, network, self.name)
+
+    def pretrained(self, data: DataSet, network: str) -> Workspace:
+        """Tell the workspace of the encoder."""
+        return self._workspace(data, network, self.encoder)
+
+    @staticmethod
+    def _workspace(data: DataSet, network: str, name: str) -> Workspace:
+        ending = "_".join([*([data.variant] if data.variant else []), in_path(name)])
+        return Workspace(data.task, configuration=f"{data.configuration_of(network)}__{ending}", network=network)
 
 
 def add_configuration(data: DataSet, network: str, arm: Arm) -> None:
@@ -128,14 +142,21 @@ def add_configuration(data: DataSet, network: str, arm: Arm) -> None:
         arm: The arm.
     """
     workspace = arm.workspace(data, network)
-    with FileLock(workspace.preprocessed / "scarce_plans.lock"):  # several processes add theirs
+    with plans_lock():  # several processes add theirs
         plans = read_json(workspace.plans_file, "run: scarce_labels.py run")
         base = data.configuration_of(network)
         steps = data.steps + (arm.length(data) if arm.start == ("scratch-long",) else 0)
         rate = {"initial_lr": data.rates[network]} if network in data.rates else {}
-        epochs = min(EPOCHS, max(1, steps // ITERATIONS))
-        ours = {"epochs": epochs, "iterations_per_epoch": round(steps / epochs), **rate}
+        epochs = max(
+            each for each in range(1, EPOCHS + 1) if steps % each == 0 and (steps >= each * ITERATIONS or each == 1)
+        )
+        ours = {"epochs": epochs, "iterations_per_epoch": steps // epochs, **rate}
         block = {**plans["configurations"][base]["diffaug"], **ours, **arm.settings}
+        if arm.encoder != arm.name and arm.is_pretrained:
+            block["encoder_file"] = str(arm.pretrained(data, network).encoder / ENCODER)
+        settings = read_settings(block, f"--arms {arm.name}", family_of(network).recipe)
+        if (settings.restyle and not arm.is_pretrained) or (arm.start == ("stock",) and arm.settings):
+            raise DiffaugError(f"--arms {arm.name}: its settings have no effect there, expected an arm that has them")
         wanted = {"inherits_from": base, "diffaug": block}
         if plans["configurations"].get(workspace.configuration) != wanted:
             plans["configurations"][workspace.configuration] = wanted
@@ -153,11 +174,18 @@ def pretrain_arm(data: DataSet, network: str, arm: Arm, device: str = "auto") ->
 
     Returns:
         The encoder file, if the arm has one.
+
+    Raises:
+        DiffaugError: If it cannot be made.
+        Timeout: If another process makes what it needs.
     """
     add_configuration(data, network, arm)
     if not arm.is_pretrained:
         return None
-    workspace = arm.workspace(data, network)
+    workspace = arm.pretrained(data, network)
+    if (workspace.encoder / ENCODER).is_file():
+        return workspace.encoder / ENCODER
+    add_configuration(data, network, Arm.parse(arm.encoder))
     if arm.start == ("oracle",):
         if data.pool != PHANTOM.pool:
             raise DiffaugError(
@@ -181,13 +209,21 @@ def _folder(data: DataSet, start: str, device: str) -> Path:
     workspace = Workspace(data.task, configuration=data.configuration_of(PLAN))
     pool = workspace if data.pool == data.task else Workspace(data.pool)
     if start == "synthetic":
+        if _finished(pool.synthetic):
+            return pool.synthetic
         exclude = forbidden(data) if data.pool == data.task else ("none",)
-        with FileLock(workspace.preprocessed / f"scarce_{data.pool}.lock"):  # arms and networks share it
+        # arms, networks and tasks share it; who does not get the lock has other things to do
+        with FileLock(nnunet_folder("nnUNet_preprocessed") / f"scarce_{data.pool}.lock", blocking=False):
             if not (pool.generator / MANIFEST).is_file():  # what somebody has begun goes on as it was begun
                 pipeline.fit(pool, FitRequest(budget=data.budget, exclude=exclude), device=device)
             begun = (pool.synthetic / MANIFEST).is_file()
             return pipeline.sample(pool, None if begun else SampleRequest(count=SAMPLES), device=device)
     return pool.raw if start == "real" else workspace.raw
+
+
+def _finished(folder: Path) -> bool:
+    file = folder / MANIFEST
+    return file.is_file() and bool(read_json(file, "run again").get("finished"))
 
 
 def _shapes(data: DataSet) -> Path:
@@ -197,5 +233,5 @@ def _shapes(data: DataSet) -> Path:
     size = [round(1.5 * configuration.patch_size[axis]) for axis in plans.transpose_backward]
     spacing = [configuration.spacing[axis] for axis in plans.transpose_backward]
     names = read_json(workspace.raw / "dataset.json", "restore it")["channel_names"]
-    with FileLock(workspace.preprocessed / "scarce_shapes.lock"):
+    with FileLock(workspace.preprocessed / "scarce_shapes.lock", blocking=False):
         return write_shapes(workspace.run / "shapes", SHAPES, size=size, spacing=spacing, channels=list(names.values()))

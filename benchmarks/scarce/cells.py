@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ class Cell:
 
     def file(self, folder: Path) -> Path:
         """Tell where its result lies."""
-        return folder / self.data / self.network / self.arm / f"{self.labelled}_{self.seed}.json"
+        return folder / self.data / self.network / in_path(self.arm) / f"{self.labelled}_{self.seed}.json"
 
 
 def unfinished(
@@ -61,7 +62,8 @@ def unfinished(
     Yields:
         A cell to run now.
     """
-    waiting = [cell for cell in cells if cell not in finished(folder)]
+    known = finished(folder)
+    waiting = [cell for cell in cells if cell not in known]
     while waiting:
         later = []
         for cell in waiting:
@@ -75,11 +77,16 @@ def unfinished(
                         yield cell
                     else:
                         later.append(cell)
-            except Timeout:
-                continue
+            except Timeout:  # who holds it may be killed
+                later.append(cell)
         if later == waiting:
             time.sleep(PAUSE)
         waiting = later
+
+
+def in_path(name: str) -> str:
+    """Write an arm's name so that it can be part of a path."""
+    return re.sub(r"[:/]", "-", name)
 
 
 def finished(folder: Path) -> set[Cell]:

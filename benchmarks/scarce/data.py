@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess_dataset
 
 from diffaug.errors import DiffaugError
@@ -44,6 +45,7 @@ class DataSet:
         pretraining: Steps of a pretraining where an arm does not say otherwise.
         rates: Learning rate of each network, the family's own where none is told.
         held: Cases that are held back for nnU-Net's own validation, and for choices.
+        variant: What is not the data set's own, where steps differ; part of the names of configurations and cells.
         trials: Whether cases that no table of results knows shall judge, so that choices leave the test cases untouched:
             the validation cases or, of phantoms, those of a dataset of their own.
     """
@@ -60,7 +62,13 @@ class DataSet:
     pretraining: int = 6000
     rates: Mapping[str, float] = field(default_factory=dict)
     held: int = VALIDATION
+    variant: str = ""
     trials: bool = False
+
+    @property
+    def title(self) -> str:
+        """What cells are filed under."""
+        return "_".join([self.name, *([self.variant] if self.variant else [])])
 
     def configuration_of(self, network: str) -> str:
         """Name nnU-Net's configuration that all arms of a network inherit from."""
@@ -121,9 +129,10 @@ def prepare(data: DataSet, networks: Sequence[str] = (PLAN,)) -> None:
     workspace = data.workspace
     test = {case.id for case, _ in judging_cases(replace(data, trials=False))}
     plans_file = ensure_plans(dataset_name(data.task), exclude=test if data.lists else ())
-    for network in (PLAN, *networks):
-        if data.configuration_of(network) not in read_json(plans_file, "run again")["configurations"]:
-            add_budget_configuration(plans_file, budget=data.budget, network=network)
+    with plans_lock():
+        for network in (PLAN, *networks):
+            if data.configuration_of(network) not in read_json(plans_file, "run again")["configurations"]:
+                add_budget_configuration(plans_file, budget=data.budget, network=network)
     needed = {*_pool(data), *(test if data.lists else ())}
     if needed - {file.stem for file in workspace.preprocessed.glob("*/*.pkl")}:  # written last of each case
         number, configurations = int(data.task[7:10]), (data.configuration_of(PLAN),)
@@ -137,6 +146,37 @@ def prepare(data: DataSet, networks: Sequence[str] = (PLAN,)) -> None:
         print(f"{splits}: replaced by the benchmark's draws, kept as {kept.name}")
     write_json(splits, wanted)
     write_json(workspace.preprocessed / "scarce_lists.json", {"test": sorted(test), "validation": validation(data)})
+
+
+def plans_lock() -> FileLock:
+    """Keep other processes from writing nnU-Net's plans meanwhile."""
+    return FileLock(nnunet_folder("nnUNet_preprocessed") / "scarce_plans.lock")
+
+
+def require_draw(data: DataSet, labelled: int, seed: int) -> None:
+    """Require that nnU-Net's fold is the draw that it is taken for.
+
+    Args:
+        data: The data set.
+        labelled: Number of labelled cases.
+        seed: Of the draw.
+
+    Raises:
+        DiffaugError: If it is not; nnU-Net itself would take a random split of all cases, tests included.
+    """
+    if labelled not in data.counts or not 0 <= seed < SEEDS:
+        raise DiffaugError(
+            f"{data.name}: found {labelled} labelled cases and draw {seed}, expected {', '.join(map(str, data.counts))} and "
+            f"a draw below {SEEDS}; fix --labelled, --seeds or --first-seed"
+        )
+    file = data.workspace.preprocessed / "splits_final.json"
+    fold, splits, wanted = data.fold(labelled, seed), read_json(file, "run again"), draws(data)
+    if len(wanted[fold]["train"]) != labelled:
+        raise DiffaugError(f"--labelled {labelled}: found {len(wanted[fold]['train'])} cases to draw, expected as many")
+    if len(splits) <= fold or splits[fold] != wanted[fold]:
+        raise DiffaugError(
+            f"{file}: fold {fold} is another draw, expected the benchmark's; run again, and nothing beside it"
+        )
 
 
 def forbidden(data: DataSet) -> tuple[str, ...]:

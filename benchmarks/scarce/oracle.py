@@ -102,7 +102,13 @@ def pretrain_oracle(workspace: Workspace, pool: str, shape: tuple[int, int, int]
     torch.manual_seed(training.seed)
     network = build_network(configuration, 1, 2, network=workspace.network)
     objective = PretextObjective(
-        network, TrueMasks(), [(masked, c) for c in cases], configuration.patch_size, configuration.spacing, 0
+        network,
+        TrueMasks(),
+        [(masked, c) for c in cases],
+        configuration.patch_size,
+        configuration.spacing,
+        0,
+        recipe.weight_decay,
     )
     train(
         objective,

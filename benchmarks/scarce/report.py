@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.measuring import table
+from benchmarks.scarce.arms import Arm
 from benchmarks.scarce.cells import collect, read_cells
 from benchmarks.scarce.data import DataSet
 from benchmarks.scarce.statistics import Difference, compare, compare_counts, grid, holm, interval
@@ -32,17 +33,17 @@ def write_report(folder: Path, data: DataSet, out: Path, arms: Sequence[str] | N
     Raises:
         DiffaugError: If there is no finished cell.
     """
-    cells = collect(folder, data.name)
+    cells = collect(folder, data.title)
     cells = cells if arms is None else cells[cells["arm"].isin(arms)]
     if cells.empty:
-        raise DiffaugError(f"{folder}: no finished cell of {data.name}, expected some; run them first")
+        raise DiffaugError(f"{folder}: no finished cell of {data.title}, expected some; run them first")
     networks = sorted(cells["network"].unique())
     counts = sorted(int(count) for count in cells["labelled"].unique())
-    parts = [f"# Scarce labels: {data.name}", _told(folder, data, cells)]
+    parts = [f"# Scarce labels: {data.title}", _told(folder, data, cells)]
     parts += [
         "## Dice",
         f"Mean over draws of labelled cases and test cases; in brackets its gain over `{BASELINE}` of the same network, "
-        "draws and cases, with the 95 % interval (draws and cases drawn anew); then the number of draws.",
+        "draws and cases, with the 95 % interval (draws and cases drawn anew), and the number of draws.",
         table([_row(cells, network, arm, counts) for network in networks for arm in _arms(cells, network)]),
         *(_best(cells, count) for count in counts),
         f"![mean Dice against the number of labels]({out.with_suffix('.png').name})",
@@ -54,33 +55,39 @@ def write_report(folder: Path, data: DataSet, out: Path, arms: Sequence[str] | N
     ]
     parts += [table(gains) for network in networks if (gains := _gains_of(cells, network, counts))]
     for figure, title in (("nsd", "Normalised surface Dice"), ("hd95", "HD95, mm")):
-        others = collect(folder, data.name, figure).merge(cells[["network", "arm"]].drop_duplicates())
+        others = collect(folder, data.title, figure).merge(cells[["network", "arm"]].drop_duplicates())
         rows = [_row(others, network, arm, counts) for network in networks for arm in _arms(cells, network)]
         parts += [f"## {title}", table(rows)]
     out.parent.mkdir(parents=True, exist_ok=True)
     out.with_suffix(".md").write_text("\n\n".join(parts) + "\n")
-    _draw(cells, networks, counts, out.with_suffix(".png"), data.name)
+    _draw(cells, networks, counts, out.with_suffix(".png"), data.title)
 
 
 def _arms(cells: pd.DataFrame, network: str) -> list[str]:
     """List a network's arms, the baselines first."""
     found = set(cells.loc[cells["network"] == network, "arm"])
-    first = [arm for arm in (BASELINE, EQUAL_STEPS) if arm in found]
-    return first + sorted(found - set(first))
+    return sorted(found, key=lambda arm: (not arm.startswith(BASELINE), arm))
+
+
+def _equal_steps(arm: str) -> str:
+    """Name the baseline that is trained for as many steps as an arm and its pretraining together."""
+    steps = Arm.parse(arm).steps
+    return f"{EQUAL_STEPS}::{steps}" if steps else EQUAL_STEPS
 
 
 def _told(folder: Path, data: DataSet, cells: pd.DataFrame) -> str:
     """Tell how the cells came about: the commands, and what the first of each network says of itself."""
     kept = read_cells(folder)
-    kept = kept[kept["data"] == data.name].merge(cells[["network", "arm"]].drop_duplicates())
+    kept = kept[kept["data"] == data.title].merge(cells[["network", "arm"]].drop_duplicates())
     kept = kept.drop_duplicates(["network", "arm", "labelled", "seed"])
     commands, told = [], []
+    lengths = f" --steps {data.steps} --pretraining {data.pretraining}" if data.variant else ""
     for network, own in kept.groupby("network", sort=True):
         counts = " ".join(map(str, sorted(own["labelled"].unique())))
         arms = " ".join(f"'{arm}'" if "@" in arm else arm for arm in _arms(cells, str(network)))
         commands.append(
             f"python -m benchmarks.scarce_labels run --data {data.name} --networks {network} --arms {arms} "
-            f"--labelled {counts} --seeds {own['seed'].nunique()} --processes 2"
+            f"--labelled {counts} --seeds {own['seed'].max() + 1} --processes 2{lengths}"
         )
         plain = own[own["arm"] == BASELINE]
         about = [json.loads(text) for text in (plain if len(plain) else own)["about"]]
@@ -103,8 +110,10 @@ def _row(cells: pd.DataFrame, network: str, arm: str, counts: Sequence[int]) -> 
         values, gain = grid(own, arm, count), compare(own, arm, BASELINE, count)
         text = "" if values.empty else f"{values.to_numpy().mean():.3f}"
         if arm != BASELINE and gain is not None:
-            text += f" ({gain.mean:+.3f}: {gain.low:+.3f} to {gain.high:+.3f})"
-        row[f"{count} labels"] = f"{text}; {len(values)}" if text else ""
+            text += f" ({gain.mean:+.3f}: {gain.low:+.3f} to {gain.high:+.3f}; {gain.seeds})"
+        else:
+            text += f" ({len(values)})" if text else ""
+        row[f"{count} labels"] = text
     return row
 
 
@@ -114,7 +123,8 @@ def _best(cells: pd.DataFrame, count: int) -> str:
     draws = own.groupby(["network", "arm"])["seed"].nunique()
     means = own.groupby(["network", "arm"])["value"].mean()[draws == draws.max()].sort_values(ascending=False)
     scratch = [key for key in means.index if key[1] == BASELINE]
-    text = f"* Best with {count} labels: {means.index[0][0]}, {means.index[0][1]} ({means.iloc[0]:.3f})"
+    best = f"{means.index[0][0]}, {means.index[0][1]} ({means.iloc[0]:.3f})"
+    text = f"* Best with {count} labels, of what has {draws.max()} draws: {best}"
     return text + (f"; best from scratch: {scratch[0][0]} ({means[scratch[0]]:.3f})." if scratch else ".")
 
 
@@ -123,8 +133,8 @@ def _gains_of(cells: pd.DataFrame, network: str, counts: Sequence[int]) -> list[
     return [
         {"network": network, **row}
         for arm in _arms(cells, network)
-        for against in (BASELINE, EQUAL_STEPS)
-        if arm not in (BASELINE, against)
+        for against in (BASELINE, _equal_steps(arm))
+        if not arm.startswith(BASELINE)
         for row in _gains(own, arm, against, counts)
     ]
 
@@ -139,7 +149,8 @@ def _gains(cells: pd.DataFrame, arm: str, against: str, counts: Sequence[int]) -
     by_seeds = holm(d.p_seeds for _, d in found)
     rows = []
     for (count, d), p_cases, p_seeds in zip(found, by_cases, by_seeds, strict=True):
-        gap = compare_counts(cells, BASELINE, count, max(counts))
+        shared = cells[cells["seed"].isin(grid(cells, arm, count).index)]
+        gap = compare_counts(shared, BASELINE, count, max(counts))
         rows.append(
             {
                 "arm": arm,

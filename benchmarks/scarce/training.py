@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from benchmarks.scarce.arms import Arm
-from benchmarks.scarce.data import DataSet, judging_cases
+from benchmarks.scarce.data import DataSet, judging_cases, require_draw
 from benchmarks.scarce.scores import score
 from diffaug.files import read_json
 from diffaug.nnunet.predictor import make_predictor
@@ -40,17 +41,21 @@ def train_cell(data: DataSet, network: str, arm: Arm, labelled: int, seed: int, 
     torch.manual_seed(seed)
     np.random.seed(seed)  # noqa: NPY002 (nnU-Net's augmentation draws from the global generators)
     random.seed(seed)
+    require_draw(data, labelled, seed)
     trainer = make_trainer(data, network, arm, labelled, seed, device)
     _lay_out(trainer)
-    shutil.rmtree(trainer.output_folder, ignore_errors=True)
-    Path(trainer.output_folder).mkdir(parents=True)
-    started = time.monotonic()
-    with _quiet(trainer):
-        trainer.run_training()
-    trained = time.monotonic()
-    scores = score_tests(data, trainer)
-    for name in ("checkpoint_latest.pth", "checkpoint_best.pth"):
-        (Path(trainer.output_folder) / name).unlink(missing_ok=True)
+    place = Path(trainer.output_folder)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{place}.lock"):  # cells of several tables may be the same training
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir()
+        started = time.monotonic()
+        with _quiet(trainer):
+            trainer.run_training()
+        trained = time.monotonic()
+        scores = score_tests(data, trainer)
+        for name in ("checkpoint_latest.pth", "checkpoint_best.pth"):
+            (place / name).unlink(missing_ok=True)
     return {
         "scores": scores,
         "settings": {
@@ -93,9 +98,10 @@ def make_trainer(
     trainer = kind(plans, workspace.configuration, fold, dataset_json, device)
     if kind is nnUNetTrainer:  # it has no settings: the same length, its own schedule
         block = trainer.configuration_manager.configuration["diffaug"]
-        trainer.num_epochs = block["epochs"]
-        trainer.num_iterations_per_epoch = block["iterations_per_epoch"]
-        trainer.num_val_iterations_per_epoch = block["val_iterations_per_epoch"]
+        trainer.num_epochs, trainer.num_iterations_per_epoch = block["epochs"], block["iterations_per_epoch"]
+        trainer.num_val_iterations_per_epoch = block.get(
+            "val_iterations_per_epoch", trainer.num_val_iterations_per_epoch
+        )
     return trainer
 
 

@@ -113,19 +113,23 @@ class Restyler:
                 f"{encoder.path}: holds no appearances, expected those of the pretext anatomy; pretrain with --pretext "
                 'anatomy, or leave "restyle" out of the plan\'s diffaug block'
             )
-        channels = styles["painter"]["last.weight"].shape[0]
-        network, painter = network_of(configuration, kind).build(channels, MAPS), Painter(channels)
-        load_encoder(network, encoder, configuration=configuration, kind=kind)
+        anew = "make the file again with: diffaug pretrain --pretext anatomy --fresh"
         try:
+            channels = styles["painter"]["last.weight"].shape[0]
+            network, painter = network_of(configuration, kind).build(channels, MAPS), Painter(channels)
+            load_encoder(network, encoder, configuration=configuration, kind=kind)
             painter.load_state_dict(styles["painter"])
-            unknown = network.load_state_dict(styles["head"], strict=False).unexpected_keys
-        except RuntimeError as error:
+            found, codes = network.load_state_dict(styles["head"], strict=False), styles["codes"]
+            part = network_of(configuration, kind).family.part
+            strange = [*found.unexpected_keys, *(name for name in found.missing_keys if part(name) == "head")]
+            if strange or codes.ndim != 2 or codes.shape[1] != CODE or not codes.isfinite().all():
+                raise ValueError(strange[0] if strange else f"codes {tuple(codes.shape)}")
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise DiffaugError(
-                f"{encoder.path}: its appearances are of another network; make the file again"
+                f"{encoder.path}: its appearances do not fit the network ({str(error).splitlines()[0]}), expected those of "
+                f"this network; {anew}"
             ) from error
-        if unknown:
-            raise DiffaugError(f"{encoder.path}: its tissue maps are of another network; make the file again")
-        return cls(network.to(device), painter.to(device), styles["codes"].to(device), share)
+        return cls(network.to(device), painter.to(device), codes.to(device), share)
 
     @torch.no_grad()
     def __call__(self, volumes: Tensor) -> Tensor:
@@ -140,8 +144,11 @@ class Restyler:
         chosen = torch.rand(len(volumes), device=volumes.device) < self.share
         if not chosen.any():
             return volumes
-        places = torch.randint(len(self.codes), (int(chosen.sum()),), device=volumes.device)
+        patches = volumes[chosen].float()
+        # as the pretext had them: each patch with mean 0 and variance 1, which are given back afterwards
+        mean, spread = patches.mean((2, 3, 4), keepdim=True), patches.std((2, 3, 4), keepdim=True).clamp_min(1e-6)
+        maps = self.network((patches - mean) / spread).float().softmax(1)
+        places = torch.randint(len(self.codes), (len(patches),), device=volumes.device)
         restyled = volumes.clone()
-        maps = self.network(volumes[chosen]).float().softmax(1)
-        restyled[chosen] = self.painter(maps, self.codes[places]).to(volumes.dtype)
+        restyled[chosen] = (self.painter(maps, self.codes[places]) * spread + mean).to(volumes.dtype)
         return restyled

@@ -191,7 +191,6 @@ def require_loadable(
 
 def write_result(
     workspace: Workspace,
-    title: str,
     configuration: ConfigurationManager,
     objective: PretextObjective,
     provenance: dict[str, Any],
@@ -200,7 +199,6 @@ def write_result(
 
     Args:
         workspace: The task's workspace.
-        title: Of the curves.
         configuration: nnU-Net's configuration.
         objective: After the training.
         provenance: Of the file.
@@ -223,5 +221,5 @@ def write_result(
         key: ([line["step"] for line in lines if key in line], [line[key] for line in lines if key in line])
         for key in ("network_loss", "held_out")
     }
-    curves(drawn, folder / "pretext_curves.png", title=title, x="step")
+    curves(drawn, folder / "pretext_curves.png", title=f"pretext: {provenance['pretext']}", x="step")
     return {key: values[-1] for key, (_, values) in drawn.items()}

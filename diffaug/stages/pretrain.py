@@ -70,7 +70,7 @@ def finished(workspace: Workspace, request: PretrainRequest) -> bool:
     _require_own(workspace)
     work = PlannedTask.of(workspace)
     with open_stage("pretrain", workspace.encoder, fresh=False, active=False) as stage:
-        stage.request(PretrainRequest, _settled(request, work))
+        stage.request(PretrainRequest, _settled(request, stage, work))
         stage.refuse(_other_network(stage, work.network))
         return stage.finished and (workspace.encoder / ENCODER).is_file()
 
@@ -93,7 +93,7 @@ def pretrain(workspace: Workspace, asked: PretrainRequest, *, device: str, fresh
     with open_stage("pretrain", workspace.encoder, fresh=fresh, active=fabric.is_global_zero) as stage:
         if not fresh:
             _require_own(workspace)
-        request = stage.request(PretrainRequest, _settled(asked, work))
+        request = stage.request(PretrainRequest, _settled(asked, stage, work))
         stage.refuse(_other_network(stage, work.network))
         if stage.finished and target.is_file():
             fabric.print(f"pretrain: {target} is there already")
@@ -124,7 +124,7 @@ def pretrain(workspace: Workspace, asked: PretrainRequest, *, device: str, fresh
         }
         objective = _fit(work, request, training, network, volumes, inputs, fabric)
         if fabric.is_global_zero:
-            _finish(stage, work, request, objective, provenance)
+            _finish(stage, work, objective, provenance)
         fabric.barrier()
     return target
 
@@ -143,9 +143,10 @@ def check(workspace: Workspace, request: PretrainRequest) -> None:
     _sources(workspace, request, [name for name in request.images if name != "synthetic"])
 
 
-def _settled(request: PretrainRequest, work: PlannedTask) -> PretrainRequest:
-    """Choose the pretext where none is named."""
-    return replace(request, pretext=request.pretext or work.network.family.recipe.pretext)
+def _settled(request: PretrainRequest, stage: Stage, work: PlannedTask) -> PretrainRequest:
+    """Choose the pretext where none is named: what was begun, or what helped the network's kind most."""
+    begun = (stage.before or {}).get("request", {}).get("pretext")
+    return replace(request, pretext=request.pretext or begun or work.network.family.recipe.pretext)
 
 
 def _sources(workspace: Workspace, request: PretrainRequest, images: Sequence[str]) -> tuple[set[str], list[Source]]:
@@ -186,7 +187,7 @@ def _volumes(
     work: PlannedTask, request: PretrainRequest, sources: list[Source], inputs: dict[str, Any], fabric: Fabric
 ) -> list[tuple[VolumeCache, str]]:
     """Bring all images into the network's space."""
-    pretext, configuration = pretext_for(request.pretext, work.network, work.channels), work.configuration
+    pretext, configuration = pretext_for(str(request.pretext), work.network, work.channels), work.configuration
     folder = work.workspace.encoder
     volumes: list[tuple[VolumeCache, str]] = []
     with fabric.rank_zero_first():
@@ -202,7 +203,7 @@ def _volumes(
 
 def _network(work: PlannedTask, request: PretrainRequest, sources: Sequence[Source]) -> torch.nn.Module:
     """Build the network, and require that images, teacher and downstream network fit it."""
-    pretext = pretext_for(request.pretext, work.network, work.channels)
+    pretext = pretext_for(str(request.pretext), work.network, work.channels)
     for source in sources:
         require_channels(source, work.channels)
         if pretext.taught:
@@ -223,7 +224,7 @@ def _fit(
     fabric: Fabric,
 ) -> PretextObjective:
     torch.manual_seed(request.seed)  # a helper's weights
-    pretext, configuration = pretext_for(request.pretext, work.network, work.channels), work.configuration
+    pretext, configuration = pretext_for(str(request.pretext), work.network, work.channels), work.configuration
     objective = PretextObjective(
         network,
         pretext,
@@ -239,10 +240,8 @@ def _fit(
     return objective
 
 
-def _finish(
-    stage: Stage, work: PlannedTask, request: PretrainRequest, objective: PretextObjective, provenance: dict[str, Any]
-) -> None:
-    figures = write_result(work.workspace, f"pretext: {request.pretext}", work.configuration, objective, provenance)
+def _finish(stage: Stage, work: PlannedTask, objective: PretextObjective, provenance: dict[str, Any]) -> None:
+    figures = write_result(work.workspace, work.configuration, objective, provenance)
     told = {key: value for key, value in provenance.items() if key not in ("version", "images")}
     stage.finish(figures=figures, encoder_sha256=file_hash(stage.folder / ENCODER), **told)
     (stage.folder / "pretext.state.pt").unlink(missing_ok=True)

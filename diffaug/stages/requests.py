@@ -76,8 +76,8 @@ class PretrainRequest:
 
     Attributes:
         images: What to pretrain on, any of: synthetic, real, a FOLDER.
-        pretext: The task that needs no labels: denoise, mae or, with the generator as teacher, clusters; where none is named,
-            the one that helped the network's kind most.
+        pretext: The task that needs no labels: denoise, mae, anatomy or, with the generator as teacher, clusters; where none
+            is named, the one that helped the network's kind most.
         budget: The machine at hand.
         exclude: Cases that must not be seen: fold:N, labelled, FILE[:KEY] or none; may be repeated.
         more_images: Folder of further unlabelled images; may be repeated.

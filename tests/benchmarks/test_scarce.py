@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.scarce.arms import Arm
 from benchmarks.scarce.cells import Cell, collect, pack, read_cells, save, unfinished
-from benchmarks.scarce.data import HIPPOCAMPUS, DataSet, draws, forbidden, judging_cases, validation
+from benchmarks.scarce.data import HIPPOCAMPUS, DataSet, draws, forbidden, judging_cases, require_draw, validation
 from benchmarks.scarce.scores import score
 from benchmarks.scarce.statistics import compare, grid, holm, interval
 from diffaug.errors import DiffaugError
@@ -72,6 +72,21 @@ def test_labelled_cases_are_nested_and_never_held_back(phantoms):
     assert splits[phantoms.fold(4, 0)] != splits[phantoms.fold(4, 1)]
 
 
+def test_no_training_takes_another_split_for_a_draw(phantoms):
+    """nnU-Net takes a random split of all cases, tests included, for a fold that is none."""
+    splits = draws(phantoms)
+    write_json(phantoms.workspace.preprocessed / "splits_final.json", splits)
+    require_draw(phantoms, 4, 3)
+    for labelled, seed in ((5, 0), (4, 20), (4, -1)):
+        with pytest.raises(DiffaugError, match="fix --labelled, --seeds or --first-seed"):
+            require_draw(phantoms, labelled, seed)
+    with pytest.raises(DiffaugError, match="cases to draw"):
+        require_draw(replace(phantoms, counts=(2, 4, 80)), 80, 0)
+    write_json(phantoms.workspace.preprocessed / "splits_final.json", splits[1:])
+    with pytest.raises(DiffaugError, match="is another draw"):
+        require_draw(phantoms, 4, 0)
+
+
 def test_people_stay_together(phantoms, tmp_path):
     raw = phantoms.workspace.raw
     names = [f"phantomB_{number:04d}" for number in range(1, 21)]
@@ -111,9 +126,23 @@ def test_finished_cells_are_skipped_and_those_at_work_too(tmp_path):
     save(cells[0], result(0.5), tmp_path)
     mine = unfinished(cells, tmp_path)
     assert next(mine) == cells[1]
-    assert list(unfinished(cells, tmp_path)) == [cells[2]], "another process takes what is free"
+    others = unfinished(cells, tmp_path)
+    assert next(others) == cells[2], "another process takes what is free"
     save(cells[1], result(0.6), tmp_path)
-    assert next(mine) == cells[2]
+    save(cells[2], result(0.7), tmp_path)
+    assert list(others) == list(mine) == []
+
+
+def test_a_cell_whose_process_was_killed_is_taken_over(tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.scarce.cells.PAUSE", 0.01)
+    cells = [Cell("d", "plan", "scratch", 4, seed) for seed in range(2)]
+    killed = unfinished(cells, tmp_path)
+    assert next(killed) == cells[0]
+    mine = unfinished(cells, tmp_path)
+    assert next(mine) == cells[1]
+    save(cells[1], result(0.5), tmp_path)
+    killed.close()
+    assert next(mine) == cells[0]
 
 
 def test_a_killed_cell_is_run_again(tmp_path):
@@ -186,7 +215,20 @@ def test_an_arm_is_read_from_its_name(text, start, pretext, steps, settings):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "none", "real:nothing", "real:mae:x", "real:mae:1:2", "real+scratch", "real@lr=x"]
+    "text",
+    [
+        "",
+        "none",
+        "scratch:mae",
+        "real::0",
+        "scratch-long::-5",
+        "oracle:mae",
+        "real:nothing",
+        "real:mae:x",
+        "real:mae:1:2",
+        "real+scratch",
+        "real@lr=x",
+    ],
 )
 def test_what_is_no_arm_is_refused(text):
     with pytest.raises(DiffaugError, match="no such arm"):

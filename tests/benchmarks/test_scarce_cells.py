@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.scarce.arms import Arm, pretrain_arm
+from benchmarks.scarce.arms import Arm, add_configuration, pretrain_arm
 from benchmarks.scarce.cells import Cell, save
 from benchmarks.scarce.data import DataSet, draws, judging_cases, prepare
 from benchmarks.scarce.report import write_report
@@ -83,6 +83,40 @@ def test_pretrained_arm_is_a_configuration_of_nnunets_plans(data, monkeypatch):
     assert settings["trainer"] == "nnUNetTrainerDiffAugPrimusS"
 
 
+def test_settings_share_an_encoder(data, monkeypatch):
+    monkeypatch.setattr("benchmarks.scarce.arms.SHAPES", 4)
+    arm = Arm.parse("shapes:mae:2@decoder_first=1")
+    file = pretrain_arm(data, "PrimusS", arm, "cpu")
+    assert file == pretrain_arm(data, "PrimusS", Arm.parse("shapes:mae:2"), "cpu")
+    plans = read_json(data.workspace.plans_file, "")
+    block = plans["configurations"][arm.workspace(data, "PrimusS").configuration]["diffaug"]
+    assert block["encoder_file"] == str(file)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("scratch@restyle=0.5", "have no effect"),
+        ("stock@epochs=3", "have no effect"),
+        ("scratch@initial_lr=5", "initial_lr is 5"),
+        ("scratch@lr=1", "unknown setting 'lr'"),
+    ],
+)
+def test_settings_without_effect_are_refused_before_anything_is_trained(data, name, told):
+    with pytest.raises(DiffaugError, match=told):
+        pretrain_arm(data, "plan", Arm.parse(name), "cpu")
+
+
+def test_equal_steps_are_equal_whatever_the_lengths(data):
+    for steps, pretraining in ((1020, 2010), (1000, 2025), (999, 2000)):
+        long = replace(data, steps=steps, pretraining=pretraining, variant="long")
+        arm = Arm.parse("scratch-long")
+        add_configuration(long, "plan", arm)
+        plans = read_json(data.workspace.plans_file, "")
+        block = plans["configurations"][arm.workspace(long, "plan").configuration]["diffaug"]
+        assert block["epochs"] * block["iterations_per_epoch"] == steps + pretraining
+
+
 def test_report_names_gains_and_draws_the_figure(data, tmp_path):
     rng = np.random.default_rng(0)
     for arm, gain in (("scratch", 0.0), ("real", 0.05)):
@@ -103,7 +137,7 @@ def test_report_names_gains_and_draws_the_figure(data, tmp_path):
     write_report(tmp_path, data, tmp_path / "report")
     text = (tmp_path / "report.md").read_text()
     assert "| plan | real | scratch | 2 | +0.05" in text
-    assert "Best with 2 labels: plan, real (0.8" in text
+    assert "Best with 2 labels, of what has 3 draws: plan, real (0.8" in text
     assert "best from scratch: plan (0.8" in text
     assert (tmp_path / "report.png").stat().st_size > 5000
 

@@ -175,6 +175,13 @@ def test_anatomy_is_learnt_by_network_and_painter_together():
     assert all(parameter.grad is not None for parameter in pretext.helper.parameters())
 
 
+def test_random_networks_work_in_mixed_precision():
+    torch.manual_seed(0)
+    with torch.autocast("cpu", torch.bfloat16):
+        for _ in range(20):
+            assert vary(torch.randn(1, 1, 6, 6, 6), networks=True).dtype == torch.float32
+
+
 def test_random_networks_change_contrast_and_leave_edges_where_they_are():
     torch.manual_seed(2)
     volume = torch.zeros(1, 1, 16, 16, 16)

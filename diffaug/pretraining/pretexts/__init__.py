@@ -14,11 +14,11 @@ __all__ = ["PRETEXTS", "Pretext", "Shown", "pretext_for"]
 PRETEXTS: dict[str, Pretext] = {"denoise": Denoise(), "mae": Mae(), "anatomy": Anatomy(), "clusters": Clusters()}
 
 
-def pretext_for(name: str | None, network: Network, channels: int) -> Pretext:
+def pretext_for(name: str, network: Network, channels: int) -> Pretext:
     """Fit a pretext to the network that is to solve it.
 
     Args:
-        name: A key of `PRETEXTS`; None for the one of the network's family.
+        name: A key of `PRETEXTS`.
         network: The network.
         channels: C of the volumes.
 
@@ -28,4 +28,4 @@ def pretext_for(name: str | None, network: Network, channels: int) -> Pretext:
     Raises:
         DiffaugError: If such a network cannot solve it.
     """
-    return PRETEXTS[name or network.family.recipe.pretext].suited(network, channels)
+    return PRETEXTS[name].suited(network, channels)

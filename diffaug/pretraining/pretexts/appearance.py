@@ -55,12 +55,13 @@ def _through_a_network(volume: Tensor) -> Tensor:
     if bool(torch.rand((), device=volume.device) >= NETWORK_CHANCE):
         return volume
     hidden, last = volume[None], len(NETWORK_WIDTHS)
-    for layer, width in enumerate((*NETWORK_WIDTHS, len(volume)), start=1):
-        edge = 2 * int(torch.randint(0, 2, ())) + 1
-        weight = torch.randn(width, hidden.shape[1], edge, edge, edge, device=volume.device)
-        bias = torch.randn(width, device=volume.device)
-        hidden = F.conv3d(hidden, weight, bias, padding=edge // 2)
-        hidden = F.leaky_relu(hidden) if layer <= last else hidden
+    with torch.autocast(volume.device.type, enabled=False):  # contrast is not to be rounded
+        for layer, width in enumerate((*NETWORK_WIDTHS, len(volume)), start=1):
+            edge = 2 * int(torch.randint(0, 2, ())) + 1
+            weight = torch.randn(width, hidden.shape[1], edge, edge, edge, device=volume.device)
+            bias = torch.randn(width, device=volume.device)
+            hidden = F.conv3d(hidden, weight, bias, padding=edge // 2)
+            hidden = F.leaky_relu(hidden) if layer <= last else hidden
     return torch.lerp(volume, _normalised(hidden[0]), torch.rand((), device=volume.device))
 
 

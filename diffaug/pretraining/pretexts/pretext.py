@@ -25,7 +25,7 @@ class Pretext(ABC):
 
     Attributes:
         taught: How many channels of a teacher's features follow the volume's own.
-        helper: What is trained along with the network and left behind; None where nothing is.
+        helper: What is trained along with the network and is no part of it; None where nothing is.
     """
 
     taught: ClassVar[int] = 0
