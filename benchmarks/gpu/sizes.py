@@ -33,7 +33,7 @@ class Sizes:
         generator_budget: Of the generator that is fitted in earnest.
         samples: Volumes that it makes.
         pretext_steps: Of the pretraining on its volumes, and on the scans it was fitted to.
-        epochs: Of 20 steps, of the few-label trainings.
+        epochs: Length of the few-label trainings, in twenties of steps.
         counts: Numbers of labelled cases.
         draws: Draws of labelled cases, as many as time allows.
     """

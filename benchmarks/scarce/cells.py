@@ -155,7 +155,7 @@ def read_cells(folder: Path, files: Sequence[Path] | None = None) -> pd.DataFram
 
 
 def pack(folder: Path) -> Path:
-    """Move a folder's cells into its table.
+    """Move a folder's cells into its table, while no run is at work on them.
 
     Args:
         folder: Of the cells.
