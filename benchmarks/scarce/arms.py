@@ -5,6 +5,7 @@ An arm is written `START[:PRETEXT[:STEPS]][@SETTING=VALUE,...]`, its start being
     scratch        random weights
     scratch-long   random weights, and the steps of a pretraining besides: equal total steps
     stock          random weights, nnU-Net's own trainer, optimiser and rate
+    gin            random weights, half of the patches in the random appearance of small networks
     real           pretraining on the unlabelled pool itself
     own            pretraining on the scans of the task's own pool, labels unseen
     synthetic      pretraining on volumes of a generator that was fitted to the pool
@@ -41,7 +42,7 @@ from diffaug.stages.stage import MANIFEST
 from diffaug.workspace import PLAN, Workspace, nnunet_folder
 from nnunet_plugin.settings import read_settings
 
-UNTRAINED = ("scratch", "scratch-long", "stock")
+UNTRAINED = ("scratch", "scratch-long", "stock", "gin")
 IMAGES = ("real", "own", "synthetic", "shapes")
 STARTS = (*UNTRAINED, *IMAGES, "oracle")
 EPOCHS, ITERATIONS = 50, 20  # most epochs of a training, fewest iterations of an epoch

@@ -17,6 +17,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from benchmarks.scarce.arms import Arm
 from benchmarks.scarce.data import DataSet, judging_cases, require_draw
+from benchmarks.scarce.gin import with_gin
 from benchmarks.scarce.scores import score
 from diffaug.files import read_json
 from diffaug.nnunet.predictor import make_predictor
@@ -95,6 +96,7 @@ def make_trainer(
     plans["continue_training"] = False
     fold = data.fold(labelled, seed)
     kind = trainers.TRAINERS.get(arm.trainer(network), nnUNetTrainer)
+    kind = with_gin(kind) if arm.start == ("gin",) else kind
     trainer = kind(plans, workspace.configuration, fold, dataset_json, device)
     if kind is nnUNetTrainer:  # it has no settings: the same length, its own schedule
         block = trainer.configuration_manager.configuration["diffaug"]

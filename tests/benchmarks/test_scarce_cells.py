@@ -66,6 +66,12 @@ def test_stock_trainer_has_the_same_length_and_its_own_optimizer(data):
     assert (settings["epochs"], settings["iterations_per_epoch"], settings["initial_lr"]) == (2, 3, 0.01)
 
 
+def test_gin_sees_other_patches_and_is_the_same_otherwise(data):
+    settings = cell_of(data, "gin", "PrimusS")["settings"]
+    assert settings["trainer"] == "nnUNetTrainerDiffAugPrimusSScratchGin"
+    assert cell_of(data, "gin")["scores"] != cell_of(data, "scratch")["scores"]
+
+
 def test_equal_steps_are_those_of_pretraining_and_training_together(data):
     settings = cell_of(data, "scratch-long::9")["settings"]
     assert settings["epochs"] * settings["iterations_per_epoch"] == 6 + 9

@@ -29,7 +29,8 @@ def vary(volumes: Tensor, *, networks: bool = False) -> Tensor:
     varied = []
     for volume in volumes:
         changed = _normalised(_noise(_coarsen(_shade(_recolour(volume)))))
-        varied.append(_normalised(_through_a_network(changed)) if networks else changed)
+        through = networks and bool(torch.rand((), device=volume.device) < NETWORK_CHANCE)
+        varied.append(_normalised(random_network(changed)) if through else changed)
     return torch.stack(varied)
 
 
@@ -50,10 +51,15 @@ def _recolour(volume: Tensor) -> Tensor:
     return torch.lerp(values[left], values[left + 1], position - left)
 
 
-def _through_a_network(volume: Tensor) -> Tensor:
-    """Blend with what a small network of random weights makes of it (GIN, arXiv 2111.12525)."""
-    if bool(torch.rand((), device=volume.device) >= NETWORK_CHANCE):
-        return volume
+def random_network(volume: Tensor) -> Tensor:
+    """Blend a volume with what a small network of random weights makes of it (GIN, arXiv 2111.12525).
+
+    Args:
+        volume: Normalised, `(C, Z, Y, X)`.
+
+    Returns:
+        As large.
+    """
     hidden, last = volume[None], len(NETWORK_WIDTHS)
     with torch.autocast(volume.device.type, enabled=False):  # contrast is not to be rounded
         for layer, width in enumerate((*NETWORK_WIDTHS, len(volume)), start=1):
