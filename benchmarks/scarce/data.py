@@ -85,7 +85,12 @@ class DataSet:
 
 
 PHANTOM = DataSet(
-    "phantom", "Dataset961_BreastPhantomB", (10, 20, 200), tolerance=5.0, pool="Dataset960_BreastPhantomA"
+    "phantom",
+    "Dataset961_BreastPhantomB",
+    (10, 20, 200),
+    tolerance=5.0,
+    pool="Dataset960_BreastPhantomA",
+    pretraining=12_000,
 )
 PHANTOM_TRIALS = "Dataset962_BreastPhantomB"
 HIPPOCAMPUS = DataSet(

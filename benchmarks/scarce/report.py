@@ -81,13 +81,17 @@ def _told(folder: Path, data: DataSet, cells: pd.DataFrame) -> str:
     kept = kept[kept["data"] == data.title].merge(cells[["network", "arm"]].drop_duplicates())
     kept = kept.drop_duplicates(["network", "arm", "labelled", "seed"])
     commands, told = [], []
-    lengths = f" --steps {data.steps} --pretraining {data.pretraining}" if data.variant else ""
+    if data.lists and data.name == data.task:  # not one of the benchmark's own
+        options = f" --lists {data.lists.name} --pool {data.pool} --tolerance {data.tolerance:g} --budget {data.budget}"
+    else:
+        options = ""
+    options += f" --steps {data.steps} --pretraining {data.pretraining}" if data.variant else ""
     for network, own in kept.groupby("network", sort=True):
         counts = " ".join(map(str, sorted(own["labelled"].unique())))
         arms = " ".join(f"'{arm}'" if "@" in arm else arm for arm in _arms(cells, str(network)))
         commands.append(
             f"python -m benchmarks.scarce_labels run --data {data.name} --networks {network} --arms {arms} "
-            f"--labelled {counts} --seeds {own['seed'].max() + 1} --processes 2{lengths}"
+            f"--labelled {counts} --seeds {own['seed'].max() + 1} --processes 2{options}"
         )
         plain = own[own["arm"] == BASELINE]
         about = [json.loads(text) for text in (plain if len(plain) else own)["about"]]

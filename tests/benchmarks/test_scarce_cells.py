@@ -1,7 +1,11 @@
 """One cell of the scarce-label benchmark with real nnU-Net, from phantoms to a report."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +22,7 @@ from diffaug.phantom.dataset import write_dataset
 
 pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -151,3 +156,37 @@ def test_report_names_gains_and_draws_the_figure(data, tmp_path):
 def test_the_oracle_is_refused_where_no_mask_is_known(data):
     with pytest.raises(DiffaugError, match="has no true masks"):
         pretrain_arm(replace(data, pool="Dataset004_Hippocampus"), "plan", Arm.parse("oracle"))
+
+
+def test_two_processes_share_the_work_and_the_report_says_what_they_did(tmp_path):
+    """The command as people run it, on a dataset of their own."""
+    environment = {**os.environ, "nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1", "OMP_NUM_THREADS": "1"}
+    for name in ("raw", "preprocessed", "results"):
+        (tmp_path / name).mkdir()
+        environment[f"nnUNet_{name}"] = str(tmp_path / name)
+    raw = write_dataset(tmp_path / "raw", task=953, cases=14, site="B", shape=(16, 16, 16))
+    names = [f"phantomB_{number:04d}" for number in range(1, 15)]
+    write_json(tmp_path / "lists.json", {"pool": names[2:], "test": names[:2]})
+    own = ["--data", "953", "--lists", str(tmp_path / "lists.json"), "--labelled", "2", "--networks", "PrimusS"]
+    own += ["--steps", "20", "--pretraining", "2", "--cells", str(tmp_path / "cells")]
+    arms = ["--arms", "scratch", "own:mae", "--seeds", "2", "--processes", "2"]
+
+    def call(*options):
+        command = [sys.executable, "-m", "benchmarks.scarce_labels", *options]
+        return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=400)
+
+    done = call("run", *own, *arms)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("Dice 0.") == 4
+    assert "left" in done.stdout
+    again = call("run", *own, *arms)
+    assert "Dice 0." not in again.stdout, "finished cells are not run again"
+    told = call("report", *own, "--out", str(tmp_path / "report"))
+    assert told.returncode == 0, told.stderr
+    assert f"--data {raw.name}" in told.stdout
+    assert "--steps 20 --pretraining 2" in told.stdout
+    assert (tmp_path / "report.png").is_file()
+    refused = call("run", *own[:-2], "--arms", "scratch", "--seeds", "21")
+    assert refused.returncode == 2
+    assert "a draw below 20" in refused.stderr
+    assert "Traceback" not in refused.stderr
