@@ -77,9 +77,9 @@ class Painter(nn.Module):
 class Restyler:
     """Paints some of the volumes of a batch anew, in appearances of the scans that the encoder was pretrained on.
 
-    Attributes:
-        network: Makes tissue maps; frozen.
-        painter: Paints them; frozen.
+    Args:
+        network: Makes tissue maps; is frozen.
+        painter: Paints them; is frozen.
         codes: Appearances `(N, CODE)`.
         share: How many of the volumes are restyled, 0 to 1.
     """
