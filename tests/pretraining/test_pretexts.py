@@ -7,7 +7,7 @@ from torch import nn
 
 from diffaug.nnunet.restyling import MAPS
 from diffaug.pretraining.pretexts.anatomy import Anatomy
-from diffaug.pretraining.pretexts.appearance import vary
+from diffaug.pretraining.pretexts.appearance import _recolour, vary
 from diffaug.pretraining.pretexts.clusters import Clusters
 from diffaug.pretraining.pretexts.denoise import Denoise
 from diffaug.pretraining.pretexts.mae import Mae
@@ -173,6 +173,18 @@ def test_anatomy_is_learnt_by_network_and_painter_together():
         losses.append(loss.item())
     assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
     assert all(parameter.grad is not None for parameter in pretext.helper.parameters())
+
+
+def test_a_few_bright_voxels_leave_contrast_to_the_rest():
+    torch.manual_seed(0)
+    volume = torch.rand(1, 16, 16, 16)
+    volume[0, 0, 0, :4] = 1000.0
+    volume = (volume - volume.mean()) / volume.std()
+    for _ in range(20):
+        recoloured = _recolour(volume)
+        if not torch.equal(recoloured, volume):
+            rest = recoloured[0, 1:]
+            assert float(rest.std()) > 0.1 * float(recoloured.max() - recoloured.min())
 
 
 def test_random_networks_work_in_mixed_precision():

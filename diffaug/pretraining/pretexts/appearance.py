@@ -7,6 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 CURVE_KNOTS = 6  # of a contrast curve
+FLATTEST = 0.2  # its least slope, over the range of slopes
+FALLING = 0.3  # share of the pieces that run against the others, where some do
+GAMMA = 0.4  # standard deviation of the logarithm of the exponent that moves the pieces to dark or bright intensities
+BULK = (0.01, 0.99)  # quantiles between which the curve lies
+SEEN_VOXELS = 100_000  # at most, for the quantiles
 BIAS_CELLS = 3  # of a bias field, along each axis
 BIAS = 0.3  # standard deviation of its logarithm
 COARSEST = 0.5  # share of the voxels per axis that survive a loss of resolution
@@ -39,14 +44,21 @@ def _happens(like: Tensor) -> bool:
 
 
 def _recolour(volume: Tensor) -> Tensor:
-    """Map intensities through a random, not always rising, piecewise linear curve."""
+    """Map intensities through a random, not always rising, piecewise linear curve.
+
+    Nothing that could be told apart before may become one: the curve is nowhere flat, and spans the bulk of the intensities,
+    for a few bright voxels would leave one of its pieces to all the rest.
+    """
     if not _happens(volume):
         return volume
-    low, high = volume.amin(), volume.amax()
-    position = (volume - low) / (high - low).clamp_min(1e-6) * (CURVE_KNOTS - 1)
-    values = torch.rand(CURVE_KNOTS, device=volume.device)
+    some = volume.flatten()[:: max(1, volume.numel() // SEEN_VOXELS)]
+    low, high = torch.quantile(some.float(), torch.tensor(BULK, device=volume.device))
+    position = ((volume - low) / (high - low).clamp_min(1e-6)).clamp(0, 1)
+    position = position ** (GAMMA * torch.randn((), device=volume.device)).exp() * (CURVE_KNOTS - 1)
+    rises = FLATTEST + torch.rand(CURVE_KNOTS - 1, device=volume.device)
     if _happens(volume):  # as often a curve that keeps the order of intensities, or turns it round
-        values = values.sort(descending=_happens(volume)).values
+        rises = torch.where(torch.rand_like(rises) < FALLING, -rises, rises)
+    values = F.pad(rises.cumsum(0), (1, 0)) * (-1 if _happens(volume) else 1)
     left = position.floor().clamp(0, CURVE_KNOTS - 2).long()
     return torch.lerp(values[left], values[left + 1], position - left)
 
