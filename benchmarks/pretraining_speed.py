@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
 from benchmarks.measuring import machine, write_report
 from benchmarks.shapes import draw_shapes
@@ -58,8 +57,10 @@ def measure(name: str, steps: int, folder: Path) -> dict[str, object]:
     Returns:
         A row of the table.
     """
-    architecture = {"network_class_name": CLASS, "arch_kwargs": ARCHITECTURE, "_kw_requires_import": []}
-    pretext = pretext_for(name, network_of({"patch_size": PATCH, "architecture": architecture}), 1)
+    needed = ["conv_op", "norm_op", "nonlin"]
+    architecture = {"network_class_name": CLASS, "arch_kwargs": ARCHITECTURE, "_kw_requires_import": needed}
+    planned = network_of({"patch_size": PATCH, "architecture": architecture})
+    pretext = pretext_for(name, planned, 1)
     cache = VolumeCache(folder / "volumes")
     cases = [f"volume_{number}" for number in range(VOLUMES)]
 
@@ -70,14 +71,7 @@ def measure(name: str, steps: int, folder: Path) -> dict[str, object]:
 
     cache.fill(cases, make)
     torch.manual_seed(0)
-    network = get_network_from_plans(
-        CLASS,
-        ARCHITECTURE,
-        ["conv_op", "norm_op", "nonlin"],
-        1,
-        pretext.outputs(1),
-        deep_supervision=False,
-    )
+    network = planned.build(1, pretext.outputs(1))
     objective = PretextObjective(network, pretext, [(cache, case) for case in cases], PATCH, (1.0, 1.0, 1.0), 0)
     whole = BUDGETS["cpu-small"].pretraining
 

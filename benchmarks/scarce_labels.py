@@ -23,7 +23,6 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -51,6 +50,8 @@ def run(arguments: argparse.Namespace) -> None:
     Args:
         arguments: The command line.
     """
+    if arguments.seeds < 1:
+        raise DiffaugError(f"--seeds: found {arguments.seeds}, expected a positive number; fix the option")
     data, arms = _data(arguments), {name: Arm.parse(name) for name in arguments.arms or ["scratch"]}
     for network in arguments.networks:
         require_network(network)
@@ -77,9 +78,11 @@ def run(arguments: argparse.Namespace) -> None:
     ]
     try:
         _work(data, arms, cells, arguments)
-    finally:
-        codes = [other.wait() for other in others]
-    if any(codes):
+    except BaseException:  # they would go on for hours; what they have finished stays
+        for other in others:
+            other.terminate()
+        raise
+    if any(other.wait() for other in others):
         raise DiffaugError(f"--processes {arguments.processes}: another process failed, see above; run again")
 
 
@@ -134,7 +137,7 @@ def quick(arguments: argparse.Namespace) -> None:
         code = subprocess.run([sys.executable, "-m", "benchmarks.scarce_labels", verb, *options]).returncode
         if code:
             raise DiffaugError(f"--quick: {verb} failed, see above; run again, and it goes on")
-    cells = collect(folder / "cells", f"phantom_{'_'.join(f'{key}-{value}' for key, value in QUICK.items())}")
+    cells = collect(folder / "cells", DATA_SETS["phantom"].lasting(**QUICK).title)
     for against in arms[:2]:
         gain = compare(cells, arms[2], against, 10)
         assert gain is not None
@@ -175,7 +178,7 @@ def _data(arguments: argparse.Namespace) -> DataSet:
     told = {key: value for key in ("steps", "pretraining") if (value := getattr(arguments, key)) is not None}
     if any(value < 1 for value in told.values()):
         raise DiffaugError(f"--steps, --pretraining: found {told}, expected positive numbers; fix the options")
-    return replace(data, **told, variant="_".join(f"{key}-{value}" for key, value in told.items()))
+    return data.lasting(**told)
 
 
 def main() -> int:

@@ -106,6 +106,7 @@ class nnUNetTrainerDiffAug(nnUNetTrainerDiffAugScratch):
 
     def on_train_start(self) -> None:
         """Load the encoder into a fresh network, or say why not before any data worker has started."""
+        encoder = None
         if not self.resumed:
             if self.was_initialized:
                 # Of nnU-Net's ways to get here only -pretrained_weights initialises without a checkpoint.
@@ -138,7 +139,7 @@ class nnUNetTrainerDiffAug(nnUNetTrainerDiffAugScratch):
             self.print_to_log_file(f"diffaug: provenance of the encoder: {encoder.summary()}")
         if self.settings.restyle:
             self.restyler = Restyler.read(
-                read_encoder(*self._encoder_file()),
+                encoder or read_encoder(*self._encoder_file()),
                 self.configuration_manager.configuration,
                 self.network_name,
                 self.settings.restyle,

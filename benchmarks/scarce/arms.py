@@ -130,8 +130,8 @@ class Arm:
 
     @staticmethod
     def _workspace(data: DataSet, network: str, name: str) -> Workspace:
-        ending = "_".join([*([data.variant] if data.variant else []), in_path(name)])
-        return Workspace(data.task, configuration=f"{data.configuration_of(network)}__{ending}", network=network)
+        configuration = f"{data.configuration_of(network)}__{data.varied(in_path(name))}"
+        return Workspace(data.task, configuration=configuration, network=network)
 
 
 def add_configuration(data: DataSet, network: str, arm: Arm) -> None:
@@ -156,7 +156,12 @@ def add_configuration(data: DataSet, network: str, arm: Arm) -> None:
         if arm.encoder != arm.name and arm.is_pretrained:
             block["encoder_file"] = str(arm.pretrained(data, network).encoder / ENCODER)
         settings = read_settings(block, f"--arms {arm.name}", family_of(network).recipe)
-        if (settings.restyle and not arm.is_pretrained) or (arm.start == ("stock",) and arm.settings):
+        is_stock = arm.start == ("stock",)
+        if is_stock and network != PLAN:
+            raise DiffaugError(
+                f"--arms stock: found network {network}, expected plan, which nnU-Net's own trainer builds"
+            )
+        if (settings.restyle and not arm.is_pretrained) or (is_stock and arm.settings):
             raise DiffaugError(f"--arms {arm.name}: its settings have no effect there, expected an arm that has them")
         wanted = {"inherits_from": base, "diffaug": block}
         if plans["configurations"].get(workspace.configuration) != wanted:

@@ -18,11 +18,8 @@ from diffaug.phantom.dataset import write_dataset
 from diffaug.scans.dataset import Case, list_cases, open_dataset
 from diffaug.workspace import PLAN, Workspace, dataset_name, nnunet_folder
 
-PHANTOM_SHAPE = (
-    16,
-    24,
-    32,
-)  # voxels of about 10 mm: the whole scan is one patch, and long trainings take a CPU minutes
+# voxels of about 10 mm: the whole scan is one patch, and long trainings take a CPU minutes
+PHANTOM_SHAPE = (16, 24, 32)
 PHANTOM_POOL = 300  # unlabelled phantoms of the other site
 SEEDS = 20  # draws of labelled cases written for nnU-Net, as folds
 VALIDATION = 8  # cases held back for nnU-Net's own validation
@@ -68,7 +65,15 @@ class DataSet:
     @property
     def title(self) -> str:
         """What cells are filed under."""
-        return "_".join([self.name, *([self.variant] if self.variant else [])])
+        return self.varied(self.name)
+
+    def varied(self, name: str) -> str:
+        """Tell a name apart from the same of other lengths."""
+        return f"{name}_{self.variant}" if self.variant else name
+
+    def lasting(self, **steps: int) -> DataSet:
+        """Give the data set with other lengths of training (`steps`) or pretraining (`pretraining`)."""
+        return replace(self, **steps, variant="_".join(f"{key}-{value}" for key, value in steps.items()))
 
     def configuration_of(self, network: str) -> str:
         """Name nnU-Net's configuration that all arms of a network inherit from."""

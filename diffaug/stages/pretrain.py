@@ -21,11 +21,11 @@ from diffaug.nnunet.weights.format import ENCODER, IMPORTED
 from diffaug.pretraining.fitting import PretextObjective, require_loadable, write_result
 from diffaug.pretraining.images import folders_of
 from diffaug.pretraining.preprocessing import find_teacher, preprocess
-from diffaug.pretraining.pretexts import PRETEXTS, pretext_for
+from diffaug.pretraining.pretexts import PRETEXTS, Pretext, pretext_for
 from diffaug.pretraining.sources import Source, open_sources, require_channels, require_teacher, source_hashes
 from diffaug.scans.cache import VolumeCache
 from diffaug.scans.exclusion import excluded_ids
-from diffaug.stages.requests import PretrainRequest
+from diffaug.stages.requests import PretrainRequest, remembered
 from diffaug.stages.stage import Stage, open_stage
 from diffaug.training.devices import start_fabric
 from diffaug.training.loop import require_shares, train
@@ -108,12 +108,16 @@ def pretrain(workspace: Workspace, asked: PretrainRequest, *, device: str, fresh
         inputs = {source.name: source_hashes(source) for source in sources}
         if stage.before is not None and "inputs" in stage.before:
             stage.refuse(_changed(stage.before["inputs"], inputs))
-        network = _network(work, request, sources)  # what does not fit is told before anything is discarded
+        torch.manual_seed(request.seed)  # of a helper's weights
+        pretext = pretext_for(str(request.pretext), work.network, work.channels)
+        network = _network(
+            work, request.seed, pretext, sources
+        )  # what does not fit is told before anything is discarded
         fabric.barrier()  # no process may find what is about to go
         stage.agree(request, inputs=inputs, network=work.network.identity)
         stage.save()
         fabric.barrier()
-        volumes = _volumes(work, request, sources, inputs, fabric)
+        volumes = _volumes(work, pretext, sources, inputs, fabric)
         provenance = {
             "case_ids": sorted({case for source in sources for case in source.seen}),
             "excluded": sorted(excluded),
@@ -122,7 +126,7 @@ def pretrain(workspace: Workspace, asked: PretrainRequest, *, device: str, fresh
             **{key: getattr(request, key) for key in ("images", "pretext", "budget", "seed")},
             "version": __version__,
         }
-        objective = _fit(work, request, training, network, volumes, inputs, fabric)
+        objective = _fit(work, request, training, pretext, network, volumes, inputs, fabric)
         if fabric.is_global_zero:
             _finish(stage, work, objective, provenance)
         fabric.barrier()
@@ -145,7 +149,7 @@ def check(workspace: Workspace, request: PretrainRequest) -> None:
 
 def _settled(request: PretrainRequest, stage: Stage, work: PlannedTask) -> PretrainRequest:
     """Choose the pretext where none is named: what was begun, or what helped the network's kind most."""
-    begun = (stage.before or {}).get("request", {}).get("pretext")
+    begun = remembered(PretrainRequest, stage.before, stage.file).pretext if stage.before is not None else None
     return replace(request, pretext=request.pretext or begun or work.network.family.recipe.pretext)
 
 
@@ -184,11 +188,10 @@ def _changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def _volumes(
-    work: PlannedTask, request: PretrainRequest, sources: list[Source], inputs: dict[str, Any], fabric: Fabric
+    work: PlannedTask, pretext: Pretext, sources: list[Source], inputs: dict[str, Any], fabric: Fabric
 ) -> list[tuple[VolumeCache, str]]:
     """Bring all images into the network's space."""
-    pretext, configuration = pretext_for(str(request.pretext), work.network, work.channels), work.configuration
-    folder = work.workspace.encoder
+    folder, configuration = work.workspace.encoder, work.configuration
     volumes: list[tuple[VolumeCache, str]] = []
     with fabric.rank_zero_first():
         for source in sources:
@@ -201,14 +204,13 @@ def _volumes(
     return volumes
 
 
-def _network(work: PlannedTask, request: PretrainRequest, sources: Sequence[Source]) -> torch.nn.Module:
+def _network(work: PlannedTask, seed: int, pretext: Pretext, sources: Sequence[Source]) -> torch.nn.Module:
     """Build the network, and require that images, teacher and downstream network fit it."""
-    pretext = pretext_for(str(request.pretext), work.network, work.channels)
     for source in sources:
         require_channels(source, work.channels)
         if pretext.taught:
             require_teacher(source)
-    torch.manual_seed(request.seed)
+    torch.manual_seed(seed)
     network = work.network.build(work.channels, pretext.outputs(work.channels))
     require_loadable(network, work.workspace, work.configuration, work.plans, work.dataset_json, {})
     return network
@@ -218,13 +220,13 @@ def _fit(
     work: PlannedTask,
     request: PretrainRequest,
     training: Training,
+    pretext: Pretext,
     network: torch.nn.Module,
     volumes: list[tuple[VolumeCache, str]],
     inputs: dict[str, Any],
     fabric: Fabric,
 ) -> PretextObjective:
-    torch.manual_seed(request.seed)  # a helper's weights
-    pretext, configuration = pretext_for(str(request.pretext), work.network, work.channels), work.configuration
+    configuration = work.configuration
     objective = PretextObjective(
         network,
         pretext,

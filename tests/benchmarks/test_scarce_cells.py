@@ -118,9 +118,14 @@ def test_settings_without_effect_are_refused_before_anything_is_trained(data, na
         pretrain_arm(data, "plan", Arm.parse(name), "cpu")
 
 
+def test_nnunets_own_trainer_is_refused_for_a_network_that_it_does_not_build(data):
+    with pytest.raises(DiffaugError, match="expected plan"):
+        pretrain_arm(data, "PrimusS", Arm.parse("stock"), "cpu")
+
+
 def test_equal_steps_are_equal_whatever_the_lengths(data):
     for steps, pretraining in ((1020, 2010), (1000, 2025), (999, 2000)):
-        long = replace(data, steps=steps, pretraining=pretraining, variant="long")
+        long = data.lasting(steps=steps, pretraining=pretraining)
         arm = Arm.parse("scratch-long")
         add_configuration(long, "plan", arm)
         plans = read_json(data.workspace.plans_file, "")
@@ -186,6 +191,8 @@ def test_two_processes_share_the_work_and_the_report_says_what_they_did(tmp_path
     assert f"--data {raw.name}" in told.stdout
     assert "--steps 20 --pretraining 2" in told.stdout
     assert (tmp_path / "report.png").is_file()
+    none = call("run", *own, "--arms", "scratch", "--seeds", "0")
+    assert (none.returncode, none.stderr.count("\n")) == (2, 1)
     refused = call("run", *own[:-2], "--arms", "scratch", "--seeds", "21")
     assert refused.returncode == 2
     assert "a draw below 20" in refused.stderr

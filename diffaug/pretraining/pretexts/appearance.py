@@ -46,8 +46,8 @@ def _happens(like: Tensor) -> bool:
 def _recolour(volume: Tensor) -> Tensor:
     """Map intensities through a random, not always rising, piecewise linear curve.
 
-    Nothing that could be told apart before may become one: the curve is nowhere flat, and spans the bulk of the intensities,
-    for a few bright voxels would leave one of its pieces to all the rest.
+    It is nowhere flat, so that neighbouring intensities stay apart, and spans the bulk of them, for a few bright voxels would
+    leave one of its pieces to all the rest.
     """
     if not _happens(volume):
         return volume
