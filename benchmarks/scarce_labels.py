@@ -10,10 +10,11 @@ seed) that has no result yet; killed, it goes on when run again. Several process
 (`--processes 2`), and folders of several machines may be copied into one. `report` computes every figure of the page
 anew; `pack` moves finished cells into one table, `<cells>.csv.gz`, which all verbs read. What an arm may be is told in
 `benchmarks/scarce/arms.py`. nnU-Net's three variables must be set; phantoms are made there, other data must lie in
-`nnUNet_raw`. `--quick` needs nothing: in less than 20 minutes on two cores it fits a generator to small phantoms, pretrains,
-trains and compares, all within FOLDER, at lengths of its own. For any nnU-Net dataset: `--data 101 --lists FILE
---labelled 4 8 16 --tolerance 1`, FILE a JSON with the ids
+`nnUNet_raw`. For any nnU-Net dataset: `--data 101 --lists FILE --labelled 4 8 16 --tolerance 1`, FILE a JSON with the ids
 of `pool` and `test`. Choices are made with `--data phantom-trials` and the like, which no test case judges.
+
+`--quick` needs nothing: it fits a generator to small phantoms, pretrains, trains and compares, all within FOLDER, at lengths
+of its own. It is meant to end within 20 minutes on two cores, and has not been timed yet.
 """
 
 from __future__ import annotations
