@@ -64,7 +64,9 @@ class nnUNetTrainerDiffAugScratch(nnUNetTrainer):
         settings, recipe = self.settings, self.family.recipe
         if settings.optimizer == "adamw":
             parameters = self.network.parameters()
-            optimizer = torch.optim.AdamW(parameters, self.initial_lr, recipe.betas, weight_decay=recipe.weight_decay)
+            optimizer = torch.optim.AdamW(
+                parameters, self.initial_lr, recipe.betas, weight_decay=recipe.weight_decay, fused=True
+            )
         if recipe.gradient_clip is not None:  # tighter than nnU-Net's own, which comes before
             optimizer.register_step_pre_hook(self._clip)
         if settings.decoder_first:
