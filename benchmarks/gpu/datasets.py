@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from benchmarks.gpu.context import Context
-from benchmarks.gpu.sizes import ARMS, NETWORKS, Sizes
+from benchmarks.gpu.sizes import ARMS, Sizes
 from benchmarks.scarce.arms import ITERATIONS, Arm, add_configuration
 from benchmarks.scarce.data import HEARTS, VALIDATION, DataSet, prepare
 from diffaug.phantom.dataset import write_dataset
@@ -52,8 +52,8 @@ def run(context: Context) -> None:
         cases = sizes.labelled + VALIDATION
         write_dataset(raw, task=951, cases=cases, test=sizes.test, site="B", shape=sizes.phantom)
         write_dataset(raw, task=950, cases=sizes.pool, labelled=0, site="A", shape=sizes.phantom)
-    prepare(data, NETWORKS)
-    for network in NETWORKS:
+    prepare(data, sizes.networks)
+    for network in sizes.networks:
         for arm in arms().values():  # all of them before any training: the plans are one file
             add_configuration(data, network, arm)
     context.record(data=data.name, task=data.task, pool=data.pool)

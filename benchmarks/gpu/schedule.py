@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.jobs import Job
-from benchmarks.gpu.sizes import ARMS, FULL, NETWORKS, SMOKE, WAYS
+from benchmarks.gpu.sizes import ARMS, FULL, SMOKE, WAYS
 
 # Shares of the time. What measures time runs alone, and so in the first third; the rest runs beside each other: the
 # trainings that start from synthetic volumes can begin no sooner than the generator has made these.
@@ -52,17 +52,17 @@ def jobs_of(out: Path, work: Path, seconds: float, *, smoke: bool) -> list[Job]:
         job("precision"),
         *(job("repeat", way, needs=("data",)) for way in WAYS),
         job("repeats", needs=tuple(f"repeat-{way}" for way in WAYS)),
-        *(job("pretrain", network, "real", needs=("data",), cores=TRAINING) for network in NETWORKS),
-        *(job("pretrain", network, "synthetic", needs=("generator",), urgent=True) for network in NETWORKS),
+        *(job("pretrain", network, "real", needs=("data",), cores=TRAINING) for network in sizes.networks),
+        *(job("pretrain", network, "synthetic", needs=("generator",), urgent=True) for network in sizes.networks),
     ]
     for draw in range(sizes.draws):
         for labelled in sizes.counts:
-            for network in NETWORKS:
+            for network in sizes.networks:
                 for arm in ARMS:
                     needs = ("data",) if arm.startswith("scratch") else (f"pretrain-{network}-{arm}",)
                     cores = 1.0 if smoke else TRAINING
-                    first = (draw, labelled, network) == (0, sizes.counts[0], NETWORKS[0]) and not smoke
+                    first = (draw, labelled, network) == (0, sizes.counts[0], sizes.networks[0]) and not smoke
                     listed.append(job("train", network, arm, labelled, draw, needs=needs, cores=cores, urgent=first))
     # the pretrainings ask for the folder that the audit locks
-    listed.append(job("audit", needs=("generator", *(f"pretrain-{network}-synthetic" for network in NETWORKS))))
+    listed.append(job("audit", needs=("generator", *(f"pretrain-{network}-synthetic" for network in sizes.networks))))
     return listed

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 Shape = tuple[int, int, int]
 HEARTS = ("Dataset910_HeartVendorA", "Dataset911_HeartVendorB")  # real scans for parts 5 and 6, where they are at hand
 WAYS = ("unbroken", "again", "killed", "torchrun")  # in which a small generator is fitted, to compare its weights
-NETWORKS = ("PrimusS", "plan")  # of the few-label trainings
 ARMS = ("scratch", "scratch-long", "real", "synthetic")  # what they start from
 
 
@@ -33,6 +32,7 @@ class Sizes:
         generator_budget: Of the generator that is fitted in earnest.
         samples: Volumes that it makes.
         pretext_steps: Of the pretraining on its volumes, and on the scans it was fitted to.
+        networks: Those of the few-label trainings.
         epochs: Length of the few-label trainings, in twenties of steps.
         counts: Numbers of labelled cases.
         draws: Draws of labelled cases, as many as time allows.
@@ -55,6 +55,7 @@ class Sizes:
     generator_budget: str = "gpu-24g"
     samples: int = 64
     pretext_steps: int = 2000
+    networks: tuple[str, ...] = ("PrimusS", "plan")
     epochs: int = 200
     counts: tuple[int, ...] = (4, 10)
     draws: int = 5
@@ -79,6 +80,7 @@ SMOKE = Sizes(
     generator_budget="cpu-small",
     samples=8,
     pretext_steps=4,
+    networks=("PrimusS",),
     epochs=1,
     counts=(2,),
     draws=1,
