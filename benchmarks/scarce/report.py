@@ -199,6 +199,7 @@ def _draw(cells: pd.DataFrame, networks: Sequence[str], counts: Sequence[int], f
         axis.set(xscale="log", xlabel="labelled cases", title=f"{data}: {network}")
         axis.set_xticks(counts, [str(count) for count in counts], minor=False)
         axis.minorticks_off()
+        axis.set_xlim(min(counts) / 1.5, max(counts) * 1.5)
         axis.legend(fontsize=8)
         axis.grid(alpha=0.3)
     axes[0][0].set(ylabel="mean Dice over test cases")
