@@ -126,10 +126,12 @@ def _best(cells: pd.DataFrame, count: int) -> str:
     own = cells[cells["labelled"] == count]
     draws = own.groupby(["network", "arm"])["seed"].nunique()
     means = own.groupby(["network", "arm"])["value"].mean()[draws == draws.max()].sort_values(ascending=False)
-    scratch = [key for key in means.index if key[1] == BASELINE]
-    best = f"{means.index[0][0]}, {means.index[0][1]} ({means.iloc[0]:.3f})"
-    text = f"* Best with {count} labels, of what has {draws.max()} draws: {best}"
-    return text + (f"; best from scratch: {scratch[0][0]} ({means[scratch[0]]:.3f})." if scratch else ".")
+    scratch = means[means.index.get_level_values("arm").str.startswith(BASELINE)]  # longer ones are from scratch, too
+    text = f"* Best with {count} labels, of what has {draws.max()} draws: {', '.join(means.index[0])} ({means.iloc[0]:.3f})"
+    if scratch.empty:
+        return f"{text}."
+    network, arm = scratch.index[0]
+    return f"{text}; best from scratch: {network if arm == BASELINE else f'{network}, {arm}'} ({scratch.iloc[0]:.3f})."
 
 
 def _gains_of(cells: pd.DataFrame, network: str, counts: Sequence[int]) -> list[dict[str, str]]:
@@ -200,7 +202,7 @@ def _draw(cells: pd.DataFrame, networks: Sequence[str], counts: Sequence[int], f
         axis.set_xticks(counts, [str(count) for count in counts], minor=False)
         axis.minorticks_off()
         axis.set_xlim(min(counts) / 1.5, max(counts) * 1.5)
-        axis.legend(fontsize=8)
+        axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)  # beside the intervals
         axis.grid(alpha=0.3)
     axes[0][0].set(ylabel="mean Dice over test cases")
     figure.savefig(file, dpi=130)

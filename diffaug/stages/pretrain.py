@@ -110,9 +110,8 @@ def pretrain(workspace: Workspace, asked: PretrainRequest, *, device: str, fresh
             stage.refuse(_changed(stage.before["inputs"], inputs))
         torch.manual_seed(request.seed)  # of a helper's weights
         pretext = pretext_for(str(request.pretext), work.network, work.channels)
-        network = _network(
-            work, request.seed, pretext, sources
-        )  # what does not fit is told before anything is discarded
+        # what does not fit is told before anything is discarded
+        network = _network(work, request.seed, pretext, sources)
         fabric.barrier()  # no process may find what is about to go
         stage.agree(request, inputs=inputs, network=work.network.identity)
         stage.save()
