@@ -1,9 +1,8 @@
 """The benchmark's arms: what a network starts from. An arm is a configuration in nnU-Net's plans, so stock commands run it.
 
-An arm is written `START[:PRETEXT[:STEPS]][@SETTING=VALUE,...]`, its start being one of
+An arm is written `START[-long][:PRETEXT[:STEPS]][@SETTING=VALUE,...]`, its start being one of
 
     scratch        random weights
-    scratch-long   random weights, and the steps of a pretraining besides: equal total steps
     stock          random weights, nnU-Net's own trainer, optimiser and rate
     gin            random weights, half of the patches in the random appearance of small networks
     real           pretraining on the unlabelled pool itself
@@ -12,8 +11,9 @@ An arm is written `START[:PRETEXT[:STEPS]][@SETTING=VALUE,...]`, its start being
     shapes         pretraining on structures that never were a scan
     oracle         pretraining on the phantoms' pool with the true masks that no pool has
 
-or several of them, joined by `+`. Pretext and steps are the family's own and the data set's where none are named; settings
-are those of the plan's `diffaug` block.
+or several of them, joined by `+`. What is `-long` is trained with labels for the steps of a pretraining, too: `scratch-long`
+has as many steps as an arm and its pretraining together, and is as long with labels as that arm's own `-long`. Pretext and
+steps are the family's own and the data set's where none are named; settings are those of the plan's `diffaug` block.
 """
 
 from __future__ import annotations
@@ -42,9 +42,10 @@ from diffaug.stages.stage import MANIFEST
 from diffaug.workspace import PLAN, Workspace, nnunet_folder
 from nnunet_plugin.settings import read_settings
 
-UNTRAINED = ("scratch", "scratch-long", "stock", "gin")
+UNTRAINED = ("scratch", "stock", "gin")
 IMAGES = ("real", "own", "synthetic", "shapes")
 STARTS = (*UNTRAINED, *IMAGES, "oracle")
+LONG = "-long"
 EPOCHS, ITERATIONS = 50, 20  # most epochs of a training, fewest iterations of an epoch
 SAMPLES = 400  # synthetic volumes
 SHAPES = 300  # volumes of structures that never were a scan
@@ -57,6 +58,7 @@ class Arm:
     Attributes:
         name: As it was written.
         start: Some of `STARTS`.
+        is_long: Whether its training has the steps of a pretraining, too.
         pretext: A key of diffaug's pretexts, or of those that were tried; None for the family's own.
         steps: Of the pretraining; None for the data set's own.
         settings: What the plan's `diffaug` block has beyond the benchmark's.
@@ -64,6 +66,7 @@ class Arm:
 
     name: str
     start: tuple[str, ...]
+    is_long: bool = False
     pretext: str | None = None
     steps: int | None = None
     settings: dict[str, Any] = field(default_factory=dict)
@@ -83,7 +86,7 @@ class Arm:
         """
         head, _, tail = text.partition("@")
         start, pretext, steps, *rest = *head.split(":"), *[""] * (3 - len(head.split(":")))
-        starts = tuple(start.split("+"))
+        starts, is_long = tuple(start.removesuffix(LONG).split("+")), start.endswith(LONG)
         pairs = [setting.partition("=") for setting in tail.split(",") if setting]
         try:
             settings = {key: json.loads(value) for key, _, value in pairs}
@@ -93,12 +96,13 @@ class Arm:
         of_images = set(starts) <= set(IMAGES)
         known = set(starts) <= set(STARTS) and (len(starts) == 1 or of_images)
         fits = not pretext or (pretext in PRETEXTS and of_images)
+        fits &= not steps or is_long or not set(starts) & set(UNTRAINED)
         if rest or not known or not fits or (steps and (count or 0) < 1):
             raise DiffaugError(
-                f"--arms {text}: no such arm, expected START[:PRETEXT[:STEPS]][@SETTING=VALUE], START being some of "
-                f"{', '.join(STARTS)} and PRETEXT one of {', '.join(PRETEXTS)}; fix the option"
+                f"--arms {text}: no such arm, expected START[{LONG}][:PRETEXT[:STEPS]][@SETTING=VALUE], START being some "
+                f"of {', '.join(STARTS)} and PRETEXT one of {', '.join(PRETEXTS)}; fix the option"
             )
-        return cls(text, starts, pretext or None, count, settings)
+        return cls(text, starts, is_long, pretext or None, count, settings)
 
     @property
     def is_pretrained(self) -> bool:
@@ -107,8 +111,9 @@ class Arm:
 
     @property
     def encoder(self) -> str:
-        """Name of the arm whose encoder it starts from: settings do not make another one."""
-        return self.name.partition("@")[0]
+        """Name of the arm whose encoder it starts from: neither settings nor length make another one."""
+        start, colon, rest = self.name.partition("@")[0].partition(":")
+        return f"{start.removesuffix(LONG)}{colon}{rest}"
 
     def length(self, data: DataSet) -> int:
         """Tell how many steps its pretraining has."""
@@ -146,7 +151,7 @@ def add_configuration(data: DataSet, network: str, arm: Arm) -> None:
     with plans_lock():  # several processes add theirs
         plans = read_json(workspace.plans_file, "run: scarce_labels.py run")
         base = data.configuration_of(network)
-        steps = data.steps + (arm.length(data) if arm.start == ("scratch-long",) else 0)
+        steps = data.steps + (arm.length(data) if arm.is_long else 0)
         rate = {"initial_lr": data.rates[network]} if network in data.rates else {}
         epochs = max(
             each for each in range(1, EPOCHS + 1) if steps % each == 0 and (steps >= each * ITERATIONS or each == 1)

@@ -9,12 +9,13 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 
 from benchmarks.measuring import table
 from benchmarks.scarce.arms import Arm
 from benchmarks.scarce.cells import collect, read_cells
 from benchmarks.scarce.data import DataSet
-from benchmarks.scarce.statistics import Difference, compare, compare_counts, grid, holm, interval
+from benchmarks.scarce.statistics import Difference, compare, compare_counts, grid, holm
 from diffaug.errors import DiffaugError
 
 BASELINE, EQUAL_STEPS = "scratch", "scratch-long"
@@ -63,9 +64,9 @@ def write_report(folder: Path, data: DataSet, out: Path, arms: Sequence[str] | N
     _draw(cells, networks, counts, out.with_suffix(".png"), data.title)
 
 
-def _arms(cells: pd.DataFrame, network: str) -> list[str]:
-    """List a network's arms, the baselines first."""
-    found = set(cells.loc[cells["network"] == network, "arm"])
+def _arms(cells: pd.DataFrame, network: str | None = None) -> list[str]:
+    """List the arms of a network, or of all, the baselines first."""
+    found = set(cells["arm"] if network is None else cells.loc[cells["network"] == network, "arm"])
     return sorted(found, key=lambda arm: (not arm.startswith(BASELINE), arm))
 
 
@@ -126,7 +127,7 @@ def _best(cells: pd.DataFrame, count: int) -> str:
     own = cells[cells["labelled"] == count]
     draws = own.groupby(["network", "arm"])["seed"].nunique()
     means = own.groupby(["network", "arm"])["value"].mean()[draws == draws.max()].sort_values(ascending=False)
-    scratch = means[means.index.get_level_values("arm").str.startswith(BASELINE)]  # longer ones are from scratch, too
+    scratch = means[[not Arm.parse(arm).is_pretrained for _, arm in means.index]]
     text = f"* Best with {count} labels, of what has {draws.max()} draws: {', '.join(means.index[0])} ({means.iloc[0]:.3f})"
     if scratch.empty:
         return f"{text}."
@@ -173,37 +174,53 @@ def _gains(cells: pd.DataFrame, arm: str, against: str, counts: Sequence[int]) -
 
 
 def _draw(cells: pd.DataFrame, networks: Sequence[str], counts: Sequence[int], file: Path, data: str) -> None:
-    figure, axes = plt.subplots(
-        1, len(networks), figsize=(4.8 * len(networks) + 0.6, 4.2), sharey=True, squeeze=False, layout="constrained"
+    """Draw the paper's figure 4 and, since draws differ more than arms do, what each arm gains draw by draw."""
+    arms = _arms(cells)
+    width, height = 4.8 * len(networks) + 1.6, 4.4 + 0.32 * len(arms)
+    figure = plt.figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(
+        2, len(networks), sharex="row", sharey="row", squeeze=False, height_ratios=(3.4, 0.6 + 0.32 * len(arms))
     )
-    colours = {arm: f"C{number % 10}" for number, arm in enumerate(sorted(cells["arm"].unique()))}
-    for axis, network in zip(axes[0], networks, strict=True):
-        own, arms = cells[cells["network"] == network], _arms(cells, network)
-        for number, arm in enumerate(arms):
-            found = [(count, grid(own, arm, count).to_numpy()) for count in counts]
-            found = [(count, values) for count, values in found if values.size]
-            means = [values.mean() for _, values in found]
-            ends = np.array([interval(values) for _, values in found]).T
-            places = [count * 1.03 ** (number - len(arms) / 2) for count, _ in found]
-            line = "--" if arm.startswith(BASELINE) else "-"
-            axis.errorbar(
-                places,
-                means,
-                np.abs(ends - np.array(means)),
-                label=arm,
-                marker="o",
-                markersize=4,
-                capsize=2,
-                linewidth=1.2,
-                linestyle=line,
-                color=colours[arm],
-            )
-        axis.set(xscale="log", xlabel="labelled cases", title=f"{data}: {network}")
-        axis.set_xticks(counts, [str(count) for count in counts], minor=False)
-        axis.minorticks_off()
-        axis.set_xlim(min(counts) / 1.5, max(counts) * 1.5)
-        axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)  # beside the intervals
-        axis.grid(alpha=0.3)
-    axes[0][0].set(ylabel="mean Dice over test cases")
+    colours = {arm: f"C{number % 10}" for number, arm in enumerate(arms)}
+    for (above, below), network in zip(axes.T, networks, strict=True):
+        own = cells[cells["network"] == network]
+        _draw_dice(above, own, arms, counts, colours)
+        _draw_gains(below, own, arms, min(counts), colours)
+        above.set_title(f"{data}: {network}")
+    axes[0][0].set_ylabel("mean Dice over test cases")
     figure.savefig(file, dpi=130)
     plt.close(figure)
+
+
+def _draw_dice(
+    axis: Axes, cells: pd.DataFrame, arms: Sequence[str], counts: Sequence[int], colours: dict[str, str]
+) -> None:
+    for number, arm in enumerate(arms):
+        found = [(count, values.to_numpy()) for count in counts if (values := grid(cells, arm, count)).size]
+        if not found:
+            continue
+        places = [count * 1.03 ** (number - len(arms) / 2) for count, _ in found]
+        line = "--" if arm.startswith(BASELINE) else "-"
+        axis.plot(places, [values.mean() for _, values in found], line, color=colours[arm], marker="o", markersize=4)
+        for place, (_, values) in zip(places, found, strict=True):
+            means = values.mean(1)
+            axis.plot([place] * len(means), means, ".", color=colours[arm], alpha=0.35, markersize=4)
+    axis.set(xscale="log", xlabel="labelled cases; small points are draws", xlim=(min(counts) / 1.5, max(counts) * 1.5))
+    axis.set_xticks(counts, [str(count) for count in counts], minor=False)
+    axis.minorticks_off()
+    axis.grid(alpha=0.3)
+
+
+def _draw_gains(axis: Axes, cells: pd.DataFrame, arms: Sequence[str], count: int, colours: dict[str, str]) -> None:
+    for place, arm in enumerate(arms):
+        gain = compare(cells, arm, BASELINE, count)
+        if gain is None or arm == BASELINE:
+            continue
+        axis.plot([gain.low, gain.high], [place, place], color=colours[arm], linewidth=2)
+        axis.plot(gain.each, [place] * len(gain.each), ".", color=colours[arm], alpha=0.35, markersize=5)
+        axis.plot([gain.mean], [place], "o", color=colours[arm], markersize=5)
+    axis.axvline(0, color="black", linewidth=0.8)
+    axis.set_yticks(range(len(arms)), arms, fontsize=8)
+    axis.set_ylim(len(arms) - 0.5, -0.5)
+    axis.set_xlabel(f"Dice minus {BASELINE}, {count} labelled cases, with 95 % interval")
+    axis.grid(alpha=0.3, axis="x")

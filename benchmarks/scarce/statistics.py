@@ -22,7 +22,7 @@ class Difference:
         high: Upper end.
         p_cases: Wilcoxon's signed-rank test over cases, each averaged over seeds: would other test cases say the same?
         p_seeds: t-test over seeds, each averaged over cases: would other draws and trainings say the same?
-        seeds: Seeds that both arms have.
+        each: Means of the seeds that both arms have.
     """
 
     mean: float
@@ -30,7 +30,12 @@ class Difference:
     high: float
     p_cases: float
     p_seeds: float
-    seeds: int
+    each: tuple[float, ...]
+
+    @property
+    def seeds(self) -> int:
+        """Number of seeds that both arms have."""
+        return len(self.each)
 
 
 def grid(cells: pd.DataFrame, arm: str, labelled: int) -> pd.DataFrame:
@@ -75,7 +80,7 @@ def compare(cells: pd.DataFrame, arm: str, against: str, labelled: int) -> Diffe
     by_case, by_seed = gain.mean(0), gain.mean(1)
     p_cases = float(wilcoxon(by_case).pvalue) if by_case.any() else 1.0
     p_seeds = float(ttest_1samp(by_seed, 0).pvalue) if len(by_seed) > 1 and np.ptp(by_seed) else float("nan")
-    return Difference(float(gain.mean()), *interval(gain), p_cases, p_seeds, len(gain))
+    return Difference(float(gain.mean()), *interval(gain), p_cases, p_seeds, tuple(by_seed.tolist()))
 
 
 def compare_counts(cells: pd.DataFrame, arm: str, few: int, many: int) -> float:

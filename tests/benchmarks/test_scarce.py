@@ -203,15 +203,16 @@ def test_a_cell_whose_encoder_another_process_makes_has_its_turn_later(tmp_path,
 
 
 @pytest.mark.parametrize(
-    ("text", "start", "pretext", "steps", "settings"),
+    ("text", "start", "is_long", "pretext", "steps", "settings"),
     [
-        ("scratch", ("scratch",), None, None, {}),
-        ("real+synthetic:mae", ("real", "synthetic"), "mae", None, {}),
-        ('synthetic:denoise:2000@initial_lr=0.003,load="encoder"', ("synthetic",), "denoise", 2000, LOADED),
+        ("scratch", ("scratch",), False, None, None, {}),
+        ("scratch-long::9", ("scratch",), True, None, 9, {}),
+        ("real+synthetic-long:mae", ("real", "synthetic"), True, "mae", None, {}),
+        ('synthetic:denoise:2000@initial_lr=0.003,load="encoder"', ("synthetic",), False, "denoise", 2000, LOADED),
     ],
 )
-def test_an_arm_is_read_from_its_name(text, start, pretext, steps, settings):
-    assert Arm.parse(text) == Arm(text, start, pretext, steps, settings)
+def test_an_arm_is_read_from_its_name(text, start, is_long, pretext, steps, settings):
+    assert Arm.parse(text) == Arm(text, start, is_long, pretext, steps, settings)
 
 
 @pytest.mark.parametrize(
@@ -220,6 +221,8 @@ def test_an_arm_is_read_from_its_name(text, start, pretext, steps, settings):
         "",
         "none",
         "scratch:mae",
+        "scratch::9",
+        "-long",
         "real::0",
         "scratch-long::-5",
         "oracle:mae",

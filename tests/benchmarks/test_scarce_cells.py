@@ -94,14 +94,17 @@ def test_pretrained_arm_is_a_configuration_of_nnunets_plans(data, monkeypatch):
     assert settings["trainer"] == "nnUNetTrainerDiffAugPrimusS"
 
 
-def test_settings_share_an_encoder(data, monkeypatch):
+def test_settings_and_lengths_share_an_encoder(data, monkeypatch):
     monkeypatch.setattr("benchmarks.scarce.arms.SHAPES", 4)
     arm = Arm.parse("shapes:mae:2@decoder_first=1")
     file = pretrain_arm(data, "PrimusS", arm, "cpu")
+    long = Arm.parse("shapes-long:mae:2")
     assert file == pretrain_arm(data, "PrimusS", Arm.parse("shapes:mae:2"), "cpu")
+    assert file == pretrain_arm(data, "PrimusS", long, "cpu")
     plans = read_json(data.workspace.plans_file, "")
-    block = plans["configurations"][arm.workspace(data, "PrimusS").configuration]["diffaug"]
-    assert block["encoder_file"] == str(file)
+    blocks = [plans["configurations"][each.workspace(data, "PrimusS").configuration]["diffaug"] for each in (arm, long)]
+    assert [block["encoder_file"] for block in blocks] == [str(file)] * 2
+    assert [block["epochs"] * block["iterations_per_epoch"] for block in blocks] == [6, 6 + 2]
 
 
 @pytest.mark.parametrize(
