@@ -176,17 +176,15 @@ def _gains(cells: pd.DataFrame, arm: str, against: str, counts: Sequence[int]) -
 def _draw(cells: pd.DataFrame, networks: Sequence[str], counts: Sequence[int], file: Path, data: str) -> None:
     """Draw the paper's figure 4 and, since draws differ more than arms do, what each arm gains draw by draw."""
     arms = _arms(cells)
-    width, height = 4.8 * len(networks) + 1.6, 4.4 + 0.32 * len(arms)
-    figure = plt.figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots(
-        2, len(networks), sharex="row", sharey="row", squeeze=False, height_ratios=(3.4, 0.6 + 0.32 * len(arms))
-    )
+    below = 0.6 + 0.32 * len(arms)
+    figure = plt.figure(figsize=(4.8 * len(networks) + 1.6, 3.8 + below), layout="constrained")
+    axes = figure.subplots(2, len(networks), sharex="row", sharey="row", squeeze=False, height_ratios=(3.4, below))
     colours = {arm: f"C{number % 10}" for number, arm in enumerate(arms)}
-    for (above, below), network in zip(axes.T, networks, strict=True):
+    for (dice, gains), network in zip(axes.T, networks, strict=True):
         own = cells[cells["network"] == network]
-        _draw_dice(above, own, arms, counts, colours)
-        _draw_gains(below, own, arms, min(counts), colours)
-        above.set_title(f"{data}: {network}")
+        _draw_dice(dice, own, arms, counts, colours)
+        _draw_gains(gains, own, [arm for arm in arms if arm != BASELINE], min(counts), colours)
+        dice.set_title(f"{data}: {network}")
     axes[0][0].set_ylabel("mean Dice over test cases")
     figure.savefig(file, dpi=130)
     plt.close(figure)
@@ -214,13 +212,13 @@ def _draw_dice(
 def _draw_gains(axis: Axes, cells: pd.DataFrame, arms: Sequence[str], count: int, colours: dict[str, str]) -> None:
     for place, arm in enumerate(arms):
         gain = compare(cells, arm, BASELINE, count)
-        if gain is None or arm == BASELINE:
+        if gain is None:
             continue
         axis.plot([gain.low, gain.high], [place, place], color=colours[arm], linewidth=2)
-        axis.plot(gain.each, [place] * len(gain.each), ".", color=colours[arm], alpha=0.35, markersize=5)
+        axis.plot(gain.each, [place - 0.2] * len(gain.each), ".", color=colours[arm], alpha=0.5, markersize=5)
         axis.plot([gain.mean], [place], "o", color=colours[arm], markersize=5)
     axis.axvline(0, color="black", linewidth=0.8)
     axis.set_yticks(range(len(arms)), arms, fontsize=8)
-    axis.set_ylim(len(arms) - 0.5, -0.5)
+    axis.set_ylim(max(len(arms), 1) - 0.5, -0.5)
     axis.set_xlabel(f"Dice minus {BASELINE}, {count} labelled cases, with 95 % interval")
     axis.grid(alpha=0.3, axis="x")
