@@ -1,7 +1,7 @@
 """Scarce labels: what pretraining is worth to nnU-Net's networks, with the controls that the paper left out.
 
     python -m benchmarks.scarce_labels run --data phantom --networks PrimusS --arms scratch synthetic --labelled 10 20
-    python -m benchmarks.scarce_labels report --data phantom
+    python -m benchmarks.scarce_labels report --data phantom hippocampus hearts
     python -m benchmarks.scarce_labels pack
     python -m benchmarks.scarce_labels --quick --out FOLDER
 
@@ -53,9 +53,27 @@ def run(arguments: argparse.Namespace) -> None:
     """
     if arguments.seeds < 1:
         raise DiffaugError(f"--seeds: found {arguments.seeds}, expected a positive number; fix the option")
-    data, arms = _data(arguments), {name: Arm.parse(name) for name in arguments.arms or ["scratch"]}
+    sets, arms = _sets(arguments), {name: Arm.parse(name) for name in arguments.arms or ["scratch"]}
     for network in arguments.networks:
         require_network(network)
+    prepared = [(data, _cells(data, arms, arguments)) for data in sets]
+    others = [
+        subprocess.Popen([sys.executable, "-m", "benchmarks.scarce_labels", *sys.argv[1:], "--processes", "1"])
+        for _ in range(arguments.processes - 1)
+    ]
+    try:
+        for data, cells in prepared:
+            _work(data, arms, cells, arguments)
+    except BaseException:  # they would go on for hours; what they have finished stays
+        for other in others:
+            other.terminate()
+        raise
+    if any(other.wait() for other in others):
+        raise DiffaugError(f"--processes {arguments.processes}: another process failed, see above; run again")
+
+
+def _cells(data: DataSet, arms: dict[str, Arm], arguments: argparse.Namespace) -> list[Cell]:
+    """Prepare a data set, and list its cells."""
     with FileLock(nnunet_folder("nnUNet_preprocessed") / "scarce_labels.lock"):  # the first of several processes
         prepare(data, arguments.networks)
     for network in arguments.networks:
@@ -66,25 +84,13 @@ def run(arguments: argparse.Namespace) -> None:
     counts = arguments.labelled or data.counts
     for n in counts:
         require_draw(data, n, seeds[-1])
-    cells = [
+    return [
         Cell(data.title, network, name, n, seed)
         for seed in seeds
         for n in counts
         for network in arguments.networks
         for name in arms
     ]
-    others = [
-        subprocess.Popen([sys.executable, "-m", "benchmarks.scarce_labels", *sys.argv[1:], "--processes", "1"])
-        for _ in range(arguments.processes - 1)
-    ]
-    try:
-        _work(data, arms, cells, arguments)
-    except BaseException:  # they would go on for hours; what they have finished stays
-        for other in others:
-            other.terminate()
-        raise
-    if any(other.wait() for other in others):
-        raise DiffaugError(f"--processes {arguments.processes}: another process failed, see above; run again")
 
 
 def _work(data: DataSet, arms: dict[str, Arm], cells: list[Cell], arguments: argparse.Namespace) -> None:
@@ -155,22 +161,23 @@ def report(arguments: argparse.Namespace) -> None:
     Args:
         arguments: The command line.
     """
-    data = _data(arguments)
-    out = arguments.out or RESULTS.parent / f"scarce_labels_{data.title}"
-    write_report(arguments.cells, data, out, arguments.arms)
+    out = arguments.out or RESULTS
+    write_report(arguments.cells, _sets(arguments), out, arguments.arms)
     print(out.with_suffix(".md").read_text())
 
 
-def _data(arguments: argparse.Namespace) -> DataSet:
-    if arguments.data not in DATA_SETS and not (arguments.lists and arguments.labelled):
-        raise DiffaugError(
-            f"--data {arguments.data}: expected one of {', '.join(DATA_SETS)}, or --lists and --labelled"
-        )
-    if arguments.data in DATA_SETS:
-        data = DATA_SETS[arguments.data]
+def _sets(arguments: argparse.Namespace) -> list[DataSet]:
+    return [_data(name, arguments) for name in arguments.data]
+
+
+def _data(name: str, arguments: argparse.Namespace) -> DataSet:
+    if name not in DATA_SETS and not (arguments.lists and arguments.labelled):
+        raise DiffaugError(f"--data {name}: expected one of {', '.join(DATA_SETS)}, or --lists and --labelled")
+    if name in DATA_SETS:
+        data = DATA_SETS[name]
     else:
         data = custom(
-            arguments.data,
+            name,
             arguments.lists,
             arguments.labelled,
             arguments.tolerance,
@@ -193,7 +200,7 @@ def main() -> int:
     parser.add_argument("verb", choices=("run", "report", "pack"), nargs="?", default="run")
     parser.add_argument("--quick", action="store_true", help="all of it small, within --out")
     parser.add_argument(
-        "--data", default="phantom", help=f"{', '.join(DATA_SETS)}, or any task of nnU-Net (%(default)s)"
+        "--data", nargs="+", default=["phantom"], help=f"{', '.join(DATA_SETS)}, or any task of nnU-Net (%(default)s)"
     )
     parser.add_argument("--networks", nargs="+", default=["PrimusS"], metavar="NETWORK", help="(%(default)s)")
     parser.add_argument("--arms", nargs="+", metavar="ARM", help="what to run (scratch), or to report (all)")

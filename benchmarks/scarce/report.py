@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import SubFigure
 
 from benchmarks.measuring import table
 from benchmarks.scarce.arms import Arm
@@ -20,48 +21,69 @@ from diffaug.errors import DiffaugError
 
 BASELINE, EQUAL_STEPS = "scratch", "scratch-long"
 LEAST_GAP = 0.005  # Dice; a share of less than that is a share of chance
+READING = (
+    f"**Dice**: mean over draws of labelled cases and test cases; in brackets its gain over `{BASELINE}` of the same "
+    "network, draws and cases, with the 95 % interval (draws and cases drawn anew), and the number of draws.",
+    f"**Gains**: paired by draw and case, over `{BASELINE}` and over `{EQUAL_STEPS}`, which is trained for the steps of the "
+    "pretraining, too. p over cases: Wilcoxon, cases averaged over draws; p over draws: t-test, averaged over cases; both "
+    "with Holm's correction over the numbers of labels. Share of the gap: the gain over what all labels add to "
+    f"`{BASELINE}` with the same draws, where that is at least {LEAST_GAP}.",
+)
 
 
-def write_report(folder: Path, data: DataSet, out: Path, arms: Sequence[str] | None = None) -> None:
+def write_report(folder: Path, sets: Sequence[DataSet], out: Path, arms: Sequence[str] | None = None) -> None:
     """Write `<out>.md` and `<out>.png`.
 
     Args:
         folder: Where cells lie.
-        data: The data set.
+        sets: The data sets.
         out: The report without its ending.
         arms: What to show; None for all.
 
     Raises:
-        DiffaugError: If there is no finished cell.
+        DiffaugError: If a data set has no finished cell.
     """
+    parts, cells = [], [_cells_of(folder, data, arms) for data in sets]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    _draw(sets, cells, out.with_suffix(".png"))
+    for data, own in zip(sets, cells, strict=True):
+        parts += _section(folder, data, own)
+    head = ["# Scarce labels", f"![mean Dice, and gains draw by draw]({out.with_suffix('.png').name})", *READING]
+    out.with_suffix(".md").write_text("\n\n".join(head + parts) + "\n")
+
+
+def _cells_of(folder: Path, data: DataSet, arms: Sequence[str] | None) -> pd.DataFrame:
     cells = collect(folder, data.title)
     cells = cells if arms is None else cells[cells["arm"].isin(arms)]
     if cells.empty:
         raise DiffaugError(f"{folder}: no finished cell of {data.title}, expected some; run them first")
-    networks = sorted(cells["network"].unique())
-    counts = sorted(int(count) for count in cells["labelled"].unique())
-    parts = [f"# Scarce labels: {data.title}", _told(folder, data, cells)]
-    parts += [
-        "## Dice",
-        f"Mean over draws of labelled cases and test cases; in brackets its gain over `{BASELINE}` of the same network, "
-        "draws and cases, with the 95 % interval (draws and cases drawn anew), and the number of draws.",
+    return cells
+
+
+def _counts(cells: pd.DataFrame) -> list[int]:
+    return sorted(int(count) for count in cells["labelled"].unique())
+
+
+def _networks(cells: pd.DataFrame) -> list[str]:
+    return sorted(cells["network"].unique())
+
+
+def _section(folder: Path, data: DataSet, cells: pd.DataFrame) -> list[str]:
+    networks, counts = _networks(cells), _counts(cells)
+    parts = [
+        f"## {data.title}",
+        _told(folder, data, cells),
+        "### Dice",
         table([_row(cells, network, arm, counts) for network in networks for arm in _arms(cells, network)]),
         *(_best(cells, count) for count in counts),
-        f"![mean Dice against the number of labels]({out.with_suffix('.png').name})",
-        "## Gains",
-        f"Paired by draw and case, over `{BASELINE}` and over `{EQUAL_STEPS}`, which is trained for the steps of the "
-        "pretraining, too. p over cases: Wilcoxon, cases averaged over draws; p over draws: t-test, averaged over cases; "
-        "both with Holm's correction over the numbers of labels. Share of the gap: the gain over what "
-        f"{counts[-1]} labels add to `{BASELINE}` with the same draws, where that is at least {LEAST_GAP}.",
+        "### Gains",
     ]
     parts += [table(gains) for network in networks if (gains := _gains_of(cells, network, counts))]
     for figure, title in (("nsd", "Normalised surface Dice"), ("hd95", "HD95, mm")):
         others = collect(folder, data.title, figure).merge(cells[["network", "arm"]].drop_duplicates())
         rows = [_row(others, network, arm, counts) for network in networks for arm in _arms(cells, network)]
-        parts += [f"## {title}", table(rows)]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.with_suffix(".md").write_text("\n\n".join(parts) + "\n")
-    _draw(cells, networks, counts, out.with_suffix(".png"), data.title)
+        parts += [f"### {title}", table(rows)]
+    return parts
 
 
 def _arms(cells: pd.DataFrame, network: str | None = None) -> list[str]:
@@ -173,21 +195,29 @@ def _gains(cells: pd.DataFrame, arm: str, against: str, counts: Sequence[int]) -
     return rows
 
 
-def _draw(cells: pd.DataFrame, networks: Sequence[str], counts: Sequence[int], file: Path, data: str) -> None:
+def _draw(sets: Sequence[DataSet], cells: Sequence[pd.DataFrame], file: Path) -> None:
+    """Draw the data sets below each other, every arm in one colour throughout."""
+    colours = {arm: f"C{number % 10}" for number, arm in enumerate(_arms(pd.concat(cells)))}
+    below = [0.6 + 0.32 * len(_arms(own)) for own in cells]
+    wide = max(len(_networks(own)) for own in cells)
+    figure = plt.figure(figsize=(4.8 * wide + 1.6, sum(below) + 3.8 * len(sets)), layout="constrained")
+    parts = figure.subfigures(len(sets), 1, squeeze=False, height_ratios=[3.8 + height for height in below])
+    for part, data, own, height in zip(parts[:, 0], sets, cells, below, strict=True):
+        _draw_set(part, own, data.title, colours, height)
+    figure.savefig(file, dpi=110)
+    plt.close(figure)
+
+
+def _draw_set(figure: SubFigure, cells: pd.DataFrame, data: str, colours: dict[str, str], below: float) -> None:
     """Draw the paper's figure 4 and, since draws differ more than arms do, what each arm gains draw by draw."""
-    arms = _arms(cells)
-    below = 0.6 + 0.32 * len(arms)
-    figure = plt.figure(figsize=(4.8 * len(networks) + 1.6, 3.8 + below), layout="constrained")
+    arms, networks, counts = _arms(cells), _networks(cells), _counts(cells)
     axes = figure.subplots(2, len(networks), sharex="row", sharey="row", squeeze=False, height_ratios=(3.4, below))
-    colours = {arm: f"C{number % 10}" for number, arm in enumerate(arms)}
     for (dice, gains), network in zip(axes.T, networks, strict=True):
         own = cells[cells["network"] == network]
         _draw_dice(dice, own, arms, counts, colours)
         _draw_gains(gains, own, [arm for arm in arms if arm != BASELINE], min(counts), colours)
         dice.set_title(f"{data}: {network}")
     axes[0][0].set_ylabel("mean Dice over test cases")
-    figure.savefig(file, dpi=130)
-    plt.close(figure)
 
 
 def _draw_dice(
