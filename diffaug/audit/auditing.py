@@ -10,6 +10,7 @@ from typing import Any
 
 from lightning_fabric import Fabric
 
+from diffaug.audit.apartness import C2ST
 from diffaug.audit.catalogue import SINGLE
 from diffaug.audit.diversity import PAIRS
 from diffaug.audit.drawing import draw
@@ -74,7 +75,8 @@ def make_report(
         extras=extras,
         autoencoder=autoencoder,
         made_from=made_from,
-        device=fabric.device,
+        work=audited.work,
+        fabric=fabric,
     )
     verdicts = conclude(findings)
     _write_table(findings, folder / "copies.csv")
@@ -111,6 +113,7 @@ def summarise(findings: Findings) -> dict[str, Any]:
     summary: dict[str, Any] = {
         "volumes": {"synthetic": findings.synthetic, "training": findings.training, "unseen": findings.unseen},
         "distances": {name: _compared(figures) for name, figures in findings.distances.items()},
+        "c2st_auc": _compared(findings.compared["classifier"]).get(C2ST),
         "textures": _compared(findings.textures),
         "organs": _compared(findings.organs),
         "reconstruction": {},

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from diffaug.audit import distances, organs, textures
+from diffaug.audit import apartness, distances, organs, textures
 from diffaug.audit.fidelity import Fidelity
 from diffaug.audit.figures import Compared, Figure
 from diffaug.audit.findings import Findings
@@ -88,6 +88,13 @@ def _sharpness(findings: Findings) -> tuple[str, str]:
 
 
 SUBJECTS = {
+    "apart": Subject(
+        "told from scans",
+        "Told from scans: no, a classifier that looks for any difference finds none.",
+        "Told from scans: a classifier that has seen others of both knows the synthetic volumes.",
+        "told from scans",
+        note="1 would mean that of a scan and a synthetic volume it always knows which is which, 0.5 that it guesses.",
+    ),
     "sharpness": Subject(
         "sharpness",
         "Sharpness: like that of real scans.",
@@ -111,8 +118,8 @@ SUBJECTS = {
     ),
     "likeness": Subject(
         "likeness, {group}",
-        "Likeness ({group}): as like real scans as other real scans are.",
-        "Likeness ({group}): synthetic volumes can be told from real scans.",
+        "Likeness ({group}): features lie where those of real scans do.",
+        "Likeness ({group}): features lie elsewhere than those of real scans.",
         "unlike real scans",
         note="The floor is what one half of the real scans gives against the other half.",
         digits=3,
@@ -126,6 +133,9 @@ SUBJECTS = {
     ),
 }
 COMPARED = {
+    apartness.C2ST: Entry(
+        "apart", "area under the ROC curve of a classifier that was taught to tell the two sets apart"
+    ),
     "KID": Entry("likeness", "distance of the two sets of features, unbiased by their size; 0 is none"),
     "FID": Entry("likeness", "the same, of means and covariances along the leading directions"),
     "density": Entry("likeness", "share of synthetic volumes that lie where real scans do"),
@@ -159,6 +169,22 @@ def _reconstruction(name: str, get: Callable[[Findings], Fidelity | None]) -> tu
 
 
 SINGLE: tuple[Single, ...] = (
+    Single(
+        "c2st_blurred",
+        f"the classifier's area where scans were blurred by {apartness.SLIGHT_BLUR} voxels",
+        lambda f: f.apart.blurred.figure if f.apart else None,
+        "volumes",
+        lambda _: "the test's own test",
+        subject="apart",
+    ),
+    Single(
+        "c2st_patched",
+        "the classifier's area where a block of each scan is another scan's",
+        lambda f: f.apart.patched.figure if f.apart else None,
+        "volumes",
+        lambda _: "half of each edge",
+        subject="apart",
+    ),
     Single("ms_ssim_synthetic", "MS-SSIM between synthetic volumes", lambda f: f.diversity, "pairs", _ms_ssim),
     Single("ms_ssim_real", "MS-SSIM between real scans", lambda f: f.diversity_real, "pairs", _ms_ssim),
     Single(
@@ -202,7 +228,7 @@ def by_subject(figures: dict[str, Compared]) -> dict[str, dict[str, Compared]]:
     return {subject: some for subject, some in found.items() if some}
 
 
-_MEASURED = {*distances.FIGURES, *textures.SUMMARIES, *organs.QUANTITIES}
+_MEASURED = {apartness.C2ST, *distances.FIGURES, *textures.SUMMARIES, *organs.QUANTITIES}
 if COMPARED.keys() != _MEASURED:
     raise TypeError(f"audit figures: {_MEASURED ^ COMPARED.keys()} measured or named, expected both")
 _USED = {entry.subject for entry in COMPARED.values()} | {single.subject for single in SINGLE if single.subject}

@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
+from diffaug.audit.apartness import Apartness
 from diffaug.audit.findings import Findings
 from diffaug.audit.inputs import AuditInputs
 from diffaug.audit.memorisation import Memorisation
@@ -29,8 +30,8 @@ def draw(
         findings: What the audit found.
         inputs: The volumes.
         decoded: Sends a volume through the generator's autoencoder; None without one.
-        folder: Where to: `volumes.png`, `nearest_pairs.png`, `similarities.png` and, with an autoencoder,
-            `reconstructions.png`.
+        folder: Where to: `volumes.png`, `nearest_pairs.png`, `similarities.png`, `textures.png`, with an autoencoder
+            `reconstructions.png`, and, where there are enough volumes for a classifier, `telling.png`.
     """
     grid, seed = inputs.grid, findings.seed
 
@@ -69,7 +70,43 @@ def draw(
         unseen = [inputs.real(*where) for where in inputs.likes(inputs.unseen[:VOLUMES_SHOWN], seed)]
         rows = {"unseen scan": [v[0] for v in unseen], "reconstruction": [decoded(v)[0] for v in unseen]}
         drawn(rows, "reconstructions.png")
+    if findings.apart is not None:
+        drawn(_telling(findings.apart, inputs, seed), "telling.png")
+    _looks(findings, folder / "textures.png")
     _similarities(findings.copies, folder / "similarities.png")
+
+
+def _telling(apart: Apartness, inputs: AuditInputs, seed: int) -> dict[str, list[np.ndarray]]:
+    """Find the volumes that the classifier was surest of, and those that it took for the other side."""
+    made, scans = (sorted(side, key=side.__getitem__) for side in (apart.synthetic, apart.real))
+    like = dict(inputs.likes(inputs.training, seed))
+    return {
+        "synthetic, most telling": [inputs.synthetic(name)[0] for name in made[::-1][:VOLUMES_SHOWN]],
+        "synthetic, least telling": [inputs.synthetic(name)[0] for name in made[:VOLUMES_SHOWN]],
+        "scans, most telling": [inputs.real(case, like[case])[0] for case in scans[:VOLUMES_SHOWN]],
+    }
+
+
+def _looks(findings: Findings, file: Path) -> None:
+    """Draw power spectra and histograms of both sides, a row a channel: the median, and where nine tenths lie."""
+    channels, top = len(findings.channels), 0.5 / min(findings.grid.spacing)
+    figure, axes = plt.subplots(channels, 2, figsize=(9, 2.6 * channels), squeeze=False)
+    for colour, (side, found) in zip(("#57606a", "#cf222e"), findings.looks.items(), strict=True):
+        for (spectrum, histogram), *both in zip(axes, *(np.moveaxis(v, 1, 0) for v in found.values()), strict=True):
+            bands, bins = (value.shape[1] for value in both)
+            places = [(np.arange(bands) + 0.5) / bands * top, (np.arange(bins) + 0.5) / bins * 100]
+            for axis, place, (low, middle, high) in zip((spectrum, histogram), places, both, strict=True):
+                axis.fill_between(place, low, high, color=colour, alpha=0.2, linewidth=0)
+                axis.plot(place, middle, color=colour, linewidth=1.2, label=side)
+    for name, (spectrum, histogram) in zip(findings.channels, axes, strict=True):
+        spectrum.set(xlabel="cycles per mm", ylabel="power, dB", title=f"{name}: spectrum")
+        histogram.set(xlabel="intensity, % of the range", ylabel="% of the voxels", title=f"{name}: intensities")
+        histogram.set_yscale("symlog", linthresh=0.1)
+        spectrum.legend(fontsize=7)
+    figure.tight_layout(pad=0.5)
+    with atomic_path(file) as temporary:
+        figure.savefig(temporary, dpi=110)
+    plt.close(figure)
 
 
 def _similarities(copies: Memorisation, file: Path) -> None:

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from diffaug.audit.apartness import C2ST, Apartness
 from diffaug.audit.fidelity import Fidelity
 from diffaug.audit.figures import Compared, Figure
 from diffaug.audit.memorisation import Memorisation
@@ -26,8 +29,10 @@ class Findings:
         training: Number of scans that the generator was trained on.
         unseen: Number of real scans that it never saw.
         copies: What the test for copies found.
+        apart: Whether a classifier tells synthetic volumes from scans; None where there are too few.
         distances: By feature extractor: KID, FID, density, coverage; none where a set is too small.
         textures: Distances of intensities, spectrum, slices; none where a set is too small.
+        looks: Of real scans and of synthetic volumes, where nine tenths of them lie: `textures.ranges`.
         fineness: Power of the finer half of the frequencies, synthetic less real, in dB: below 0 is blur, above 0 noise.
         diversity: MS-SSIM of pairs of synthetic volumes.
         diversity_real: The same of real scans.
@@ -46,8 +51,10 @@ class Findings:
     training: int
     unseen: int
     copies: Memorisation
+    apart: Apartness | None
     distances: dict[str, dict[str, Compared]]
     textures: dict[str, Compared]
+    looks: dict[str, dict[str, np.ndarray]]
     fineness: Figure
     diversity: Figure | None
     diversity_real: Figure | None
@@ -64,4 +71,5 @@ class Findings:
     @property
     def compared(self) -> dict[str, dict[str, Compared]]:
         """All figures that stand beside a floor, by group."""
-        return {**self.distances, "textures": self.textures, "organs": self.organs}
+        classifier = {} if self.apart is None else {C2ST: self.apart.curve}
+        return {"classifier": classifier, **self.distances, "textures": self.textures, "organs": self.organs}

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor
 from tqdm import tqdm
 
 from diffaug import __version__
+from diffaug.audit.apartness import look_for_differences
 from diffaug.audit.distances import set_distances
 from diffaug.audit.diversity import measure_diversity
 from diffaug.audit.feature_space import FeatureSpace
@@ -23,7 +26,7 @@ from diffaug.audit.memorisation import batches, look_for_copies
 from diffaug.audit.networks import load_network
 from diffaug.audit.organs import measure_organs, organ_distances
 from diffaug.audit.requests import Extras
-from diffaug.audit.textures import describe, texture_distances
+from diffaug.audit.textures import describe, ranges, texture_distances
 from diffaug.audit.verdicts import OWN
 from diffaug.copies.detector import CopyDetector
 from diffaug.generator.autoencoder import Autoencoder
@@ -40,7 +43,8 @@ def measure(
     extras: Extras,
     autoencoder: Autoencoder | None,
     made_from: dict[str, Any],
-    device: torch.device,
+    work: Path,
+    fabric: Fabric,
 ) -> Findings:
     """Measure everything.
 
@@ -51,21 +55,22 @@ def measure(
         extras: What the user added.
         autoencoder: The generator's, if it is one of ours.
         made_from: What the audit is made from.
-        device: Where to compute.
+        work: Where a stopped measurement goes on from.
+        fabric: Where to compute.
 
     Returns:
         The findings.
     """
+    device = fabric.device
     real = inputs.likes(inputs.training, AUDIT_SEED)
     voxels = len(inputs.channels) * int(np.prod(inputs.grid.shape))
 
-    def decoded(volume: np.ndarray) -> np.ndarray:
-        assert autoencoder is not None
-        return reconstruct(autoencoder, volume)
-
-    copies = look_for_copies(inputs, detector, decoded if autoencoder else None, device, AUDIT_SEED)
+    decoded = partial(reconstruct, autoencoder) if autoencoder else None
+    copies = look_for_copies(inputs, detector, decoded, device, AUDIT_SEED)
+    where: dict[str, Any] = {"seed": AUDIT_SEED, "fabric": fabric, "folder": work / "apart"}
+    apart = look_for_differences(inputs, real, copies.patients, **where)
     extractors = {OWN: space.features, **dict(load_network(path) for path in extras.weights)}
-    textures, fineness = _textures(inputs, real)
+    textures, looks, fineness = _textures(inputs, real)
     diversity, diversity_real = _diversity(inputs, real, voxels, device)
     fidelity, fidelity_training = _fidelity(inputs, autoencoder)
     return Findings(
@@ -78,8 +83,10 @@ def measure(
         training=len(inputs.training),
         unseen=len(inputs.unseen),
         copies=copies,
+        apart=apart,
         distances=_distances(inputs, real, extractors, voxels, device),
         textures=textures,
+        looks=looks,
         fineness=fineness,
         diversity=diversity,
         diversity_real=diversity_real,
@@ -136,8 +143,10 @@ def _features(
     return made, sent(inputs.real(*where) for where in progress(real, "real"))
 
 
-def _textures(inputs: AuditInputs, real: Sequence[tuple[str, str | None]]) -> tuple[dict[str, Compared], Figure]:
-    """Compare textures, and tell on which side the finer half of the frequencies lies."""
+def _textures(
+    inputs: AuditInputs, real: Sequence[tuple[str, str | None]]
+) -> tuple[dict[str, Compared], dict[str, dict[str, np.ndarray]], Figure]:
+    """Compare textures, gather what is drawn of them, and tell on which side the finer half of the frequencies lies."""
     spacing = inputs.grid.spacing
     made = [
         describe(inputs.synthetic(name), spacing)
@@ -149,7 +158,8 @@ def _textures(inputs: AuditInputs, real: Sequence[tuple[str, str | None]]) -> tu
         spectrum = described["spectrum"]
         return float(spectrum[:, spectrum.shape[1] // 2 :].mean())
 
-    return texture_distances(scans, made, AUDIT_SEED), _difference([fine(d) for d in made], [fine(d) for d in scans])
+    fineness = _difference([fine(d) for d in made], [fine(d) for d in scans])
+    return texture_distances(scans, made, AUDIT_SEED), {"real": ranges(scans), "synthetic": ranges(made)}, fineness
 
 
 def _difference(made: Sequence[float], scans: Sequence[float]) -> Figure:

@@ -9,6 +9,7 @@ import numpy as np
 from diffaug.audit.figures import Compared, compare_sets, spread_distances, standardised
 
 QUANTILES = np.linspace(0.005, 0.995, 34)  # of the quantiles that stand for a volume's histogram
+BINS = 48  # of a histogram that is drawn
 BANDS = 16  # of frequency, from 0 to the finest axis' Nyquist frequency
 FAINTEST = (
     1e-4  # standard deviation of the noise that half precision leaves in [-1, 1]: fainter power is not told apart
@@ -25,13 +26,28 @@ def describe(volume: np.ndarray, spacing: Sequence[float]) -> dict[str, np.ndarr
     Returns:
         `intensities`: quantiles in percent of the intensity range `(C, 34)`. `spectrum`: power density in dB by bands of
         physical frequency `(C, 16)`. `slices`: for each axis what neighbouring slices have in common `(C, 3, 4)`, see
-        `_along`.
+        `_along`. `histogram`: percent of the voxels by bins of the intensity range `(C, 48)`.
     """
     volume = np.asarray(volume, dtype=np.float64)
     return {
         "intensities": 50 * (np.quantile(volume, QUANTILES, axis=(1, 2, 3)).T + 1),
         "spectrum": np.stack([_spectrum(channel, spacing) for channel in volume]),
         "slices": np.stack([[_along(np.moveaxis(channel, axis, 0)) for axis in range(3)] for channel in volume]),
+        "histogram": np.stack([100 * np.histogram(c, BINS, (-1, 1))[0] / c.size for c in volume]),
+    }
+
+
+def ranges(described: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Tell where nine tenths of the volumes lie, for a picture.
+
+    Args:
+        described: Descriptions of volumes.
+
+    Returns:
+        `spectrum` and `histogram`: 5th, 50th and 95th percentile over volumes, `(3, C, ...)`.
+    """
+    return {
+        key: np.percentile([one[key] for one in described], (5, 50, 95), axis=0) for key in ("spectrum", "histogram")
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from diffaug.audit.apartness import FEWEST
 from diffaug.audit.catalogue import SINGLE, SUBJECTS, by_subject, entry_of
 from diffaug.audit.findings import Findings
 from diffaug.audit.memorisation import SURE
@@ -48,7 +49,10 @@ def conclude(findings: Findings) -> list[Verdict]:
     others = list(_compared(findings))
     if _repeated(findings):  # one volume is never like a whole range of them: its other defects say nothing more
         others = [replace(verdict, defect=None) for verdict in others]
-    verdicts = [_copies(findings), _check(findings), *_variety(findings), *others, *_detail(findings)]
+    apart = [verdict for verdict in others if verdict.subject == SUBJECTS["apart"].name]
+    rest = [verdict for verdict in others if verdict not in apart]
+    verdicts = [*apart, *_alertness(findings), _copies(findings), _check(findings), *_variety(findings), *rest]
+    verdicts += _detail(findings)
     if findings.training < FEW_SCANS:
         text = "The fewer the scans, the sooner a generator reproduces them, and the less any figure here can be relied on."
         verdicts.append(
@@ -67,6 +71,22 @@ def defects(verdicts: Sequence[Verdict]) -> list[str]:
         The defects in a few words each; empty where none was found.
     """
     return [verdict.defect for verdict in verdicts if verdict.defect]
+
+
+def _alertness(findings: Findings) -> Iterator[Verdict]:
+    """Tell whether the classifier would notice: what overlooks spoilt scans says nothing of synthetic volumes."""
+    name = f"{SUBJECTS['apart'].name}: the test itself"
+    if findings.apart is None:
+        text = f"It takes {2 * FEWEST} scans and {FEWEST} synthetic volumes."
+        yield Verdict(name, UNCERTAIN, None, "Told from scans: not measured.", text)
+        return
+    checks = {"slight blur": findings.apart.blurred, "parts of other scans": findings.apart.patched}
+    text = "; ".join(f"{what}: {compared.text()}" for what, compared in checks.items())
+    missed = [what for what, compared in checks.items() if compared.verdict != "off"]
+    if missed:
+        yield Verdict(name, UNCERTAIN, None, f"The classifier itself: overlooks {' and '.join(missed)}.", text)
+    else:
+        yield Verdict(name, RIGHT, None, "The classifier itself: notices slight blur, and parts of other scans.", text)
 
 
 def _copies(findings: Findings) -> Verdict:

@@ -19,7 +19,7 @@ from diffaug.stages.requests import FitRequest, SampleRequest
 from diffaug.workspace import Workspace
 
 ODD = "a&b"  # an id that HTML would trip over
-PICTURES = {"volumes", "nearest_pairs", "similarities"}
+PICTURES = {"volumes", "nearest_pairs", "similarities", "textures"}
 
 
 @pytest.fixture(scope="module", autouse=True)

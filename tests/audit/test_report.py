@@ -13,6 +13,7 @@ from test_memorisation import blobs, grid, inputs, looked
 
 from diffaug.audit import catalogue, distances, measuring
 from diffaug.audit import textures as measured_textures
+from diffaug.audit.apartness import Apartness
 from diffaug.audit.auditing import summarise
 from diffaug.audit.drawing import draw
 from diffaug.audit.fidelity import Fidelity
@@ -21,6 +22,7 @@ from diffaug.audit.findings import Findings
 from diffaug.audit.memorisation import Judged, Memorisation
 from diffaug.audit.report import render
 from diffaug.audit.verdicts import OWN, conclude, defects
+from diffaug.training.devices import start_fabric
 
 SIZE = (16, 16, 16)
 SCANS = [f"case_{i}" for i in range(60)]
@@ -28,6 +30,8 @@ AT_FLOOR = Compared(Figure(1.0, 0.9, 1.1, 20), Figure(1.0, 0.8, 1.2, 20), False)
 OFF = Compared(Figure(3.0, 2.9, 3.1, 20), Figure(1.0, 0.8, 1.2, 20), False)
 NEAR = Compared(Figure(1.3, 0.9, 1.7, 20), Figure(1.0, 0.8, 1.2, 20), False)
 MEDIUM = Figure(0.5, 0.45, 0.55, 100)
+LOOKS = {"spectrum": np.zeros((3, 1, 16)), "histogram": np.zeros((3, 1, 48))}
+TELLING = Apartness(AT_FLOOR, OFF, OFF, {"v0": 0.1}, {"case_0": 0.0})
 
 
 def judged(count, copies=0):
@@ -60,8 +64,10 @@ def findings(**changes):
         training=60,
         unseen=20,
         copies=copies(),
+        apart=TELLING,
         distances={OWN: dict.fromkeys(("KID", "FID", "density", "coverage"), AT_FLOOR)},
         textures=dict.fromkeys(("intensities", "spectrum", "slices"), AT_FLOOR),
+        looks={"real": LOOKS, "synthetic": LOOKS},
         fineness=Figure(0.1, -0.2, 0.4, 60),
         diversity=MEDIUM,
         diversity_real=MEDIUM,
@@ -77,6 +83,10 @@ def textures(**changes):
     return dict.fromkeys(("intensities", "spectrum", "slices"), AT_FLOOR) | changes
 
 
+def by_subject(found):
+    return {verdict.subject: verdict for verdict in conclude(found)}
+
+
 def test_nothing_is_wrong_with_a_set_at_the_floor():
     verdicts = conclude(findings())
     assert defects(verdicts) == []
@@ -86,6 +96,7 @@ def test_nothing_is_wrong_with_a_set_at_the_floor():
 @pytest.mark.parametrize(
     ("defect", "changes"),
     {
+        "told from scans": {"apart": replace(TELLING, curve=OFF)},
         "copies of training scans": {"copies": copies(found=20)},
         "one volume repeated": {"diversity": Figure(1.0, 1.0, 1.0, 100), "textures": textures(spectrum=OFF)},
         "too little variety": {"diversity": Figure(0.7, 0.65, 0.75, 100)},
@@ -110,20 +121,28 @@ def test_what_is_uncertain_is_said_but_is_no_defect():
     assert [v.subject for v in verdicts if v.kind == "look"] == ["intensities"]
 
 
+def test_the_classifier_leads_and_is_believed_as_far_as_it_notices():
+    first, second, *_ = conclude(findings(apart=replace(TELLING, blurred=AT_FLOOR)))
+    assert (first.subject, first.kind) == ("told from scans", "good")
+    assert second.kind == "look"
+    assert "overlooks slight blur." in second.head
+    assert conclude(findings(apart=None))[0].head == "Told from scans: not measured."
+
+
 def test_no_more_alarms_than_among_real_scans_are_no_copies():
-    verdict = conclude(findings(copies=copies(found=5, alarms=5)))[0]
+    verdict = by_subject(findings(copies=copies(found=5, alarms=5)))["copies"]
     assert verdict.defect is None
     assert "false alarms" in verdict.head
 
 
 def test_few_real_scans_give_no_verdict_on_copies():
-    verdict = conclude(findings(copies=copies(innocents=2)))[0]
+    verdict = by_subject(findings(copies=copies(innocents=2)))["copies"]
     assert (verdict.kind, verdict.defect) == ("look", None)
     assert "too few" in verdict.head
 
 
 def test_a_test_that_misses_planted_copies_says_for_which_kinds_it_is_blind():
-    verdict = conclude(findings(copies=copies(planted={"exact": (10, 10), "warped": (3, 10)})))[1]
+    verdict = by_subject(findings(copies=copies(planted={"exact": (10, 10), "warped": (3, 10)})))["test for copies"]
     assert verdict.kind == "look"
     assert "warped" in verdict.text and "exact" not in verdict.text
 
@@ -153,6 +172,8 @@ SETS = {
 
 @pytest.fixture
 def measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(measuring, "look_for_differences", lambda *_, **__: replace(TELLING, synthetic={"made_0": 1.0}))
+
     def call(make):
         made = {f"made_{i}": make(i) for i in range(40)}
         scans = inputs(
@@ -166,7 +187,8 @@ def measured(tmp_path, monkeypatch):
             extras=measuring.Extras(),
             autoencoder=None,
             made_from={},
-            device=torch.device("cpu"),
+            work=tmp_path,
+            fabric=start_fabric("cpu"),
         )
         return found, scans
 
@@ -187,7 +209,7 @@ def test_the_page_needs_nothing_beside_it_and_escapes_names(measured, tmp_path):
     found, scans = measured(SETS[""])
     draw(found, scans, lambda volume: volume, tmp_path)
     page = render(replace(found, title="a&b<i>"), conclude(found), tmp_path)
-    assert page.count("data:image/png;base64,") == 4
+    assert page.count("data:image/png;base64,") == 6
     assert not re.search(r"https?:|<script|<link|url\(|@import", page)
     assert all(source.startswith("data:") for source in re.findall(r'(?:src|href)="([^"]*)"', page))
     assert "a&amp;b&lt;i&gt;" in page and "<i>" not in page
@@ -222,7 +244,7 @@ def test_every_compared_figure_has_a_verdict_with_its_meaning_and_value():
 
 
 def test_the_worst_figure_of_a_subject_is_its_verdict():
-    verdicts = {v.subject: v for v in conclude(findings(textures=textures(intensities=OFF)))}
+    verdicts = by_subject(findings(textures=textures(intensities=OFF)))
     assert verdicts["intensities"].defect == "wrong intensities"
     assert verdicts["slices"].defect is None
 

@@ -1,0 +1,229 @@
+"""Are synthetic volumes told from scans? The classifier two-sample test, its floor, and whether it would notice.
+
+Lopez-Paz and Oquab 2017, "Revisiting classifier two-sample tests" (arXiv 1610.06545). Distances between features tell whether
+sets differ in what the features hold; this looks for whatever tells them apart, as a person would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from scipy.ndimage import gaussian_filter
+
+from diffaug.audit.classifier import ClassifierObjective
+from diffaug.audit.figures import Compared, Figure, area_figure
+from diffaug.audit.inputs import AuditInputs
+from diffaug.budgets import Training
+from diffaug.files import fingerprint, read_json, write_json
+from diffaug.training.loop import train
+
+C2ST = "C2ST"  # name of the figure
+PATIENT_FOLDS = 5
+CLASSIFIER_STEPS = 300  # of each fold
+CLASSIFIER_BATCH = 16  # half of it of either set
+MOST = 100  # volumes of either set
+FEWEST = 2 * PATIENT_FOLDS  # two of either set in every fold
+SLIGHT_BLUR = 0.7  # voxels: a person hardly sees it
+
+
+@dataclass(frozen=True)
+class Apartness:
+    """What the test found.
+
+    Attributes:
+        curve: Area under the ROC curve of synthetic volumes against scans, beside that of two halves of the scans.
+        blurred: That of scans against slightly blurred scans.
+        patched: That of scans against scans in which an eighth of the volume is another scan's.
+        synthetic: Score of the synthetic volumes, by name: the higher, the more surely it gave itself away.
+        real: Score of the scans, by id.
+    """
+
+    curve: Compared
+    blurred: Compared
+    patched: Compared
+    synthetic: dict[str, float]
+    real: dict[str, float]
+
+
+def look_for_differences(
+    inputs: AuditInputs,
+    scans: Sequence[tuple[str, str | None]],
+    patients: Sequence[Sequence[str]],
+    *,
+    seed: int,
+    fabric: Fabric,
+    folder: Path,
+) -> Apartness | None:
+    """Let classifiers learn to tell synthetic volumes from scans, scans from scans, and scans from spoilt scans.
+
+    Args:
+        inputs: The volumes.
+        scans: The scans to compare with, arguments for `AuditInputs.real`.
+        patients: Ids of scans that are of one patient.
+        seed: Of everything drawn.
+        fabric: Where to compute.
+        folder: Where a stopped test goes on from.
+
+    Returns:
+        What was found; None where there are too few volumes.
+    """
+    rng = np.random.default_rng(seed)
+    patient_of = {case: group[0] for group in patients for case in group}
+    cases = _by_patient([scans[i] for i in rng.permutation(len(scans))], patient_of)
+    count = min(len(cases) // 2, len(inputs.names), MOST)
+    if count < FEWEST:
+        return None
+    names = [inputs.names[i] for i in rng.permutation(len(inputs.names))[:count]]
+    first, second = cases[:count], cases[-count:]
+
+    def whose(some: Sequence[tuple[str, str | None]]) -> list[str]:
+        return [patient_of.get(case, case) for case, _ in some]
+
+    def apart(name: str, others: Sequence[np.ndarray], owners: Sequence[str]) -> list[np.ndarray]:
+        sets, patients = (real, list(others)), (whose(first), owners)
+        mirror = inputs.grid.mirror
+        return tell_apart(sets, patients, mirror=mirror, seed=seed, fabric=fabric, folder=folder, name=name)
+
+    real = [_half(inputs.real(*where)) for where in first]
+    rest = [_half(inputs.real(*where)) for where in second]
+    made = apart("synthetic", [_half(inputs.synthetic(n)) for n in names], [f"synthetic {n}" for n in names])
+    floor = at_least_chance(area_figure(apart("scans", rest, whose(second)), seed))
+
+    def compared(scores: Sequence[np.ndarray]) -> Compared:
+        return Compared(area_figure(scores, seed), floor, higher_is_better=False)
+
+    mixed = [patched(v, other, rng) for v, other in zip(rest, rest[1:] + rest[:1], strict=True)]
+    return Apartness(
+        compared(made),
+        compared(apart("blurred", [blurred(v) for v in rest], whose(second))),
+        compared(apart("patched", mixed, whose(second))),
+        dict(zip(names, made[1][:, 1].tolist(), strict=True)),
+        dict(zip((case for case, _ in first), made[0][:, 1].tolist(), strict=True)),
+    )
+
+
+def tell_apart(
+    sets: Sequence[Sequence[np.ndarray]],
+    patients: Sequence[Sequence[str]],
+    *,
+    mirror: int,
+    seed: int,
+    fabric: Fabric,
+    folder: Path,
+    name: str,
+) -> list[np.ndarray]:
+    """Judge every volume by a classifier that has seen no volume of its patient.
+
+    Args:
+        sets: Both sets' volumes `(C, Z, Y, X)` in [-1, 1], all of one shape, in any precision.
+        patients: Whose each of them is: volumes of one patient are in one fold.
+        mirror: Array axis (0 to 2) that runs left-right.
+        seed: Of the folds.
+        fabric: Where to compute.
+        folder: Where a stopped test goes on from.
+        name: Of the test, part of file names.
+
+    Returns:
+        Of each set, fold and score of every volume, `(n, 2)`: the higher, the more it looks like one of the second set.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    folds = _folds(patients, seed)
+    scores = [np.stack([fold, np.zeros(len(fold))], 1) for fold in folds]
+    sums = [[float(v.sum(dtype=np.float64)) for v in volumes] for volumes in sets]
+    identity = fingerprint([patients, seed, mirror, CLASSIFIER_STEPS, sums])
+    for number in range(PATIENT_FOLDS):
+        file = folder / f"{name}_{number}.json"
+        done = read_json(file, "delete it") if file.is_file() else {}
+        if done.get("identity") != identity:
+            known = [
+                [v for v, fold in zip(s, f, strict=True) if fold != number] for s, f in zip(sets, folds, strict=True)
+            ]
+            torch.manual_seed(seed + number)
+            objective = ClassifierObjective(known, mirror)
+            training = Training(CLASSIFIER_STEPS, CLASSIFIER_BATCH // 2 * fabric.world_size, 2e-3, seed=seed + number)
+            fit = f"{name}_{number}"
+            train(objective, objective.example, training, fabric=fabric, folder=folder, name=fit, identity=identity)
+            judged = [
+                [objective.judge(v, fabric.device) for v, fold in zip(s, f, strict=True) if fold == number]
+                for s, f in zip(sets, folds, strict=True)
+            ]
+            done = {"identity": identity, "scores": judged}
+            write_json(file, done)
+            (folder / f"{fit}.state.pt").unlink(missing_ok=True)
+        for one, found in zip(scores, done["scores"], strict=True):
+            one[one[:, 0] == number, 1] = found
+    return scores
+
+
+def at_least_chance(area: Figure) -> Figure:
+    """Move an area below one half up to it: of two halves of one set nothing lower can be expected.
+
+    Cross-validation draws areas below one half where there is nothing to find: what by chance is over-represented in four
+    folds is under-represented in the fifth.
+
+    Args:
+        area: Of two halves of one set.
+
+    Returns:
+        The area and its interval, moved where it was below one half.
+    """
+    up = max(0.0, 0.5 - area.value)
+    return Figure(area.value + up, area.low + up, area.high + up, area.n)
+
+
+def _folds(patients: Sequence[Sequence[str]], seed: int) -> list[np.ndarray]:
+    """Deal patients out to folds, those of each set evenly: a fold without volumes of either set would judge nothing."""
+    rng = np.random.default_rng(seed)
+    fold_of: dict[str, int] = {}
+    for side in patients:
+        new = [patient for patient in dict.fromkeys(side) if patient not in fold_of]
+        for place, pick in enumerate(rng.permutation(len(new))):
+            fold_of[new[pick]] = place % PATIENT_FOLDS
+    return [np.array([fold_of[patient] for patient in side]) for side in patients]
+
+
+def _by_patient(scans: Sequence[tuple[str, str | None]], patient_of: dict[str, str]) -> list[tuple[str, str | None]]:
+    """Bring scans of one patient together, so that few patients have scans in both halves."""
+    order = {patient: place for place, patient in enumerate(dict.fromkeys(patient_of.get(c, c) for c, _ in scans))}
+    return sorted(scans, key=lambda scan: order[patient_of.get(scan[0], scan[0])])
+
+
+def _half(volume: np.ndarray) -> np.ndarray:
+    """Keep a volume in half precision: hundreds of large ones lie in memory."""
+    return volume.astype(np.float16)
+
+
+def blurred(volume: np.ndarray) -> np.ndarray:
+    """Blur a scan so slightly that a person hardly sees it.
+
+    Args:
+        volume: `(C, Z, Y, X)`.
+
+    Returns:
+        The same shape, in half precision.
+    """
+    return _half(gaussian_filter(volume.astype(np.float32), (0, SLIGHT_BLUR, SLIGHT_BLUR, SLIGHT_BLUR)))
+
+
+def patched(volume: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Put a block of another scan into one, half as long along each axis, with the seams that this leaves.
+
+    Args:
+        volume: `(C, Z, Y, X)`.
+        other: The other scan, of the same shape.
+        rng: Of the place.
+
+    Returns:
+        The same shape.
+    """
+    spoilt = volume.copy()
+    size = [n // 2 for n in volume.shape[1:]]
+    start = [int(rng.integers(n - s + 1)) for n, s in zip(volume.shape[1:], size, strict=True)]
+    z, y, x = (slice(s, s + n) for s, n in zip(start, size, strict=True))
+    spoilt[:, z, y, x] = other[:, z, y, x]
+    return spoilt
