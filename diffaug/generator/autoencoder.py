@@ -1,4 +1,4 @@
-"""The 3D VQ-GAN: a volume to a small latent and back."""
+"""The autoencoder: a volume to a small latent and back."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffaug.generator.codebook import Codebook
+from diffaug.generator.smooth_latent import SmoothLatent
 from diffaug.generator.tiles import in_tiles
 
 LAST = 8  # channels at full resolution
 
 
 class Autoencoder(nn.Module):
-    """`encode(x) -> z`, `decode(z) -> x`, after "Medical Diffusion" (arXiv 2211.03364).
+    """`encode(x) -> z`, `decode(z) -> x`; with codes a VQ-GAN, after "Medical Diffusion" (arXiv 2211.03364).
 
     Around encoder and decoder lead linear shortcuts, from a block of voxels to its cell and back, that begin as the
     principal components of the scans (see `begin_linear`); the networks add what is not linear. A VQ-GAN without them
@@ -34,7 +35,7 @@ class Autoencoder(nn.Module):
         strides: Per level the factors (Z, Y, X).
         blocks: Residual blocks per level.
         latent_channels: C of the latent.
-        codes: Size of each codebook.
+        codes: Size of each codebook; None keeps latents as they are, see `SmoothLatent`.
         groups: Into how many parts a latent vector is cut, each rounded to a codebook of its own.
     """
 
@@ -46,8 +47,8 @@ class Autoencoder(nn.Module):
         strides: Sequence[Sequence[int]],
         blocks: int,
         latent_channels: int,
-        codes: int,
-        groups: int,
+        codes: int | None = None,
+        groups: int = 1,
     ) -> None:
         super().__init__()
         down: list[nn.Module] = []
@@ -64,7 +65,7 @@ class Autoencoder(nn.Module):
         self.encoder = nn.Sequential(
             *down, ChannelNorm(width), nn.SiLU(), nn.Conv3d(width, latent_channels, 1, bias=False)
         )
-        self.codebook = Codebook(codes, latent_channels, groups)
+        self.codebook = Codebook(codes, latent_channels, groups) if codes else SmoothLatent()
         self.synthesis = nn.ConvTranspose3d(latent_channels, image_channels, (z, y, x), stride=(z, y, x))
         up: list[nn.Module] = [nn.Conv3d(latent_channels, width, 3, padding=1)]
         narrower = [*channels[:-1][::-1], LAST]
@@ -85,10 +86,13 @@ class Autoencoder(nn.Module):
         flat = (blocks - mean.view(-1, 1, 1, 1)).flatten(1)
         axes = torch.linalg.svd(flat, full_matrices=False)[2][: len(self.analysis.weight)]
         # the root mean square of a block's voxels: a latent is about as large as the voxels it stands for
-        analysis = (axes / flat.shape[1] ** 0.5).view_as(self.analysis.weight)
+        size = flat.shape[1] ** 0.5
+        if isinstance(self.codebook, SmoothLatent):  # as large as one, or its noise would drown it
+            size = float((flat @ axes.T).square().mean().sqrt().clamp_min(1e-6))
+        analysis = (axes / size).view_as(self.analysis.weight)
         self.analysis.weight.copy_(analysis)
         self.analysis.bias.copy_(-analysis.sum((2, 3, 4)) @ mean)  # type: ignore[union-attr]
-        self.synthesis.weight.copy_(analysis * flat.shape[1])
+        self.synthesis.weight.copy_(analysis * size**2)
         self.synthesis.bias.copy_(mean)  # type: ignore[union-attr]
         self.encoder[-1].weight.zero_()  # type: ignore[operator,union-attr]
         self.head.weight.zero_()
@@ -111,7 +115,7 @@ class Autoencoder(nn.Module):
         return in_tiles(self._encoded, volume, self.encoder_reach, self.factors, [1, 1, 1])
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Snap latents to the codebook and decompress them, large ones in tiles.
+        """Snap latents to the codebook, if there is one, and decompress them, large ones in tiles.
 
         Args:
             latent: `(B, latent channels, z, y, x)`.
@@ -125,19 +129,19 @@ class Autoencoder(nn.Module):
 
         return in_tiles(run, latent, self.decoder_reach, [1, 1, 1], self.factors)
 
-    def forward(self, volume: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, volume: Tensor) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
         """Reconstruct volumes for training.
 
         Args:
             volume: `(B, C, Z, Y, X)` in [-1, 1].
 
         Returns:
-            The reconstruction, what the halved latent decodes to, the commitment loss and the codebook's perplexity.
+            The reconstruction, what the halved latent decodes to, the latent's own loss and figures of it.
         """
         latent = self._encoded(volume)
-        quantised, commitment, perplexity = self.codebook(latent)
+        passed, penalty, figures = self.codebook(latent)
         halved = self._decoded(F.avg_pool3d(latent, 2))
-        return self._decoded(quantised), halved, commitment, perplexity
+        return self._decoded(passed), halved, penalty, figures
 
 
 def _reaches(strides: Sequence[Sequence[int]], blocks: int) -> tuple[list[int], list[int], list[int]]:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from diffaug.generator.autoencoder import Autoencoder
+from diffaug.generator.codebook import Codebook
 from diffaug.scans.similarity import RANGE, psnr, ssim
 
 MUST_GAIN = 2.0  # dB over averaging and interpolating: less, and the network is not worth its diffusion
@@ -31,7 +32,7 @@ class AutoencoderCheck:
         noise_psnr: In dB, what is left if all but the scans' own noise is kept: more is not possible, nor wanted.
         training_psnr: In dB, of as many training scans.
         gained: PSNR in dB gained over the last quarter of the training; None for a run too short to tell.
-        codes_used: Share of the codebook that held-out scans use.
+        codes_used: Share of the codebook that held-out scans use; None without one.
         rounded_share: Share of the latent's variance that snapping to the codebook takes away.
         noise_share: Share of the latent's variance that is scan noise: what diffusion learns although nobody wants it.
     """
@@ -42,7 +43,7 @@ class AutoencoderCheck:
     noise_psnr: float
     training_psnr: float
     gained: float | None
-    codes_used: float
+    codes_used: float | None
     rounded_share: float
     noise_share: float
 
@@ -59,8 +60,9 @@ class AutoencoderCheck:
             > STILL_GAINS,
             f"it keeps training scans {self.training_psnr - self.psnr:.1f} dB better than held-out ones: add scans, or "
             "lower the autoencoder's channels": self.training_psnr > self.psnr + MAY_LOSE,
-            f"only {self.codes_used:.0%} of the codes are in use: lower codes, or the learning rate": self.codes_used
-            < FEW_CODES,
+            f"only {self.codes_used or 0:.0%} of the codes are in use: lower codes, or the learning rate": (
+                self.codes_used is not None and self.codes_used < FEW_CODES
+            ),
             f"the codebook rounds {self.rounded_share:.0%} of the latent's variance away: raise codes": self.rounded_share
             > ROUNDED,
         }
@@ -73,10 +75,12 @@ class AutoencoderCheck:
             Verdict and figures.
         """
         verdict = "good enough" if not self.advice else "; ".join(self.advice)
+        codes = "" if self.codes_used is None else f"{self.codes_used:.0%} of the codes used, "
+        codes += f"{self.rounded_share:.1%} of the latent's variance rounded away; " if codes else ""
         return (
             f"the autoencoder: {verdict} (held-out PSNR {self.psnr:.1f} dB, SSIM {self.ssim:.2f}; interpolation alone "
-            f"{self.interpolation_psnr:.1f} dB, all but noise {self.noise_psnr:.1f} dB; {self.codes_used:.0%} of the codes "
-            f"used; {self.rounded_share:.1%} of the latent's variance rounded away, {self.noise_share:.1%} is scan noise)"
+            f"{self.interpolation_psnr:.1f} dB, all but noise {self.noise_psnr:.1f} dB; {codes}{self.noise_share:.1%} of the "
+            "latent's variance is scan noise)"
         )
 
     def figures(self) -> dict[str, Any]:
@@ -108,12 +112,15 @@ def check_autoencoder(
     """
     autoencoder.eval()
     device = autoencoder.head.weight.device
-    rows, used = [], torch.zeros(autoencoder.codebook.counts.shape, dtype=torch.bool, device=device)
+    book, rows, used = autoencoder.codebook, [], None
+    if isinstance(book, Codebook):
+        used = torch.zeros(book.counts.shape, dtype=torch.bool, device=device)
     for number, window in enumerate(held_out):
         x = torch.from_numpy(window)[None].to(device)
         latent = autoencoder.encode(x)
-        rounded = autoencoder.codebook.quantise(latent)
-        used.scatter_(1, autoencoder.codebook.indices(latent), True)
+        rounded = book.quantise(latent)
+        if isinstance(book, Codebook) and used is not None:
+            used.scatter_(1, book.indices(latent), True)
         made = autoencoder.decode(latent)
         coarse = F.avg_pool3d(x, autoencoder.factors)
         sigma = noise_level(window)
@@ -138,7 +145,7 @@ def check_autoencoder(
         noise_psnr=float(means[3]),
         training_psnr=float(np.mean([float(psnr(autoencoder.decode(autoencoder.encode(x)), x)) for x in seen])),
         gained=_gained([line["held_out_psnr"] for line in log if "held_out_psnr" in line]),
-        codes_used=float(used.float().mean()),
+        codes_used=None if used is None else float(used.float().mean()),
         rounded_share=float(means[4]),
         noise_share=float(means[5]),
     )

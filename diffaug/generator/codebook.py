@@ -7,6 +7,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+COMMITMENT = 0.25  # VQ-VAE, arXiv 1711.00937, section 4.1
 DECAY = 0.99  # of the moving averages, as in VQ-VAE-2 (arXiv 1906.00446)
 DEAD = (
     0.05  # a code used less than this share of the mean is restarted (as Jukebox does, arXiv 2005.00341, section 3.2)
@@ -87,15 +88,15 @@ class Codebook(nn.Module):
         """
         return self._look_up(self.indices(latent), latent)
 
-    def forward(self, latent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, latent: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Quantise for training; in training mode the codes move too.
 
         Args:
             latent: `(B, C, Z, Y, X)`.
 
         Returns:
-            The quantised latent with straight-through gradient, the commitment loss, and the perplexity of the codes'
-            use (1: one code only; `size`: all alike), mean over the groups.
+            The quantised latent with straight-through gradient, the weighted commitment loss, and as a figure the
+            perplexity of the codes' use (1: one code only; `size`: all alike), mean over the groups.
         """
         latent = latent.float()
         parts = self._parts(latent.detach())
@@ -108,7 +109,8 @@ class Codebook(nn.Module):
             self._move(parts, indices, used)
         share = used / indices.shape[1]
         perplexity = torch.exp(torch.special.entr(share).sum(1)).mean()
-        return latent + (quantised - latent).detach(), F.mse_loss(latent, quantised), perplexity
+        commitment = COMMITMENT * F.mse_loss(latent, quantised)
+        return latent + (quantised - latent).detach(), commitment, {"perplexity": perplexity}
 
     def _candidates(self, parts: Tensor) -> Tensor:
         """Draw as many latent vectors as there are codes, the same ones in every process."""

@@ -20,7 +20,6 @@ from diffaug.scans.similarity import psnr, ssim
 from diffaug.scans.windows import centred, cut, scattered
 from diffaug.training.overfitting import Watch
 
-COMMITMENT = 0.25  # VQ-VAE, arXiv 1711.00937, section 4.1
 ADVERSARIAL = 0.1  # of the reconstruction's own gradient at the last layer
 ADVERSARIAL_START = 0.5  # share of the training: before that the discriminator would win at once
 # A halved latent shall decode to the halved volume (arXiv 2502.09509): it puts coarse structure into the latent's low
@@ -32,7 +31,7 @@ HELD_OUT_SHOWN = 16  # held-out scans measured while training; the audit measure
 
 
 class AutoencoderObjective:
-    """Trains a VQ-GAN (arXiv 2012.09841) on windows of cached scans."""
+    """Trains the autoencoder, as VQ-GAN is (arXiv 2012.09841), on windows of cached scans."""
 
     averaged: str | None = None
     watch: Watch | None = None
@@ -91,10 +90,10 @@ class AutoencoderObjective:
         Yields:
             Optimiser, loss, figures.
         """
-        reconstruction, halved, commitment, perplexity = self.autoencoder(batch)
+        reconstruction, halved, penalty, figures = self.autoencoder(batch)
         error = reconstruction_error(reconstruction, batch)
-        total = error + COMMITMENT * commitment + SCALE * F.l1_loss(halved, F.avg_pool3d(batch, 2))
-        figures = {"l1": F.l1_loss(reconstruction.detach(), batch), "perplexity": perplexity}
+        total = error + penalty + SCALE * F.l1_loss(halved, F.avg_pool3d(batch, 2))
+        figures = {"l1": F.l1_loss(reconstruction.detach(), batch), **figures}
         if self.discriminator is None or progress < ADVERSARIAL_START:
             yield "autoencoder", total, figures
             return

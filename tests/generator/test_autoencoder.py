@@ -66,6 +66,22 @@ def test_it_begins_as_the_principal_components_of_the_scans():
     torch.testing.assert_close(made.synthesis(latent), volume, atol=1e-4, rtol=0)
 
 
+def test_without_codes_latents_begin_as_large_as_one_and_meet_noise_in_training_alone():
+    torch.manual_seed(0)
+    made = Autoencoder(image_channels=1, channels=[8], strides=[[2, 2, 2]], blocks=1, latent_channels=8)
+    blocks = 0.01 * torch.randn(500, 1, 2, 2, 2) + 0.3
+    made.begin_linear(blocks)
+    volume = blocks[:64].reshape(4, 4, 4, 2, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(1, 1, 8, 8, 8)
+    latent = made.encode(volume)
+    assert float(latent.detach().square().mean()) == pytest.approx(1, rel=0.2)
+    torch.testing.assert_close(made.decode(latent), volume, atol=1e-4, rtol=0)
+    assert not torch.equal(made.decode(latent), made.decode(latent + 0.01)), "nothing is rounded"
+    noisy, _, penalty, figures = made(volume)
+    assert float((noisy - volume).detach().std()) == pytest.approx(0.1 * 0.01, rel=0.2)
+    assert float(penalty.detach()) == pytest.approx(1e-3 * float(figures["latent_square"]))
+    assert not any(name.startswith("codebook") for name in made.state_dict())
+
+
 @pytest.mark.parametrize("strides", STRIDES.values(), ids=STRIDES)
 def test_it_looks_exactly_as_far_as_it_says(strides):
     made = autoencoder(strides).eval().double()
