@@ -24,6 +24,7 @@ from diffaug.training.loop import train
 
 C2ST = "C2ST"  # name of the figure
 PATIENT_FOLDS = 5
+CHECKED_FOLDS = 2  # of them: enough to tell whether the classifier notices what is known to differ
 CLASSIFIER_STEPS = 300  # of each fold
 CLASSIFIER_BATCH = 16  # half of it of either set
 MOST = 100  # volumes of either set
@@ -84,10 +85,10 @@ def look_for_differences(
     def whose(some: Sequence[tuple[str, str | None]]) -> list[str]:
         return [patient_of.get(case, case) for case, _ in some]
 
-    def apart(name: str, others: Sequence[np.ndarray], owners: Sequence[str]) -> list[np.ndarray]:
+    def apart(name: str, others: Sequence[np.ndarray], owners: Sequence[str], **asked: int) -> list[np.ndarray]:
         sets, patients = (real, list(others)), (whose(first), owners)
         mirror = inputs.grid.mirror
-        return tell_apart(sets, patients, mirror=mirror, seed=seed, fabric=fabric, folder=folder, name=name)
+        return tell_apart(sets, patients, mirror=mirror, seed=seed, fabric=fabric, folder=folder, name=name, **asked)
 
     real = [_half(inputs.real(*where)) for where in first]
     rest = [_half(inputs.real(*where)) for where in second]
@@ -100,8 +101,8 @@ def look_for_differences(
     mixed = [patched(v, other, rng) for v, other in zip(rest, rest[1:] + rest[:1], strict=True)]
     return Apartness(
         compared(made),
-        compared(apart("blurred", [blurred(v) for v in rest], whose(second))),
-        compared(apart("patched", mixed, whose(second))),
+        compared(apart("blurred", [blurred(v) for v in rest], whose(second), asked=CHECKED_FOLDS)),
+        compared(apart("patched", mixed, whose(second), asked=CHECKED_FOLDS)),
         dict(zip(names, made[1][:, 1].tolist(), strict=True)),
         dict(zip((case for case, _ in first), made[0][:, 1].tolist(), strict=True)),
     )
@@ -116,6 +117,7 @@ def tell_apart(
     fabric: Fabric,
     folder: Path,
     name: str,
+    asked: int = PATIENT_FOLDS,
 ) -> list[np.ndarray]:
     """Judge every volume by a classifier that has seen no volume of its patient.
 
@@ -127,16 +129,18 @@ def tell_apart(
         fabric: Where to compute.
         folder: Where a stopped test goes on from.
         name: Of the test, part of file names.
+        asked: How many of the folds are asked: fewer answer sooner, of fewer volumes.
 
     Returns:
-        Of each set, fold and score of every volume, `(n, 2)`: the higher, the more it looks like one of the second set.
+        Of each set, fold and score of every volume that was asked about, `(n, 2)`: the higher, the more it looks like one of
+        the second set.
     """
     folder.mkdir(parents=True, exist_ok=True)
     folds = _folds(patients, seed)
     scores = [np.stack([fold, np.zeros(len(fold))], 1) for fold in folds]
     sums = [[float(v.sum(dtype=np.float64)) for v in volumes] for volumes in sets]
     identity = fingerprint([patients, seed, mirror, CLASSIFIER_STEPS, sums])
-    for number in range(PATIENT_FOLDS):
+    for number in range(asked):
         file = folder / f"{name}_{number}.json"
         done = read_json(file, "delete it") if file.is_file() else {}
         if done.get("identity") != identity:
@@ -157,7 +161,7 @@ def tell_apart(
             (folder / f"{fit}.state.pt").unlink(missing_ok=True)
         for one, found in zip(scores, done["scores"], strict=True):
             one[one[:, 0] == number, 1] = found
-    return scores
+    return [one[one[:, 0] < asked] for one in scores]
 
 
 def at_least_chance(area: Figure) -> Figure:
