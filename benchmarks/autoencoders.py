@@ -31,18 +31,15 @@ from diffaug.scans.similarity import psnr, ssim
 from diffaug.stages.fit import open_cache
 from diffaug.training.devices import start_fabric
 from diffaug.training.loop import train
-from diffaug.training.overfitting import Watch
+from diffaug.training.step import Unwatched
 from diffaug.workspace import Workspace, dataset_name
 
 TUTORIAL_RATE = 1e-4
 PARAMETERS = 0.1  # most that the numbers of parameters may differ
 
 
-class VqvaeObjective:
+class VqvaeObjective(Unwatched):
     """MONAI's VQVAE, trained on the very pieces of scans that ours sees."""
-
-    averaged: str | None = None
-    watch: Watch | None = None
 
     def __init__(self, ours: AutoencoderObjective, channels: int) -> None:
         self.ours = ours
@@ -73,13 +70,6 @@ class VqvaeObjective:
         """Yield the tutorial's loss."""
         made, quantisation = self.network(batch)
         yield "vqvae", F.l1_loss(made, batch) + quantisation, {}
-
-    def validate(self, average: nn.Module | None) -> dict[str, float]:
-        """Measure nothing: it is measured at the end."""
-        return {}
-
-    def preview(self, file: Path, average: nn.Module | None) -> None:
-        """Draw nothing."""
 
     def reconstruct(self, volumes: list[np.ndarray]) -> list[np.ndarray]:
         """Send volumes through the network."""

@@ -135,31 +135,26 @@ def tell_apart(
         Of each set, fold and score of every volume that was asked about, `(n, 2)`: the higher, the more it looks like one of
         the second set.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    folds = _folds(patients, seed)
-    scores = [np.stack([fold, np.zeros(len(fold))], 1) for fold in folds]
+    dealt = _folds(patients, seed)
+    scores = [np.stack([fold, np.zeros(len(fold))], 1) for fold in dealt]
     sums = [[float(v.sum(dtype=np.float64)) for v in volumes] for volumes in sets]
-    identity = fingerprint([patients, seed, mirror, CLASSIFIER_STEPS, sums])
+    # a folder of its own: what was stopped half-way of other volumes must not stand in the way
+    own = folder / f"{name}_{fingerprint([patients, seed, mirror, CLASSIFIER_STEPS, sums])}"
+    own.mkdir(parents=True, exist_ok=True)
     for number in range(asked):
-        file = folder / f"{name}_{number}.json"
-        done = read_json(file, "delete it") if file.is_file() else {}
-        if done.get("identity") != identity:
-            known = [
-                [v for v, fold in zip(s, f, strict=True) if fold != number] for s, f in zip(sets, folds, strict=True)
-            ]
+        file = own / f"{number}.json"
+        if not file.is_file():
+            apart = [[fold == number for fold in folds] for folds in dealt]
+            known = [[v for v, out in zip(s, o, strict=True) if not out] for s, o in zip(sets, apart, strict=True)]
             torch.manual_seed(seed + number)
             objective = ClassifierObjective(known, mirror)
             training = Training(CLASSIFIER_STEPS, CLASSIFIER_BATCH // 2 * fabric.world_size, 2e-3, seed=seed + number)
-            fit = f"{name}_{number}"
-            train(objective, objective.example, training, fabric=fabric, folder=folder, name=fit, identity=identity)
-            judged = [
-                [objective.judge(v, fabric.device) for v, fold in zip(s, f, strict=True) if fold == number]
-                for s, f in zip(sets, folds, strict=True)
-            ]
-            done = {"identity": identity, "scores": judged}
-            write_json(file, done)
-            (folder / f"{fit}.state.pt").unlink(missing_ok=True)
-        for one, found in zip(scores, done["scores"], strict=True):
+            fit = f"classifier_{name}_{number + 1}_of_{asked}"
+            train(objective, objective.example, training, fabric=fabric, folder=own, name=fit, identity=None)
+            unknown = [[v for v, out in zip(s, o, strict=True) if out] for s, o in zip(sets, apart, strict=True)]
+            write_json(file, [[objective.judge(v, fabric.device) for v in volumes] for volumes in unknown])
+            (own / f"{fit}.state.pt").unlink(missing_ok=True)
+        for one, found in zip(scores, read_json(file, "delete it"), strict=True):
             one[one[:, 0] == number, 1] = found
     return [one[one[:, 0] < asked] for one in scores]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from diffaug.training.overfitting import Watch
+from diffaug.training.step import Unwatched
 
 SEEN_EDGE = 32  # voxels along each axis of what the classifier sees at once
 JITTER = 2  # voxels that a volume is moved by, at most: a place in the array must not give anybody away
@@ -54,14 +53,11 @@ class Classifier(nn.Module):
         return self.head(F.dropout(torch.cat([maps.mean(2), maps.amax(2)], 1), DROPOUT, self.training))[:, 0]
 
 
-class ClassifierObjective:
+class ClassifierObjective(Unwatched):
     """Trains a classifier on two sets of volumes `(C, Z, Y, X)` of one shape, as many of either in every batch.
 
     `mirror` is the array axis (0 to 2) that runs left-right.
     """
-
-    averaged: str | None = None
-    watch: Watch | None = None
 
     def __init__(self, sets: Sequence[Sequence[np.ndarray]], mirror: int) -> None:
         self.sets = sets
@@ -113,25 +109,6 @@ class ClassifierObjective:
         logits = self.classifier(batch.transpose(0, 1).flatten(0, 1))
         second = torch.arange(len(logits), device=logits.device) >= len(batch)
         yield "classifier", F.binary_cross_entropy_with_logits(logits, second.to(logits)), {}
-
-    def validate(self, average: nn.Module | None) -> dict[str, float]:
-        """Measure nothing: the held-out fold is looked at once, at the end.
-
-        Args:
-            average: Not used.
-
-        Returns:
-            Nothing.
-        """
-        return {}
-
-    def preview(self, file: Path, average: nn.Module | None) -> None:
-        """Draw nothing.
-
-        Args:
-            file: Not used.
-            average: Not used.
-        """
 
     @torch.no_grad()
     def judge(self, volume: np.ndarray, device: torch.device) -> float:

@@ -18,7 +18,7 @@ from diffaug.copies.alignment import working_factor
 from diffaug.copies.changes import apply, draw_mixture
 from diffaug.scans.windows import Window, cut
 from diffaug.training.loop import train
-from diffaug.training.overfitting import Watch
+from diffaug.training.step import Unwatched
 
 FEATURE_STEPS = {"cpu": 500, "cuda": 4000}
 GROUP = 8  # scans told apart in a step
@@ -26,15 +26,12 @@ TEMPERATURE = 0.1  # SimCLR, arXiv 2002.05709, table 5
 SCATTER = 0.05  # of the room a window has in a larger scan: windows of a group lie at about the same place
 
 
-class FeatureSpaceObjective:
+class FeatureSpaceObjective(Unwatched):
     """Trains the encoder by contrast (SimCLR, arXiv 2002.05709, equation 1) on scans averaged to working resolution.
 
     Windows of a group lie at about the same place of their scans, so that anatomy alone tells nothing. `mirror` is the array
     axis (0 to 2) that runs left-right.
     """
-
-    averaged: str | None = None
-    watch: Watch | None = None
 
     def __init__(
         self, volume: Callable[[str], np.ndarray], cases: Sequence[str], *, shape: Sequence[int], mirror: int
@@ -102,25 +99,6 @@ class FeatureSpaceObjective:
             losses.append(F.cross_entropy(logits, partner))
             right.append((logits.argmax(1) == partner).float().mean())
         yield "encoder", torch.stack(losses).mean(), {"told_apart": torch.stack(right).mean()}
-
-    def validate(self, average: nn.Module | None) -> dict[str, float]:
-        """Measure nothing: its figures are held against those of two real halves.
-
-        Args:
-            average: Not used.
-
-        Returns:
-            Nothing.
-        """
-        return {}
-
-    def preview(self, file: Path, average: nn.Module | None) -> None:
-        """Draw nothing.
-
-        Args:
-            file: Not used.
-            average: Not used.
-        """
 
 
 def fit_feature_space(

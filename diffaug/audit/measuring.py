@@ -67,8 +67,8 @@ def measure(
 
     decoded = partial(reconstruct, autoencoder) if autoencoder else None
     copies = look_for_copies(inputs, detector, decoded, device, AUDIT_SEED)
-    where: dict[str, Any] = {"seed": AUDIT_SEED, "fabric": fabric, "folder": work / "apart"}
-    apart = look_for_differences(inputs, real, copies.patients, **where)
+    folder = work / "apart"
+    apart = look_for_differences(inputs, real, copies.patients, seed=AUDIT_SEED, fabric=fabric, folder=folder)
     extractors = {OWN: space.features, **dict(load_network(path) for path in extras.weights)}
     textures, looks, fineness = _textures(inputs, real)
     diversity, diversity_real = _diversity(inputs, real, voxels, device)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 from diffaug.generator.autoencoder import Autoencoder
 from diffaug.generator.codebook import Codebook
@@ -112,15 +113,12 @@ def check_autoencoder(
     """
     autoencoder.eval()
     device = autoencoder.head.weight.device
-    book, rows, used = autoencoder.codebook, [], None
-    if isinstance(book, Codebook):
-        used = torch.zeros(book.counts.shape, dtype=torch.bool, device=device)
+    rows, latents = [], []
     for number, window in enumerate(held_out):
         x = torch.from_numpy(window)[None].to(device)
         latent = autoencoder.encode(x)
-        rounded = book.quantise(latent)
-        if isinstance(book, Codebook) and used is not None:
-            used.scatter_(1, book.indices(latent), True)
+        latents.append(latent)
+        rounded = autoencoder.codebook.quantise(latent)
         made = autoencoder.decode(latent)
         coarse = F.avg_pool3d(x, autoencoder.factors)
         sigma = noise_level(window)
@@ -145,10 +143,19 @@ def check_autoencoder(
         noise_psnr=float(means[3]),
         training_psnr=float(np.mean([float(psnr(autoencoder.decode(autoencoder.encode(x)), x)) for x in seen])),
         gained=_gained([line["held_out_psnr"] for line in log if "held_out_psnr" in line]),
-        codes_used=None if used is None else float(used.float().mean()),
+        codes_used=_codes_used(autoencoder.codebook, latents),
         rounded_share=float(means[4]),
         noise_share=float(means[5]),
     )
+
+
+def _codes_used(book: nn.Module, latents: Sequence[Tensor]) -> float | None:
+    if not isinstance(book, Codebook):
+        return None
+    used = torch.zeros_like(book.counts, dtype=torch.bool)
+    for latent in latents:
+        used.scatter_(1, book.indices(latent), True)
+    return float(used.float().mean())
 
 
 def _gained(curve: Sequence[float]) -> float | None:

@@ -137,6 +137,32 @@ def _average(objective: Objective, training: Training) -> AveragedModel | None:
     return AveragedModel(objective.networks[objective.averaged], multi_avg_fn=blend)
 
 
+class Unwatched:
+    """The part of an objective that is only trained: nothing is averaged, measured or drawn meanwhile."""
+
+    averaged: str | None = None
+    watch: Watch | None = None
+
+    def validate(self, average: nn.Module | None) -> dict[str, float]:
+        """Measure nothing.
+
+        Args:
+            average: Not used.
+
+        Returns:
+            Nothing.
+        """
+        return {}
+
+    def preview(self, file: Path, average: nn.Module | None) -> None:
+        """Draw nothing.
+
+        Args:
+            file: Not used.
+            average: Not used.
+        """
+
+
 class Objective(Protocol):
     """What is trained, and towards what."""
 

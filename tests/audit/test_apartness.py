@@ -72,14 +72,27 @@ def test_every_volume_is_judged_once_and_by_a_classifier_that_knows_none_of_its_
 
 def test_a_stopped_test_goes_on_to_the_same_scores_and_other_volumes_are_judged_anew(told, tmp_path):
     before = told(FIRST, SECOND)
-    (tmp_path / "sets_3.json").unlink()
-    kept = (tmp_path / "sets_0.json").stat().st_mtime_ns
+    first, fourth = (next(tmp_path.glob(f"*/{number}.json")) for number in (0, 3))
+    fourth.unlink()
+    kept = first.stat().st_mtime_ns
     after = told(FIRST, SECOND)
     assert all((a == b).all() for a, b in zip(before, after, strict=True))
-    assert (tmp_path / "sets_0.json").stat().st_mtime_ns == kept
-    assert not list(tmp_path.glob("*.state.pt"))
+    assert first.stat().st_mtime_ns == kept
+    assert not list(tmp_path.rglob("*.state.pt"))
     other = told(FIRST, [volume * 0.9 for volume in SECOND])
     assert not (other[1] == before[1]).all()
+
+
+def test_one_that_was_killed_stands_in_the_way_of_no_other(told, tmp_path, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(apartness.ClassifierObjective, "judge", killed)
+        with pytest.raises(KeyboardInterrupt):
+            told(FIRST, SECOND)
+    assert list(tmp_path.rglob("*.state.pt"))
+    told(FIRST, [volume * 0.9 for volume in SECOND])
 
 
 def test_the_area_is_that_of_mann_and_whitney_fold_by_fold():
