@@ -12,6 +12,7 @@ be told apart. Killed, it goes on when run again.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from diffaug.audit.figures import Compared, area_figure
 from diffaug.audit.folders import from_folders, open_folders
 from diffaug.audit.inputs import AuditInputs
 from diffaug.audit.requests import FoldersRequest
+from diffaug.errors import DiffaugError
 from diffaug.training.devices import start_fabric
 
 Volumes = list[np.ndarray]
@@ -89,39 +91,67 @@ def checks(
         yield name, Compared(area_figure(apart(name, *make()), seed), floor, higher_is_better=False)
 
 
-def main() -> None:
-    """Run the checks of the command line and write the table."""
+def main() -> int:
+    """Run the checks of the command line and write the table.
+
+    Returns:
+        The exit code.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="where resampled volumes and finished checks go")
     parser.add_argument("--set", nargs=3, action="append", required=True, metavar=("NAME", "REAL", "SYNTHETIC"))
-    parser.add_argument("--splits", type=int, default=10)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "told_apart.md")
+    parser.add_argument("--splits", type=int, default=10, help="(%(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).parent / "results" / "told_apart.md", help="the table"
+    )
     arguments = parser.parse_args()
     rows = []
-    for name, real, synthetic in arguments.set:
-        request, work = FoldersRequest(Path(real), Path(synthetic)), arguments.work / name
-        inputs = from_folders(request, open_folders(request), work, "cpu")
-        patient = DATA_SETS[name].patient if name in DATA_SETS else str
-        found: dict[str, list[Compared]] = {}
-        for seed in range(arguments.splits):
-            for what, compared in checks(inputs, patient, seed, work):
-                found.setdefault(what, []).append(compared)
-                print(f"{name}, split {seed}, {what}: {compared.text()}", flush=True)
-        for what, some in found.items():
-            areas = [compared.figure.value for compared in some]
-            rows.append(
-                {
-                    "data": name,
-                    "against scans": what,
-                    "volumes": some[0].figure.n,
-                    "area": f"{np.mean(areas):.3f} ({min(areas):.3f} to {max(areas):.3f})",
-                    "floor": f"{np.mean([c.floor.value for c in some]):.3f}",
-                    "not told apart": f"{sum(c.verdict == 'at the floor' for c in some)} of {len(some)}",
-                    "told apart": f"{sum(c.verdict == 'off' for c in some)} of {len(some)}",
-                }
-            )
+    try:
+        for name, real, synthetic in arguments.set:
+            request = FoldersRequest(Path(real), Path(synthetic))
+            rows += rows_of(name, request, arguments.splits, arguments.work / name)
+    except DiffaugError as error:
+        print(error, file=sys.stderr)
+        return 2
     arguments.out.write_text(f"# Told apart?\n\n```\n{__doc__}```\n\n{table(rows)}\n")
+    return 0
+
+
+def rows_of(name: str, request: FoldersRequest, splits: int, work: Path) -> list[dict[str, object]]:
+    """Check one data set.
+
+    Args:
+        name: Of the data set.
+        request: Its folders.
+        splits: How often the scans are cut into thirds.
+        work: Where resampled volumes and finished checks go.
+
+    Returns:
+        A row of the table for each thing that stood in the second third's place.
+    """
+    inputs = from_folders(request, open_folders(request), work, "cpu")
+    patient = DATA_SETS[name].patient if name in DATA_SETS else str
+    found: dict[str, list[Compared]] = {}
+    for seed in range(splits):
+        for what, compared in checks(inputs, patient, seed, work):
+            found.setdefault(what, []).append(compared)
+            print(f"{name}, split {seed}, {what}: {compared.text()}", flush=True)
+    rows: list[dict[str, object]] = []
+    for what, some in found.items():
+        areas = [compared.figure.value for compared in some]
+        rows.append(
+            {
+                "data": name,
+                "against scans": what,
+                "volumes": some[0].figure.n,
+                "area": f"{np.mean(areas):.3f} ({min(areas):.3f} to {max(areas):.3f})",
+                "floor": f"{np.mean([c.floor.value for c in some]):.3f}",
+                "not told apart": f"{sum(c.verdict == 'at the floor' for c in some)} of {len(some)}",
+                "told apart": f"{sum(c.verdict == 'off' for c in some)} of {len(some)}",
+            }
+        )
+    return rows
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
