@@ -175,7 +175,6 @@ SINGLE: tuple[Single, ...] = (
         lambda f: f.apart.blurred.figure if f.apart else None,
         "volumes",
         lambda _: "the test's own test",
-        subject="apart",
     ),
     Single(
         "c2st_patched",
@@ -183,7 +182,6 @@ SINGLE: tuple[Single, ...] = (
         lambda f: f.apart.patched.figure if f.apart else None,
         "volumes",
         lambda _: "half of each edge",
-        subject="apart",
     ),
     Single("ms_ssim_synthetic", "MS-SSIM between synthetic volumes", lambda f: f.diversity, "pairs", _ms_ssim),
     Single("ms_ssim_real", "MS-SSIM between real scans", lambda f: f.diversity_real, "pairs", _ms_ssim),
