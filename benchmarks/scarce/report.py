@@ -203,16 +203,20 @@ def _draw(sets: Sequence[DataSet], cells: Sequence[pd.DataFrame], file: Path) ->
     figure = plt.figure(figsize=(4.8 * wide + 1.6, sum(below) + 3.8 * len(sets)), layout="constrained")
     parts = figure.subfigures(len(sets), 1, squeeze=False, height_ratios=[3.8 + height for height in below])
     for part, data, own, height in zip(parts[:, 0], sets, cells, below, strict=True):
-        _draw_set(part, own, data.title, colours, height)
+        _draw_set(part, own, data.title, colours, (3.4, height), wide)
     figure.savefig(file, dpi=110)
     plt.close(figure)
 
 
-def _draw_set(figure: SubFigure, cells: pd.DataFrame, data: str, colours: dict[str, str], below: float) -> None:
+def _draw_set(
+    figure: SubFigure, cells: pd.DataFrame, data: str, colours: dict[str, str], heights: tuple[float, float], wide: int
+) -> None:
     """Draw the paper's figure 4 and, since draws differ more than arms do, what each arm gains draw by draw."""
     arms, networks, counts = _arms(cells), _networks(cells), _counts(cells)
-    axes = figure.subplots(2, len(networks), sharex="row", sharey="row", squeeze=False, height_ratios=(3.4, below))
-    for (dice, gains), network in zip(axes.T, networks, strict=True):
+    axes = figure.subplots(2, wide, sharex="row", sharey="row", squeeze=False, height_ratios=heights)
+    for unused in axes[:, len(networks) :].flat:
+        unused.set_axis_off()
+    for (dice, gains), network in zip(axes.T, networks, strict=False):
         own = cells[cells["network"] == network]
         _draw_dice(dice, own, arms, counts, colours)
         _draw_gains(gains, own, [arm for arm in arms if arm != BASELINE], min(counts), colours)
@@ -229,11 +233,19 @@ def _draw_dice(
             continue
         places = [count * 1.03 ** (number - len(arms) / 2) for count, _ in found]
         line = "--" if arm.startswith(BASELINE) else "-"
-        axis.plot(places, [values.mean() for _, values in found], line, color=colours[arm], marker="o", markersize=4)
-        for place, (_, values) in zip(places, found, strict=True):
+        axis.plot(places, [values.mean() for _, values in found], line, color=colours[arm])
+        for place, (count, values) in zip(places, found, strict=True):
             means = values.mean(1)
+            whole = len(values) == len(grid(cells, BASELINE, count))  # a mean over fewer draws lies elsewhere by itself
+            axis.plot(
+                place, values.mean(), "o", color=colours[arm], markersize=5, fillstyle="full" if whole else "none"
+            )
             axis.plot([place] * len(means), means, ".", color=colours[arm], alpha=0.35, markersize=4)
-    axis.set(xscale="log", xlabel="labelled cases; small points are draws", xlim=(min(counts) / 1.5, max(counts) * 1.5))
+    axis.set(
+        xscale="log",
+        xlabel=f"labelled cases; small points are draws, hollow: not those of {BASELINE}",
+        xlim=(min(counts) / 1.5, max(counts) * 1.5),
+    )
     axis.set_xticks(counts, [str(count) for count in counts], minor=False)
     axis.minorticks_off()
     axis.grid(alpha=0.3)
