@@ -54,7 +54,7 @@ def untrained(budget: str, shape: tuple[int, ...]) -> Generator:
     )
     autoencoder, denoiser = Autoencoder(**plan.autoencoder), plan.make_denoiser()
     small = torch.randn(1, 1, 16, 16, 16).clamp(-1, 1)
-    residual_noise = fit_residual_noise([(small, 0.9 * small)])
+    residual_noise = fit_residual_noise([(small, 0.9 * small, torch.full_like(small, 0.1))])
     channels = size.autoencoder["latent_channels"]
     mean, std = torch.zeros(1, channels, 1, 1, 1), torch.ones(1, 1, 1, 1, 1)
     return Generator(plan, autoencoder, denoiser, mean, std, [shape], [Condition()], residual_noise)

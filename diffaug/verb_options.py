@@ -107,14 +107,31 @@ class Folders:
 
 
 @dataclass(frozen=True)
-class Export:
-    """Where to export to.
+class Foreign:
+    """Whose generator.
 
     Attributes:
-        out: The copy.
+        generator: A generator of another hospital, which is taken for the task's own; no scan is needed then.
     """
 
-    out: Path = option(metavar="FILE")
+    generator: Path | None = option(None, metavar="FILE")
+
+
+@dataclass(frozen=True)
+class Export:
+    """What to export, and where to.
+
+    Attributes:
+        out: The copy of the encoder.
+        generator: The copy of the generator, in place of the encoder's: audited, without ids, for another hospital.
+        origin: What the generator's scans are, in your words.
+        licence: On what terms it is given away, a text or a file.
+    """
+
+    out: Path | None = option(None, metavar="FILE")
+    generator: Path | None = option(None, metavar="FILE")
+    origin: str = option("", metavar="TEXT")
+    licence: str = option("", metavar="TEXT")
 
 
 @dataclass(frozen=True)
@@ -123,10 +140,12 @@ class Import:
 
     Attributes:
         file: The encoder file.
-        fresh: Whether to discard an encoder that is there.
+        generator: A generator of another hospital, in place of an encoder.
+        fresh: Whether to discard what is there.
     """
 
-    file: Path = option(metavar="FILE")
+    file: Path | None = option(None, metavar="FILE")
+    generator: Path | None = option(None, metavar="FILE")
     fresh: bool = False
 
 

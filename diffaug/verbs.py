@@ -14,6 +14,7 @@ from diffaug.verb_options import (
     Demo,
     Export,
     Folders,
+    Foreign,
     Import,
     MaybeTask,
     Network,
@@ -48,9 +49,10 @@ def _fit(task: Task, request: FitRequest, run: Run, how_far: PlanOnly) -> None:
     print(f"fit: {fit(task.workspace(), request, **vars(run), **vars(how_far))}")
 
 
-def _sample(task: Task, request: SampleRequest, run: Run) -> None:
+def _sample(task: Task, request: SampleRequest, foreign: Foreign, run: Run) -> None:
     from diffaug.stages.pipeline import sample
 
+    _take(task, foreign, run)
     folder = sample(task.workspace(), request, **vars(run))
     print(f"sample: {folder}, look at {folder / 'montage.png'}")
 
@@ -70,24 +72,53 @@ def _audit(task: MaybeTask, folders: Folders, extras: Extras, run: Run) -> None:
 
 
 def _pretrain(
-    task: Task, request: PretrainRequest, upstream: FitRequest, count: SampleRequest, network: Network, run: Run
+    task: Task,
+    request: PretrainRequest,
+    upstream: FitRequest,
+    count: SampleRequest,
+    foreign: Foreign,
+    network: Network,
+    run: Run,
 ) -> None:
     from diffaug.stages.pipeline import pretrain
 
+    _take(task, foreign, run)
     workspace = task.workspace(network.network)
     print(f"pretrain: {pretrain(workspace, request, upstream=(upstream, count), **vars(run))}")
 
 
+def _take(task: Task, foreign: Foreign, run: Run) -> None:
+    if foreign.generator:
+        from diffaug.stages.travel import import_generator
+        from diffaug.training.devices import start_fabric
+
+        with start_fabric(run.device).rank_zero_first():  # the others of torchrun find it there
+            import_generator(task.workspace(), foreign.generator)
+
+
 def _export(task: Task, network: Network, export: Export) -> None:
     from diffaug.pretraining.sharing import export_encoder
+    from diffaug.stages.travel import export_generator
 
-    print(f"export: {export_encoder(task.workspace(network.network), export.out)}")
+    if export.out and not export.generator:
+        print(f"export: {export_encoder(task.workspace(network.network), export.out)}")
+    elif export.generator and not export.out:
+        told = {"origin": export.origin, "licence": export.licence}
+        print(f"export: {export_generator(task.workspace(), export.generator, **told)}")
+    else:
+        raise DiffaugError("export: expected --out FILE for the encoder, or --generator FILE; fix the options")
 
 
 def _import(task: Task, network: Network, wanted: Import) -> None:
     from diffaug.pretraining.sharing import import_encoder
+    from diffaug.stages.travel import import_generator
 
-    print(f"import: {import_encoder(task.workspace(network.network), wanted.file, fresh=wanted.fresh)}")
+    if wanted.file and not wanted.generator:
+        print(f"import: {import_encoder(task.workspace(network.network), wanted.file, fresh=wanted.fresh)}")
+    elif wanted.generator and not wanted.file:
+        print(f"import: {import_generator(task.workspace(), wanted.generator, fresh=wanted.fresh)}")
+    else:
+        raise DiffaugError("import: expected --file FILE, an encoder, or --generator FILE; fix the options")
 
 
 def _share_model(wanted: ShareModel) -> None:
@@ -136,7 +167,7 @@ def _demo(wanted: Demo) -> None:
 
 VERBS = {
     "fit": Verb("fit the generator to a task's images", (Task, FitRequest, Run, PlanOnly), _fit),
-    "sample": Verb("write synthetic volumes; fits first where needed", (Task, SampleRequest, Run), _sample),
+    "sample": Verb("write synthetic volumes; fits first where needed", (Task, SampleRequest, Foreign, Run), _sample),
     "audit": Verb(
         "report how good and how private synthetic volumes are: a task's, or any folder's",
         (MaybeTask, Folders, Extras, Run),
@@ -144,16 +175,16 @@ VERBS = {
     ),
     "pretrain": Verb(
         "pretrain the nnU-Net plan's network, or another; fits and samples first where needed",
-        (Task, PretrainRequest, FitRequest, (SampleRequest, "count"), Network, Run),
+        (Task, PretrainRequest, FitRequest, (SampleRequest, "count"), Foreign, Network, Run),
         _pretrain,
     ),
     "export": Verb(
-        "copy the encoder file, without case ids, for nnU-Net's and nnssl's fine-tuning tools",
+        "copy the encoder file for nnU-Net's and nnssl's fine-tuning tools, or the generator for another hospital",
         (Task, Network, Export),
         _export,
     ),
     "import": Verb(
-        "take an encoder file of nnssl, or of another diffaug, for a task's network", (Task, Network, Import), _import
+        "take an encoder of nnssl or another diffaug, or a generator, for a task", (Task, Network, Import), _import
     ),
     "share-model": Verb(
         "copy a trained model so that it predicts where diffaug is not installed", (ShareModel,), _share_model

@@ -187,6 +187,11 @@ class nnUNetTrainerDiffAug(nnUNetTrainerDiffAugScratch):
         if not isinstance(provenance.get("case_ids"), (list, tuple)):  # an exported file tells their number alone
             self.print_to_log_file(f"diffaug: WARNING: {path} does not say which cases it has seen")
             return
+        for origin in provenance.get("origins", ()):
+            self.print_to_log_file(
+                f"diffaug: WARNING: {path} comes from a generator of {origin}: whether it has seen cases of this fold, its "
+                "sender alone can tell"
+            )
         _, validation = self.do_split()
         seen = overlap(provenance, validation)
         if not seen:

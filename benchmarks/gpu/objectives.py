@@ -108,7 +108,7 @@ def denoiser(plan: GeneratorPlan, extent: Sequence[int], folder: Path) -> Measur
     views, held_out = (Views(latents, c, [window] * len(c) * plan.views) for c in (plan.cases, plan.held_out))
     torch.manual_seed(0)
     small = torch.randn(1, 1, 16, 16, 16).clamp(-1, 1)
-    residual_noise = fit_residual_noise([(small, 0.9 * small)])
+    residual_noise = fit_residual_noise([(small, 0.9 * small, torch.full_like(small, 0.1))])
     known = {case: Condition() for case in (*plan.cases, *plan.held_out)}
     nothing: CopyDetector = None  # type: ignore[assignment]  # looked at in validations alone
     coder = Autoencoder(**plan.autoencoder)

@@ -10,14 +10,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffaug.generator.codebook import Codebook
+from diffaug.generator.layers import Block, ChannelNorm, VoxelShuffle
 from diffaug.generator.smooth_latent import SmoothLatent
 from diffaug.generator.tiles import in_tiles
 
 LAST = 8  # channels at full resolution
+LEAST_NOISE, MOST_NOISE = 1e-3, 1.0  # standard deviation of what is lost, in units of a volume's [-1, 1]
 
 
 class Autoencoder(nn.Module):
     """`encode(x) -> z`, `decode(z) -> x`; with codes a VQ-GAN, after "Medical Diffusion" (arXiv 2211.03364).
+
+    Beside each voxel it estimates how much it has lost there, as the decoder of a variational autoencoder with a learned
+    variance does (arXiv 1312.6114, appendix C.2): muscle is smooth where a gland is grainy, and one scan noisier than
+    another. From that `ResidualNoise` puts noise of its kind back.
 
     Around encoder and decoder lead linear shortcuts, from a block of voxels to its cell and back, that begin as the
     principal components of the scans (see `begin_linear`); the networks add what is not linear. A VQ-GAN without them
@@ -74,6 +80,7 @@ class Autoencoder(nn.Module):
             up += [nn.Conv3d(wide, narrow * math.prod(stride), 3, padding=1), VoxelShuffle(stride)]
         self.decoder = nn.Sequential(*up, nn.SiLU())
         self.head = nn.Conv3d(LAST, image_channels, 3, padding=1, bias=False)
+        self.noise_head = nn.Conv3d(LAST, image_channels, 3, padding=1)  # logarithm of the standard deviation
 
     @torch.no_grad()
     def begin_linear(self, blocks: Tensor) -> None:
@@ -96,12 +103,17 @@ class Autoencoder(nn.Module):
         self.synthesis.bias.copy_(mean)  # type: ignore[union-attr]
         self.encoder[-1].weight.zero_()  # type: ignore[operator,union-attr]
         self.head.weight.zero_()
+        self.noise_head.weight.zero_()
+        self.noise_head.bias.fill_(math.log(0.1))  # type: ignore[union-attr]
 
     def _encoded(self, volume: Tensor) -> Tensor:
         return self.analysis(volume) + self.encoder(volume)
 
     def _decoded(self, latent: Tensor) -> Tensor:
-        return self.synthesis(latent) + self.head(self.decoder(latent))
+        """Give volumes and the standard deviation of what they lack, one after another along the channels."""
+        features = self.decoder(latent)
+        lost = self.noise_head(features).clamp(math.log(LEAST_NOISE), math.log(MOST_NOISE)).exp()
+        return torch.cat([self.synthesis(latent) + self.head(features), lost], 1)
 
     def encode(self, volume: Tensor) -> Tensor:
         """Compress volumes, large ones in tiles; the latent is deterministic and not yet quantised.
@@ -123,25 +135,39 @@ class Autoencoder(nn.Module):
         Returns:
             Volumes `(B, C, Z, Y, X)`, cut off at [-1, 1].
         """
+        return self.decode_and_estimate(latent)[0]
+
+    def decode_and_estimate(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """Decompress latents as `decode` does, and estimate what the volumes lack.
+
+        Args:
+            latent: `(B, latent channels, z, y, x)`.
+
+        Returns:
+            Volumes `(B, C, Z, Y, X)`, cut off at [-1, 1], and the standard deviation of what is lost at each voxel.
+        """
 
         def run(cells: Tensor) -> Tensor:
             return self._decoded(self.codebook.quantise(cells)).clamp(-1, 1)
 
-        return in_tiles(run, latent, self.decoder_reach, [1, 1, 1], self.factors)
+        volumes, lost = in_tiles(run, latent, self.decoder_reach, [1, 1, 1], self.factors).chunk(2, 1)
+        return volumes, lost
 
-    def forward(self, volume: Tensor) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+    def forward(self, volume: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Tensor]]:
         """Reconstruct volumes for training.
 
         Args:
             volume: `(B, C, Z, Y, X)` in [-1, 1].
 
         Returns:
-            The reconstruction, what the halved latent decodes to, the latent's own loss and figures of it.
+            The reconstruction, the standard deviation of what it lacks, what the halved latent decodes to, the latent's own
+            loss and figures of it.
         """
         latent = self._encoded(volume)
         passed, penalty, figures = self.codebook(latent)
-        halved = self._decoded(F.avg_pool3d(latent, 2))
-        return self._decoded(passed), halved, penalty, figures
+        halved, _ = self._decoded(F.avg_pool3d(latent, 2)).chunk(2, 1)
+        reconstruction, lost = self._decoded(passed).chunk(2, 1)
+        return reconstruction, lost, halved, penalty, figures
 
 
 def _reaches(strides: Sequence[Sequence[int]], blocks: int) -> tuple[list[int], list[int], list[int]]:
@@ -161,69 +187,21 @@ def _reaches(strides: Sequence[Sequence[int]], blocks: int) -> tuple[list[int], 
     return factors, encoder, decoder
 
 
-class VoxelShuffle(nn.Module):
-    """Unfold channels into space: `(B, C * prod(stride), z, y, x)` to `(B, C, z * s0, y * s1, x * s2)`."""
+def noise_error(reconstruction: Tensor, lost: Tensor, volume: Tensor) -> Tensor:
+    """Negative log likelihood of what is lost, as Gaussian noise of the estimated strength, without its constant.
 
-    def __init__(self, stride: Sequence[int]) -> None:
-        super().__init__()
-        self.stride = tuple(stride)
+    What is lost is taken as it is: the estimate shall not make the reconstruction worse.
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Unfold.
+    Args:
+        reconstruction: `(B, C, Z, Y, X)`.
+        lost: Standard deviation estimated at each voxel, `(B, C, Z, Y, X)`.
+        volume: `(B, C, Z, Y, X)`.
 
-        Args:
-            x: `(B, C * prod(stride), z, y, x)`.
-
-        Returns:
-            `(B, C, z * s0, y * s1, x * s2)`.
-        """
-        batch, channels, *size = x.shape
-        x = x.view(batch, channels // math.prod(self.stride), *self.stride, *size)
-        x = x.permute(0, 1, 5, 2, 6, 3, 7, 4)
-        return x.reshape(batch, -1, *(n * s for n, s in zip(size, self.stride, strict=True)))
-
-
-class ChannelNorm(nn.Module):
-    """Scales every voxel's channels to a root mean square of one (arXiv 1910.07467), then by a learned factor each.
-
-    Unlike a group norm it looks at one voxel at a time. So a network trained on small pieces does the same on whole
-    scans, and tiles with enough overlap give exactly what the whole gives.
+    Returns:
+        A scalar.
     """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise.
-
-        Args:
-            x: `(B, C, Z, Y, X)`.
-
-        Returns:
-            The same shape.
-        """
-        return F.rms_norm(x.movedim(1, -1), (x.shape[1],), self.weight.to(x.dtype), 1e-4).movedim(-1, 1)
-
-
-class Block(nn.Module):
-    """A residual block of two convolutions (arXiv 1603.05027)."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        layers = [(ChannelNorm(channels), nn.SiLU(), nn.Conv3d(channels, channels, 3, padding=1)) for _ in range(2)]
-        self.layers = nn.Sequential(*(layer for part in layers for layer in part))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Run the block.
-
-        Args:
-            x: `(B, C, Z, Y, X)`.
-
-        Returns:
-            The same shape.
-        """
-        return x + self.layers(x)
+    error = (volume - reconstruction).detach()
+    return (error.square() / (2 * lost.square()) + lost.log()).mean()
 
 
 def reconstruction_error(reconstruction: Tensor, volume: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from monai.networks.nets import PatchDiscriminator
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from diffaug.generator.autoencoder import Autoencoder, reconstruction_error
+from diffaug.generator.autoencoder import Autoencoder, noise_error, reconstruction_error
 from diffaug.generator.plan import GeneratorPlan
 from diffaug.scans.cache import VolumeCache
 from diffaug.scans.pictures import mosaic
@@ -25,6 +25,7 @@ ADVERSARIAL_START = 0.5  # share of the training: before that the discriminator 
 # A halved latent shall decode to the halved volume (arXiv 2502.09509): it puts coarse structure into the latent's low
 # frequencies, where a denoiser finds it. Without it the latent looks like noise, and so do early samples.
 SCALE = 0.5
+NOISE_WEIGHT = 0.05  # of the estimate of what is lost: little, for the latent is to hold structure first
 PIECES = 64  # of scans whose principal components the training begins with
 PIECE_REACH = 4  # voxels that a training piece may stick out of the scan
 HELD_OUT_SHOWN = 16  # held-out scans measured while training; the audit measures all
@@ -90,10 +91,10 @@ class AutoencoderObjective:
         Yields:
             Optimiser, loss, figures.
         """
-        reconstruction, halved, penalty, figures = self.autoencoder(batch)
-        error = reconstruction_error(reconstruction, batch)
-        total = error + penalty + SCALE * F.l1_loss(halved, F.avg_pool3d(batch, 2))
-        figures = {"l1": F.l1_loss(reconstruction.detach(), batch), **figures}
+        reconstruction, lost, halved, penalty, figures = self.autoencoder(batch)
+        error, noise = reconstruction_error(reconstruction, batch), noise_error(reconstruction, lost, batch)
+        total = error + penalty + SCALE * F.l1_loss(halved, F.avg_pool3d(batch, 2)) + NOISE_WEIGHT * noise
+        figures = {"l1": F.l1_loss(reconstruction.detach(), batch), "noise": noise.detach(), **figures}
         if self.discriminator is None or progress < ADVERSARIAL_START:
             yield "autoencoder", total, figures
             return

@@ -64,7 +64,7 @@ def fit_networks(
         check = _check(coder, cache, folder)
         tell(autoencoder=check.figures())
         print(f"fit: {check.text()}", flush=True)
-    key = fingerprint([identity, plan.views, plan.denoiser_training.seed, _sum(coder.autoencoder)])
+    key = fingerprint(["mirrored", identity, plan.views, plan.denoiser_training.seed, _sum(coder.autoencoder)])
     latents = VolumeCache(folder / f"latents_{key}")
     with fabric.rank_zero_first():
         views, held_out = (
@@ -98,7 +98,7 @@ def _residual_noise(autoencoder: Autoencoder, plan: GeneratorPlan, cache: Volume
     device = autoencoder.head.weight.device
     scans = (torch.from_numpy(centre_window(cache, case, plan.grid.shape))[None] for case in plan.cases[:GRAIN_SCANS])
     return fit_residual_noise(
-        [(scan.to(device), autoencoder.decode(autoencoder.encode(scan.to(device)))) for scan in scans]
+        [(scan, *autoencoder.decode_and_estimate(autoencoder.encode(scan))) for scan in (s.to(device) for s in scans)]
     )
 
 

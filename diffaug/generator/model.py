@@ -117,10 +117,10 @@ class Generator:
         denoise = samplers.guided(conditional, unconditional, guidance)
         with start_fabric(start.device.type).autocast():
             latent = samplers.run_sampler(sampler, steps, denoise, start, noise)
-        volumes = self.autoencoder.decode(latent * self.std + self.mean)
+        volumes, lost = self.autoencoder.decode_and_estimate(latent * self.std + self.mean)
         if residual_noise:
             white = [torch.randn(volumes.shape[1:], generator=g) for g in generators]
-            volumes = self.residual_noise.add(volumes, torch.stack(white).to(volumes))
+            volumes = self.residual_noise.add(volumes, lost, torch.stack(white).to(volumes))
         return volumes.cpu(), windows, conditions
 
     def _draw(self, seed: int, number: int, wanted: Condition) -> tuple[Window, Condition, torch.Generator]:
@@ -144,7 +144,7 @@ class Generator:
         tensors |= {"latent_mean": self.mean, "latent_std": self.std}
         tensors |= {f"residual_noise.{k}": v for k, v in asdict(self.residual_noise).items()}
         about = {
-            "format": "diffaug generator 2",
+            "format": "diffaug generator 3",
             "version": __version__,
             "plan": asdict(self.plan),
             "extents": self.extents,

@@ -30,7 +30,7 @@ class GeneratorPlan:
         budget: Name of the budget it came from.
         channels: nnU-Net's channel names.
         grid: The canonical grid.
-        cases: Ids of the scans to train on.
+        cases: Ids of the scans to train on; empty, as is `held_out`, in a generator that came from elsewhere.
         held_out: Ids of the scans kept for measuring; move ids here so that no patient is in both lists.
         autoencoder: Arguments of `Autoencoder`.
         autoencoder_crop: Voxels (Z, Y, X) of what the autoencoder trains on.
@@ -90,7 +90,7 @@ class GeneratorPlan:
             The plan.
 
         Raises:
-            DiffaugError: If a key is missing or unknown, a case is in both lists, or the grid does not fit the strides.
+            DiffaugError: If a key is missing or unknown, or the grid does not fit the strides.
         """
         try:
             grid = Grid(**{k: _tuples(v) for k, v in content["grid"].items()})
@@ -111,12 +111,6 @@ class GeneratorPlan:
                 plan.make_denoiser()
         except (KeyError, TypeError, AttributeError, ValueError, IndexError, RuntimeError, ZeroDivisionError) as error:
             raise DiffaugError(f"{source}: not a generator plan ({error}); fix it or delete it to plan anew") from error
-        both = set(plan.cases) & set(plan.held_out)
-        if both or not plan.cases or not plan.held_out:
-            raise DiffaugError(
-                f"{source}: found {len(plan.cases)} cases, {len(plan.held_out)} held_out and {len(both)} in both lists, "
-                "expected at least 1, at least 1 and 0; fix the lists"
-            )
         return plan
 
     def _require_sense(self) -> None:
@@ -141,7 +135,8 @@ class GeneratorPlan:
             "autoencoder_crop has the voxels that discriminator_layers need": min(self.autoencoder_crop)
             >= DISCRIMINATOR_NEEDS.get(self.discriminator_layers, 0),  # type: ignore[arg-type]
             "warmup_steps and workers are not negative": all(min(t.warmup_steps, t.workers) >= 0 for t in fits),
-            "the conditions' sites are those of the cases to train on, each once": sorted(conditions.sites)
+            "the conditions' sites are those of the cases to train on, each once": not self.cases
+            or sorted(conditions.sites)
             == sorted({conditions.site_of[case] for case in self.cases if case in conditions.site_of}),
             "the conditions' site_of has no other sites": {*conditions.site_of.values()} <= {*conditions.sites},
             "the conditions' spacing is true or false": isinstance(conditions.spacing, bool),
@@ -153,15 +148,25 @@ class GeneratorPlan:
 
     @staticmethod
     def load(file: Path) -> GeneratorPlan:
-        """Read a plan.
+        """Read the plan of a generator that is to be fitted.
 
         Args:
             file: The JSON file.
 
         Returns:
             The plan.
+
+        Raises:
+            DiffaugError: If it is none, a list of cases is empty, or a case is in both.
         """
-        return GeneratorPlan.from_dict(read_json(file, "run: diffaug fit"), file)
+        plan = GeneratorPlan.from_dict(read_json(file, "run: diffaug fit"), file)
+        both = set(plan.cases) & set(plan.held_out)
+        if both or not plan.cases or not plan.held_out:
+            raise DiffaugError(
+                f"{file}: found {len(plan.cases)} cases, {len(plan.held_out)} held_out and {len(both)} in both lists, "
+                "expected at least 1, at least 1 and 0; fix the lists"
+            )
+        return plan
 
 
 def _tuples(value: Any) -> Any:

@@ -36,7 +36,7 @@ class Candidate:
 
 def candidates(
     generator: Generator,
-    detector: CopyDetector,
+    detector: CopyDetector | None,
     seed: int,
     first: int,
     *,
@@ -50,7 +50,7 @@ def candidates(
 
     Args:
         generator: The generator.
-        detector: Knows the training scans.
+        detector: Knows the training scans; None where they are not at hand, and no volume is taken for a copy.
         seed: Of the set.
         first: Number of the first one that is wanted.
         sampler: A key of `diffaug.generator.samplers.SAMPLERS`.
@@ -78,15 +78,16 @@ def candidates(
         # judged as the audit will see them, who has but the files
         shape = generator.plan.grid.shape
         shown = [refill(inside, window, shape) for inside, window in zip(insides, windows, strict=True)]
-        verdicts = detector.judge(torch.from_numpy(np.stack(shown)))
-        for number, inside, window, known, nearest in zip(numbers, insides, windows, conditions, verdicts, strict=True):
+        judged = detector.judge(torch.from_numpy(np.stack(shown))) if detector else []
+        copies = [nearest.copy for nearest in judged] or [False] * BATCH
+        for number, inside, window, known, copy in zip(numbers, insides, windows, conditions, copies, strict=True):
             entry = {
                 "candidate": number,
                 "offset": window.offset,
                 "extent": window.extent,
                 "condition": known.known(),
-                "copy": nearest.copy,
+                "copy": copy,
             }
             if number >= first:
-                yield Candidate(number, inside, nearest.copy, entry)
+                yield Candidate(number, inside, copy, entry)
         start += BATCH

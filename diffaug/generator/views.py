@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -65,8 +65,10 @@ def encode_views(
 ) -> Views:
     """Encode several windows of every scan; what is in `latents` already stays.
 
-    The windows differ by a few voxels (`whole`) or lie anywhere (`patch`); the coordinates tell the denoiser where, so
-    that shifts teach it and never leak into samples.
+    The windows differ by a few voxels (`whole`) or lie anywhere (`patch`), and every other one shows the scan mirrored
+    left-right. The coordinates tell the denoiser where, and by running backwards that a scan is mirrored, so that both
+    teach it and neither leaks into samples: no heart comes to lie on the right (arXiv 2206.00364, appendix F.2, tells its
+    network every augmentation likewise).
 
     Args:
         autoencoder: The fitted autoencoder.
@@ -84,7 +86,8 @@ def encode_views(
     windows = {}
     for case, extent in scans.sizes(cases):
         rng = np.random.default_rng((plan.denoiser_training.seed, *case.encode()))
-        windows[case] = [scattered(extent, plan.grid.shape, reach, rng) for _ in range(plan.views)]
+        seen = [scattered(extent, plan.grid.shape, reach, rng) for _ in range(plan.views)]
+        windows[case] = [replace(window, mirrored=plan.grid.mirror if i % 2 else None) for i, window in enumerate(seen)]
 
     def encode(case: str) -> np.ndarray:
         views = (torch.from_numpy(cut(scans[case], window, plan.grid.shape))[None] for window in windows[case])

@@ -24,6 +24,7 @@ class Source:
         seen: Ids of the real cases in them, or in what made them.
         statistics: For windows of scans the whole scan's mean and standard deviation per channel; None for scans.
         generator: File of the generator that made them; None for scans.
+        origin: Whose scans that generator has seen, in its sender's words; None where `seen` tells.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Source:
     seen: tuple[str, ...]
     statistics: tuple[np.ndarray, np.ndarray] | None = None
     generator: Path | None = None
+    origin: str | None = None
 
 
 def synthetic_source(folder: Path, exclude: set[str]) -> Source:
@@ -56,7 +58,8 @@ def synthetic_source(folder: Path, exclude: set[str]) -> Source:
     patch = grid["field_of_view"] == "patch"
     statistics = (np.array(grid["mean"]), np.array(grid["std"])) if patch else None
     generator = folder.parent / "generator" / "generator.safetensors"
-    return Source("synthetic", open_dataset(folder, exclude=exclude), tuple(manifest["seen"]), statistics, generator)
+    dataset, seen = open_dataset(folder, exclude=exclude), tuple(manifest["seen"])
+    return Source("synthetic", dataset, seen, statistics, generator, manifest.get("origin"))
 
 
 def real_source(workspace: Workspace, extra: Sequence[Path], exclude: set[str]) -> Source:

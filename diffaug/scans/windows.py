@@ -18,10 +18,12 @@ class Window:
     Attributes:
         offset: Index (Z, Y, X) of the window's first voxel in the scan; negative where the window sticks out.
         extent: Voxels (Z, Y, X) of the whole scan on the canonical grid.
+        mirrored: Array axis (0 to 2) along which the scan is mirrored before the box is laid onto it; None as it is.
     """
 
     offset: tuple[int, ...]
     extent: tuple[int, ...]
+    mirrored: int | None = None
 
 
 def centred(extent: Sequence[int], shape: Sequence[int]) -> Window:
@@ -77,6 +79,8 @@ def cut(
     Returns:
         `(C, *shape)` float32, a copy.
     """
+    if window.mirrored is not None:
+        voxels = np.flip(voxels, window.mirrored + 1)  # a view: still only the window is read
     inside, padding = [slice(None)], [(0, 0)]
     for offset, length, size in zip(window.offset, shape, voxels.shape[1:], strict=True):
         start, stop = max(offset, 0), min(offset + length, size)
@@ -140,13 +144,15 @@ def coordinates(windows: Sequence[Window], shape: Sequence[int], cells: Sequence
 
     Returns:
         `(B, 3, *cells)` float32: position along Z, Y and X, -1 at the scan's first edge and 1 at its last, beyond that
-        outside the scan.
+        outside the scan. In a mirrored scan they run from 1 to -1.
     """
     batch = []
     for window in windows:
         axes = []
-        for offset, extent, length, count in zip(window.offset, window.extent, shape, cells, strict=True):
+        frame = zip(window.offset, window.extent, shape, cells, strict=True)
+        for axis, (offset, extent, length, count) in enumerate(frame):
             centres = offset + (torch.arange(count) + 0.5) * (length / count)
-            axes.append(centres * 2 / extent - 1)
+            along = centres * 2 / extent - 1
+            axes.append(-along if axis == window.mirrored else along)
         batch.append(torch.stack(torch.meshgrid(*axes, indexing="ij")))
     return torch.stack(batch).float()

@@ -9,6 +9,7 @@ from typing import Any
 
 from lightning_fabric import Fabric
 
+from diffaug.errors import DiffaugError
 from diffaug.files import file_hash, read_json, write_json
 from diffaug.generator.fitting import clear, fit_networks
 from diffaug.generator.model import Generator
@@ -37,6 +38,7 @@ from diffaug.training.loop import require_shares
 from diffaug.workspace import Workspace
 
 GENERATOR = "generator.safetensors"
+FOREIGN = "imported"  # the manifest's key for where a generator came from that was not fitted here
 
 
 def fit(
@@ -57,28 +59,28 @@ def fit(
         device: `auto`, `cpu` or `cuda`.
         fresh: Whether to discard what is there, once everything else is found to be in order.
         plan_only: Whether to stop once the plan is written, for a person to edit it.
-        used: Whether another stage asks, which takes a finished generator as it is: that scans have changed is then told,
-            not refused.
+        used: Whether another stage asks, which takes a finished generator as it is, and is but told of changed scans.
         others: Folders of other images, whose cases `exclude` may name, too.
 
     Returns:
         The generator file, or the plan.
     """
     fabric, folder = start_fabric(device), workspace.generator
+    target, plan_file = folder / GENERATOR, folder / "plan.json"
     with open_stage("fit", folder, fresh=fresh, active=fabric.is_global_zero) as stage:
         fresh = fresh and stage.active  # the others find what the first process has made anew
+        if FOREIGN in (stage.before or {}):
+            return _imported(stage, target, used=used)
         with fabric.rank_zero_first():
             request = stage.request(FitRequest, asked)
             kept = stage.before["excluded"] if stage.before is not None else None
             dataset, excluded = scans_of(workspace, request, kept, others)
-            target = folder / GENERATOR
             entries = {} if fresh else stored_readings(folder)
             changed = changed_scans(dataset, stage.before["cases"], entries) if stage.before is not None else []
             if stage.finished and target.is_file():
                 _keep(stage, target, changed, fabric, used=used)
                 return target
             stage.refuse(changed)
-            plan_file = folder / "plan.json"
             planned = plan_file.is_file() and not fresh
             sites = {} if planned else _sites(workspace, request, dataset, excluded)  # told before all scans are read
             entries = entries or measure_scans(dataset)
@@ -98,6 +100,15 @@ def fit(
         if fabric.is_global_zero:
             _finish(stage, generator, entries, target)
         fabric.barrier()
+    return target
+
+
+def _imported(stage: Stage, target: Path, *, used: bool) -> Path:
+    """Take a generator that came from elsewhere; `fit` itself will not go on with it."""
+    if not used:
+        raise DiffaugError(
+            f"{stage.file}: this generator was imported, expected none or one of diffaug fit; discard it: diffaug fit --fresh"
+        )
     return target
 
 

@@ -90,6 +90,12 @@ def audit(workspace: Workspace, extras: Extras | None = None, *, device: str = "
     extras = extras or Extras()
     auditing.require_there(extras)
     model = _generator("audit", workspace, None, device)
+    if fitting.FOREIGN in read_json(workspace.generator / MANIFEST, "run: diffaug fit --fresh"):
+        raise DiffaugError(
+            f"{model}: came from elsewhere, and its scans are not here, expected one fitted here; hold its volumes against "
+            f"your own scans: diffaug audit --real {workspace.raw / 'imagesTr'} --synthetic "
+            f"{workspace.synthetic / 'imagesTr'} --out FOLDER"
+        )
     volumes = _volumes("audit", workspace, model, None, device)
     return auditing.audit(workspace, model, volumes, extras, device=device, fresh=fresh)
 

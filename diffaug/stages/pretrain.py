@@ -120,6 +120,7 @@ def pretrain(workspace: Workspace, asked: PretrainRequest, *, device: str, fresh
         provenance = {
             "case_ids": sorted({case for source in sources for case in source.seen}),
             "excluded": sorted(excluded),
+            **({"origins": origins} if (origins := [source.origin for source in sources if source.origin]) else {}),
             "volumes": len(volumes),
             "steps": training.steps,
             **{key: getattr(request, key) for key in ("images", "pretext", "budget", "seed")},

@@ -20,6 +20,7 @@ from diffaug.generator.fitting import COPIES
 from diffaug.generator.model import Generator
 from diffaug.generator.samplers import SAMPLERS
 from diffaug.generator.sampling import BATCH, candidates
+from diffaug.generator.travelling import ORIGIN
 from diffaug.scans.canonical import synthetic_scan
 from diffaug.scans.pictures import mosaic
 from diffaug.scans.scan import write_scan
@@ -85,19 +86,29 @@ def _sample(workspace: Workspace, model: Path, stage: Stage, asked: SampleReques
             request = before
     generator = Generator.load(model).to(device)
     require_learned(request.condition, request.guidance, generator.conditions)
-    scans = open_cache(workspace, generator.plan)
-    detector = CopyDetector.load(workspace.generator / COPIES, scans.__getitem__, device)
+    detector = _detector(workspace, generator, device)
     stage.agree(request, generator_sha256=generator_hash, volumes={}, refused=[])
-    stage.save(screened=not detector.blind)  # before the first volume, so that no other set mixes with it
-    if detector.blind:
-        print(
-            "sample: the copy test is blind for these scans (too few, or too alike); no volume is screened", flush=True
-        )
+    # before the first volume, so that no other set mixes with it
+    stage.save(screened=detector is not None and not detector.blind)
     _make(stage, request, generator, detector)
     _finish(stage, request, generator)
 
 
-def _make(stage: Stage, request: SampleRequest, generator: Generator, detector: CopyDetector) -> None:
+def _detector(workspace: Workspace, generator: Generator, device: torch.device) -> CopyDetector | None:
+    """Know the training scans again, where they are; say so where no volume can be held against them."""
+    if ORIGIN in generator.provenance:
+        print("sample: the generator came from elsewhere, and its scans are not here; its sender has looked for copies")
+        return None
+    scans = open_cache(workspace, generator.plan)
+    detector = CopyDetector.load(workspace.generator / COPIES, scans.__getitem__, device)
+    if detector.blind:
+        print(
+            "sample: the copy test is blind for these scans (too few, or too alike); no volume is screened", flush=True
+        )
+    return detector
+
+
+def _make(stage: Stage, request: SampleRequest, generator: Generator, detector: CopyDetector | None) -> None:
     made, refused = stage.manifest["volumes"], stage.manifest["refused"]
     first = 1 + max([-1, *refused, *(entry["candidate"] for entry in made.values())])
     options = {key: getattr(request, key) for key in ("sampler", "steps", "condition", "guidance", "residual_noise")}
@@ -157,4 +168,5 @@ def _finish(stage: Stage, request: SampleRequest, generator: Generator) -> None:
         orientation=plan.grid.orientation,
         limits=plan.grid.ranges[0],
     )
-    stage.finish(grid=asdict(plan.grid), seen=generator.provenance["seen"])
+    origin = {ORIGIN: told["of"]} if (told := generator.provenance.get(ORIGIN)) else {}
+    stage.finish(grid=asdict(plan.grid), seen=generator.provenance["seen"], **origin)

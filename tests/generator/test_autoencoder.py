@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from diffaug.generator.autoencoder import Autoencoder, VoxelShuffle, reconstruction_error
+from diffaug.generator.autoencoder import LEAST_NOISE, Autoencoder, noise_error, reconstruction_error
+from diffaug.generator.layers import VoxelShuffle
 from diffaug.generator.planning import plan_strides
 
 STRIDES = {
@@ -76,7 +77,7 @@ def test_without_codes_latents_begin_as_large_as_one_and_meet_noise_in_training_
     assert float(latent.detach().square().mean()) == pytest.approx(1, rel=0.2)
     torch.testing.assert_close(made.decode(latent), volume, atol=1e-4, rtol=0)
     assert not torch.equal(made.decode(latent), made.decode(latent + 0.01)), "nothing is rounded"
-    noisy, _, penalty, figures = made(volume)
+    noisy, _, _, penalty, figures = made(volume)
     assert float((noisy - volume).detach().std()) == pytest.approx(0.1 * 0.01, rel=0.2)
     assert float(penalty.detach()) == pytest.approx(1e-3 * float(figures["latent_square"]))
     assert not any(name.startswith("codebook") for name in made.state_dict())
@@ -117,6 +118,37 @@ def test_reconstruction_error_is_zero_for_equals_and_sees_lost_edges():
     shifted = reconstruction_error(volume + 0.1, volume)
     assert float(shifted) == pytest.approx(0.1, rel=1e-4), "a constant offset loses no edge"
     assert reconstruction_error(torch.full_like(volume, 0.5), volume) > (volume - 0.5).abs().mean()
+
+
+def test_it_learns_how_much_is_lost_where():
+    """Left half silent, right half noisy: the estimate follows, and the reconstruction is none the worse for it."""
+    torch.manual_seed(0)
+    made = Autoencoder(image_channels=1, channels=[8], strides=[[2, 2, 2]], blocks=1, latent_channels=1)
+    strength = torch.full((1, 1, 8, 8, 16), 0.02)
+    strength[..., 8:] = 0.3
+    optimizer = torch.optim.Adam(made.parameters(), 1e-2)
+    for _ in range(150):
+        volume = strength.sign() * (strength - 0.16).sign() * 0.5 + strength * torch.randn_like(strength)
+        reconstruction, lost, _, _, _ = made(volume)
+        loss = reconstruction_error(reconstruction, volume) + noise_error(reconstruction, lost, volume)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    _, lost = made.decode_and_estimate(made.encode(volume))
+    assert float(lost[..., :6].detach().mean()) < 0.08
+    assert float(lost[..., 10:].detach().mean()) == pytest.approx(0.3, rel=0.3)
+    assert float(lost.detach().min()) >= LEAST_NOISE
+
+
+def test_the_estimate_of_what_is_lost_is_best_where_it_is_true_and_pulls_at_no_voxel():
+    reconstruction = torch.zeros(1, 1, 16, 16, 16, requires_grad=True)
+    volume = 0.2 * torch.randn(1, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+    errors = [float(noise_error(reconstruction, torch.full_like(volume, s), volume).detach()) for s in (0.1, 0.2, 0.4)]
+    assert min(errors) == errors[1]
+    lost = torch.full_like(volume, 0.2, requires_grad=True)
+    noise_error(reconstruction, lost, volume).backward()
+    assert reconstruction.grad is None
+    assert float(lost.grad.sum().abs()) < 0.5
 
 
 @pytest.mark.parametrize(

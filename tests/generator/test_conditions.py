@@ -20,7 +20,7 @@ from diffaug.generator.conditions import (
 )
 from diffaug.generator.fit_denoiser import DenoiserObjective
 from diffaug.generator.planning import make_plan
-from diffaug.generator.residual_noise import CONTRASTS, INTENSITY_LEVELS, ResidualNoise
+from diffaug.generator.residual_noise import ResidualNoise
 from diffaug.generator.sites import read_sites
 from diffaug.generator.views import Views
 from diffaug.scans.grid import Grid, Reading
@@ -188,8 +188,9 @@ def test_senseless_guidance_is_refused(refusal, guidance):
 class EnlargedLatent(nn.Module):
     """Stands where the autoencoder does: samples are looked at as latents, each cell as many voxels as it stands for."""
 
-    def decode(self, latent):
-        return CONTRAST * F.interpolate(latent, scale_factor=4.0)
+    def decode_and_estimate(self, latent):
+        volumes = CONTRAST * F.interpolate(latent, scale_factor=4.0)
+        return volumes, torch.zeros_like(volumes)
 
 
 class SeesNoCopy:
@@ -221,9 +222,7 @@ def mixture():
         return Views(dict(zip(cases, values, strict=True)), cases, windows)
 
     conditions = {r.case: plan.conditions.of(r, plan.grid) for r in READINGS}
-    silence = ResidualNoise(
-        torch.zeros(4, 1, 1, 1), torch.zeros(4, INTENSITY_LEVELS, CONTRASTS), torch.zeros(4, CONTRASTS - 1)
-    )
+    silence = ResidualNoise(torch.zeros(4, 1, 1, 1))
     return DenoiserObjective(
         plan, EnlargedLatent(), latents(plan.cases), latents(plan.held_out), conditions, SeesNoCopy(), silence
     )

@@ -42,6 +42,8 @@ def test_each_view_is_the_latent_of_its_window(encoded):
             expected = autoencoder.encode(window)[0]
         torch.testing.assert_close(views[number], expected, atol=1e-3, rtol=1e-3)  # half precision
     assert len({window.offset for window in views.windows[:3]}) > 1, "the views of a scan differ"
+    mirrored = [window.mirrored for window in views.windows[:6]]
+    assert mirrored == [None, plan.grid.mirror, None] * 2, "and every other one shows it mirrored"
 
 
 def test_statistics_are_those_of_all_latents_together(encoded):

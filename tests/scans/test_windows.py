@@ -54,6 +54,20 @@ def test_coordinates_tell_the_place_in_the_scan_and_not_in_the_window():
     assert outside[1].max() > 1
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("offset", [(0, 0, 0), (-3, 4, -2), (5, -1, 7)])
+def test_a_mirrored_window_shows_every_voxel_with_its_own_coordinates(offset, axis):
+    scan, shape = (9, 10, 11), (6, 6, 6)
+    places = coordinates([centred(scan, scan)], scan, scan)[0].numpy()
+    window = Window(offset, scan, mirrored=axis)
+    seen, told = cut(places, window, shape, "constant"), coordinates([window], shape, shape)[0].numpy()
+    inside = (np.abs(told) < 1).all(0)
+    np.testing.assert_allclose(seen[:, inside], told[:, inside], atol=1e-6)
+    assert told[axis].flat[0] > told[axis].flat[-1]
+    others = [other for other in range(3) if other != axis]
+    np.testing.assert_array_equal(told[others], coordinates([Window(offset, scan)], shape, shape)[0].numpy()[others])
+
+
 @pytest.mark.parametrize("reach", [0, 3])
 def test_scattered_windows_stay_in_reach_and_get_everywhere(reach):
     extent, shape = (20, 8, 5), (8, 8, 8)
