@@ -15,7 +15,7 @@ from diffaug.generator.model import Generator
 from diffaug.generator.preparing import nnunet_geometry
 from diffaug.generator.travelling import ORIGIN, travelling
 from diffaug.scans.dataset import channels_and_ending
-from diffaug.stages.fit import GENERATOR, FOREIGN
+from diffaug.stages.fit import FOREIGN, GENERATOR
 from diffaug.stages.stage import MANIFEST
 from diffaug.workspace import Workspace
 
