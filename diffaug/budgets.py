@@ -50,7 +50,7 @@ class Budget:
         voxels: The most voxels of a window.
         crop: Edge in voxels of what the autoencoder trains on: it is convolutional, and small pieces make many steps.
         factor: Compression per axis; halved along an axis whose voxels are twice as long as the shortest.
-        autoencoder: Widths per level, blocks, latent channels, codes and their groups.
+        autoencoder: Widths per level, blocks, latent channels.
         denoiser: Widths per level, blocks, attention.
         cells: The most latent cells in a batch of the denoiser: fewer volumes are in it where latents are large, as those
             of long voxels are, which are compressed less.
@@ -75,17 +75,17 @@ class Budget:
 
 
 BUDGETS = {
-    # two CPU cores: minutes
+    # two CPU cores: half an hour where scans are small, an hour where they have a hundred thousand voxels
     "cpu-small": Budget(
         voxels=2**17,
         crop=32,
         factor=4,
-        autoencoder={"channels": [16, 32], "blocks": 1, "latent_channels": 8, "codes": 4096, "groups": 2},
-        denoiser={"channels": [32, 64, 128], "blocks": 1, "attention": True},
-        cells=2**15,
-        views=4,
-        autoencoder_training=Training(steps=500, batch_size=2, learning_rate=1e-3),
-        denoiser_training=Training(steps=2400, batch_size=4, learning_rate=1e-3, ema_decay=0.995),
+        autoencoder={"channels": [16, 32], "blocks": 1, "latent_channels": 4},
+        denoiser={"channels": [48, 48], "blocks": 1, "attention": True},
+        cells=2**14,
+        views=8,
+        autoencoder_training=Training(steps=1500, batch_size=4, learning_rate=2e-3),
+        denoiser_training=Training(steps=6000, batch_size=16, learning_rate=1e-3, ema_decay=0.998),
         pretraining=Training(steps=1000, batch_size=2, learning_rate=4e-3, workers=1),
         nnunet={"epochs": 50, "iterations_per_epoch": 20, "val_iterations_per_epoch": 2, "optimizer": "adamw"},
     ),
@@ -94,7 +94,7 @@ BUDGETS = {
         voxels=2**21,
         crop=96,
         factor=4,
-        autoencoder={"channels": [32, 64], "blocks": 2, "latent_channels": 8, "codes": 16384, "groups": 2},
+        autoencoder={"channels": [32, 64], "blocks": 2, "latent_channels": 4},
         denoiser={"channels": [128, 256, 384], "blocks": 2, "attention": True},
         cells=2**18,
         views=8,
@@ -110,7 +110,7 @@ BUDGETS = {
         voxels=2**23,
         crop=128,
         factor=4,
-        autoencoder={"channels": [64, 128], "blocks": 2, "latent_channels": 8, "codes": 16384, "groups": 2},
+        autoencoder={"channels": [64, 128], "blocks": 2, "latent_channels": 4},
         denoiser={"channels": [192, 384, 512], "blocks": 2, "attention": True},
         cells=2**20,
         views=8,
@@ -123,3 +123,9 @@ BUDGETS = {
     ),
 }
 DEFAULT = "gpu-24g"
+
+# The networks of "Medical Diffusion" (arXiv 2211.03364) in any budget: a VQ-GAN of as many codes; with a critic it learns
+# at this rate at most.
+PAPER = "paper"
+PAPERS_LATENT = {"latent_channels": 8, "codes": 16384, "groups": 2}
+PAPERS_RATE = 1e-3

@@ -210,10 +210,14 @@ class Phantom:
 
 @dataclass(frozen=True)
 class Demo:
-    """Where to.
+    """Where to, and how much of it.
 
     Attributes:
         out: Where to.
+        seed: Of everything random.
+        fit: Whether the generator is fitted here, half an hour more, in place of the one that is shipped.
     """
 
     out: Path = Path("diffaug_demo")
+    seed: int = 0
+    fit: bool = False

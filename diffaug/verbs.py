@@ -162,7 +162,7 @@ def _doctor(task: MaybeTask, network: Network) -> None:
 def _demo(wanted: Demo) -> None:
     from diffaug.demo import demo
 
-    demo(wanted.out)
+    demo(**vars(wanted))
 
 
 VERBS = {

@@ -27,7 +27,6 @@ from diffaug.training.overfitting import Watch
 
 HELD_OUT_SIGMAS = (0.1, 0.3, 1.0, 3.0, 10.0)
 MEASURED_VOLUMES = 8  # per noise level, each of another scan where there are as many
-LEARNED = 2**29  # latent values that the prior is learned from, 2 GB: fewer views of each scan where scans are many
 WATCHED = 8  # volumes sampled at every validation, and looked at for copies
 WATCHED_STEPS = 8
 COPY_SHARE = (
@@ -64,12 +63,7 @@ class DenoiserObjective:
         self.held_out_latents = self._standardised(held_out, chosen)
         self.held_out_windows = [held_out.windows[number] for number in chosen]
         self.held_out_condition_values = self._condition_values([conditions[case] for case in plan.held_out])[chosen]
-        denoiser = plan.make_denoiser()
-        if len(denoiser.prior.axes):
-            learned = max(1, min(plan.views, LEARNED // (len(plan.cases) * self.held_out_latents[0].numel())))
-            numbers = [number for number in range(len(views)) if number % plan.views < learned]
-            denoiser.prior.learn(self._standardised(views, numbers), learned)
-        self.networks: dict[str, nn.Module] = {"denoiser": denoiser}
+        self.networks: dict[str, nn.Module] = {"denoiser": plan.make_denoiser()}
 
     def _standardised(self, views: Views, numbers: Sequence[int]) -> Tensor:
         return (torch.stack([views[number] for number in numbers]) - self.mean) / self.std

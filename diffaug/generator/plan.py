@@ -68,7 +68,7 @@ class GeneratorPlan:
         Returns:
             An untrained one.
         """
-        return Denoiser(**self.denoiser, cells=self.latent_shape, condition_channels=self.conditions.channels)
+        return Denoiser(**self.denoiser, condition_channels=self.conditions.channels)
 
     def save(self, file: Path) -> None:
         """Write the plan.

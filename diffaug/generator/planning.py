@@ -9,21 +9,13 @@ from functools import partial
 
 import numpy as np
 
-from diffaug.budgets import BUDGETS
+from diffaug.budgets import BUDGETS, PAPER, PAPERS_LATENT, PAPERS_RATE
 from diffaug.errors import DiffaugError
 from diffaug.generator.conditions import plan_conditions
 from diffaug.generator.plan import DISCRIMINATOR_NEEDS, GeneratorPlan
 from diffaug.scans.grid import Reading, median_spacing, plan_grid
 
 HELD_OUT_SCANS = 0.1  # share of the scans that the generator never trains on
-
-
-# Principal components of the denoiser's prior (benchmarks/results/prior_hippocampus.md): with more than a quarter of the
-# scans' number they would fit training scans far better than others
-COMPONENTS, SCANS_PER_COMPONENT = 32, 4
-
-
-MOST_VALUES = 2**24  # of all components together: 64 MB of the generator file
 
 
 def plan_strides(spacing: Sequence[float], factor: int) -> list[list[int]]:
@@ -70,6 +62,7 @@ def make_plan(
     spacing: Sequence[float] | None = None,
     patch_size: Sequence[int] | None = None,
     site_of: Mapping[str, str] | None = None,
+    like: str | None = None,
     seed: int = 0,
 ) -> GeneratorPlan:
     """Decide everything from the scans and the budget.
@@ -82,6 +75,7 @@ def make_plan(
         spacing: In mm (Z, Y, X), from the nnU-Net plan if there is one.
         patch_size: In voxels (Z, Y, X), from the nnU-Net plan if there is one.
         site_of: Site of each case, as far as it is known.
+        like: `PAPER` for the paper's pair of networks; None for this project's own.
         seed: Picks the held-out scans and seeds the fits.
 
     Returns:
@@ -99,8 +93,9 @@ def make_plan(
     grid = view(readings, voxels=size.voxels, multiple=factors)
     cases, held_out = hold_out([reading.case for reading in readings], seed)
     cells = math.prod(n // f for n, f in zip(grid.shape, factors, strict=True))
-    latent_channels = size.autoencoder["latent_channels"]
-    components = _components(len(cases), latent_channels * cells)
+    latent, most = (PAPERS_LATENT, PAPERS_RATE) if like == PAPER else ({}, math.inf)
+    autoencoder = {"image_channels": len(channels), "strides": strides, **size.autoencoder, **latent}
+    rate = min(most, size.autoencoder_training.learning_rate)
     batch_size = max(1, min(size.denoiser_training.batch_size, size.cells // cells))
     crop, layers = _crop(size.crop, grid.shape, factors)
     return GeneratorPlan(
@@ -109,14 +104,14 @@ def make_plan(
         grid=grid,
         cases=cases,
         held_out=held_out,
-        autoencoder={"image_channels": len(channels), "strides": strides, **size.autoencoder},
+        autoencoder=autoencoder,
         autoencoder_crop=crop,
-        denoiser={"latent_channels": latent_channels, "components": components, **size.denoiser},
+        denoiser={"latent_channels": autoencoder["latent_channels"], **size.denoiser},
         views=size.views,
-        autoencoder_training=replace(size.autoencoder_training, seed=seed),
+        autoencoder_training=replace(size.autoencoder_training, seed=seed, learning_rate=rate),
         denoiser_training=replace(size.denoiser_training, seed=seed, batch_size=batch_size),
         conditions=plan_conditions(readings, grid, cases, site_of or {}),
-        discriminator_layers=layers,
+        discriminator_layers=layers if like == PAPER else None,
     )
 
 
@@ -131,8 +126,3 @@ def _crop(edge: int, shape: Sequence[int], factors: Sequence[int]) -> tuple[tupl
     """Choose what the autoencoder trains on, and as deep a critic as such pieces allow."""
     crop = tuple(max(2 * f, min(edge, n) // (2 * f) * 2 * f) for n, f in zip(shape, factors, strict=True))
     return crop, max((n for n, needed in DISCRIMINATOR_NEEDS.items() if min(crop) >= needed), default=None)
-
-
-def _components(cases: int, values: int) -> int:
-    """Tell how many components the denoiser's prior has, for latents of so many values."""
-    return min(COMPONENTS, cases // SCANS_PER_COMPONENT, MOST_VALUES // values)

@@ -22,7 +22,7 @@ def travelling(generator: Generator, origin: Mapping[str, Any]) -> Generator:
 
     No ids remain, and of what is known of each scan, its size and spacing, only how often which occurs: rounded, and
     sorted, so that nothing tells the order of patients. Sites lose their names. Weights are in half precision, for a
-    file half as large. The prior keeps mean and principal components of all latents together, no latent.
+    file half as large.
 
     Args:
         generator: The generator.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -51,7 +52,7 @@ class UNet(nn.Module):
             width = wide
         self.deepest = nn.ModuleList([block(width, width), block(width, width)])
         self.attend = (
-            SpatialAttentionBlock(3, width, num_head_channels=min(32, width), norm_num_groups=GROUPS)
+            SpatialAttentionBlock(3, width, num_head_channels=math.gcd(32, width), norm_num_groups=GROUPS)
             if attention
             else nn.Identity()
         )

@@ -79,6 +79,28 @@ def mosaic(
     _save(figure, file)
 
 
+def outlines(rows: Mapping[str, Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]], file: Path) -> None:
+    """Draw slices with the outlines of two masks each, truth in green and another in orange, a row for each kind.
+
+    Args:
+        rows: Title of each row and its slices `(Y, X)`, each with both masks.
+        file: The PNG, written atomically.
+    """
+    columns = max(len(slices) for slices in rows.values())
+    figure, axes = plt.subplots(len(rows), columns, figsize=(2.8 * columns, 2.3 * len(rows)), squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for row, (title, slices) in zip(axes, rows.items(), strict=True):
+        row[0].set_title(title, fontsize=9, loc="left")
+        for axis, (image, truth, made) in zip(row, slices, strict=False):
+            axis.imshow(image, cmap="gray")
+            for mask, colour in ((truth, "tab:green"), (made, "tab:orange")):
+                if mask.any() and not mask.all():
+                    axis.contour(mask, [0.5], colors=colour, linewidths=1.2)
+    figure.tight_layout(pad=0.3)
+    _save(figure, file)
+
+
 def curves(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], file: Path, *, title: str, x: str) -> None:
     """Draw curves, each in a panel of its own, for their units differ.
 

@@ -142,6 +142,7 @@ def _make_plan(
         spacing=spacing,
         patch_size=patch_size,
         site_of=sites,
+        like=request.like,
         seed=request.seed,
     )
 

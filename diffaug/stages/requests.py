@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from diffaug.budgets import BUDGETS, DEFAULT
+from diffaug.budgets import BUDGETS, DEFAULT, PAPER
 from diffaug.errors import DiffaugError
 from diffaug.generator.condition import Condition
 from diffaug.generator.samplers import SAMPLERS
@@ -32,6 +32,7 @@ class FitRequest:
         exclude: Cases that must not be seen: fold:N, labelled, FILE[:KEY] or none; may be repeated.
         seed: Of everything random.
         sites: Table with the columns case and site; the dataset's sites.csv where it is there and no other is named.
+        like: paper fits the networks of "Medical Diffusion", a VQ-GAN and a denoiser (sample with --sampler ddpm).
     """
 
     budget: str = option(DEFAULT, choices=BUDGETS)
@@ -40,6 +41,7 @@ class FitRequest:
     exclude: tuple[str, ...] = option(("fold:0",), metavar="RULE")
     seed: int = 0
     sites: str | None = option(None, read=lambda file: str(Path(file).resolve()), metavar="FILE")
+    like: str | None = option(None, choices=[PAPER])
 
 
 @dataclass(frozen=True)

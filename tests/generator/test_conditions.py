@@ -209,7 +209,7 @@ def mixture():
         plan,
         autoencoder={**plan.autoencoder, "latent_channels": 4},
         denoiser={"latent_channels": 4, "channels": [16], "blocks": 1, "attention": False},
-        denoiser_training=Training(300, 16, 5e-3, warmup_steps=20, ema_decay=0.95),
+        denoiser_training=Training(300, 16, 3e-3, warmup_steps=20, ema_decay=0.95),
         views=1,
     )
 

@@ -17,11 +17,10 @@ from diffaug import stages
 from diffaug.cli import main
 from diffaug.copies.detector import CopyDetector
 from diffaug.errors import DiffaugError
-from diffaug.generator import fit_denoiser, fitting
+from diffaug.generator import fitting
 from diffaug.generator.condition import Condition
 from diffaug.generator.model import Generator
 from diffaug.generator.plan import GeneratorPlan
-from diffaug.generator.prior import GaussianPrior
 from diffaug.scans.exclusion import excluded_ids
 from diffaug.scans.windows import paste_extent, refill
 from diffaug.stages import stage
@@ -326,21 +325,6 @@ def test_edited_views_take_effect_after_the_autoencoder(task, monkeypatch):
     monkeypatch.setattr(fitting, "DenoiserObjective", count)
     fit(task.workspace, device="cpu")
     assert counted == [(3 * len(plan["cases"]), 3 * len(plan["held_out"]))]
-
-
-def test_of_many_scans_the_prior_looks_at_fewer_views(task, monkeypatch):
-    plan = task.tiny_plan(2)
-    plan["denoiser"]["components"] = 1
-    (task.workspace.generator / "plan.json").write_text(json.dumps(plan))
-    values = 4 * int(np.prod(GeneratorPlan.load(task.workspace.generator / "plan.json").latent_shape))
-    monkeypatch.setattr(fit_denoiser, "LEARNED", len(plan["cases"]) * values)
-    looked_at = []
-    learn = GaussianPrior.learn
-    monkeypatch.setattr(GaussianPrior, "learn", lambda *given: looked_at.append(given[1:]) or learn(*given))
-    fit(task.workspace, device="cpu")
-    ((latents, views),) = looked_at
-    assert (len(latents), views) == (len(plan["cases"]), 1)
-    assert plan["views"] == 2
 
 
 @pytest.mark.parametrize(("module", "call"), [(fitting, "curves"), (stages.fit, "file_hash"), (stage, "write_json")])

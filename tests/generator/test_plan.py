@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
-from diffaug.budgets import BUDGETS
+from diffaug.budgets import BUDGETS, PAPER
 from diffaug.generator.autoencoder import Autoencoder
 from diffaug.generator.conditions import ConditionPlan
 from diffaug.generator.fit_autoencoder import AutoencoderObjective, make_discriminator
@@ -26,7 +26,7 @@ def readings(count=10, spacing=(2.0, 1.5, 1.5), channels=1) -> list[Reading]:
 
 @pytest.fixture
 def file(tmp_path):
-    plan = make_plan(readings(), ["MR"], budget="cpu-small")
+    plan = make_plan(readings(), ["MR"], budget="cpu-small", like=PAPER)
     plan.save(tmp_path / "plan.json")
     return tmp_path / "plan.json"
 
@@ -42,6 +42,18 @@ def test_saved_plan_is_loaded_as_it_was(tmp_path, budget, spacing):
     assert plan.autoencoder_training.seed == plan.denoiser_training.seed == 3
 
 
+def test_the_papers_pair_is_a_plan_of_its_own():
+    """A VQ-GAN with a critic; ours has neither codes nor a critic."""
+    own, theirs = (make_plan(readings(), ["MR"], budget="cpu-small", like=like) for like in (None, PAPER))
+    assert "codes" not in own.autoencoder
+    assert own.discriminator_layers is None
+    assert theirs.autoencoder["codes"] == 16384
+    assert theirs.discriminator_layers == 2
+    assert theirs.autoencoder["latent_channels"] == theirs.denoiser["latent_channels"] == 8
+    assert theirs.autoencoder_training.learning_rate < own.autoencoder_training.learning_rate
+    assert (own.grid, own.cases) == (theirs.grid, theirs.cases)
+
+
 def saved_by_a_step(plan: GeneratorPlan, network: str) -> float:
     """Count the GB that the way back needs of the way there, in single precision: as much as half precision, or more."""
     kept: dict[int, torch.UntypedStorage] = {}
@@ -53,15 +65,17 @@ def saved_by_a_step(plan: GeneratorPlan, network: str) -> float:
     batch = getattr(plan, f"{network}_training").batch_size
     with FakeTensorMode(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         if network == "denoiser":
-            latent, places = (torch.zeros(batch, channels, *plan.latent_shape) for channels in (8, 3))
+            channels = plan.autoencoder["latent_channels"]
+            latent, places = (torch.zeros(batch, count, *plan.latent_shape) for count in (channels, 3))
             plan.make_denoiser()(latent, torch.ones(batch), places)
         else:
             autoencoder = Autoencoder(**plan.autoencoder)
             autoencoder.codebook.eval()  # its codes move by what the values are, and here there are none
             volume = torch.zeros(batch, len(plan.channels), *plan.autoencoder_crop)
-            critic = make_discriminator(plan)
-            critic(autoencoder(volume)[0])
-            critic(volume)
+            made = autoencoder(volume)[0]
+            if critic := make_discriminator(plan):
+                critic(made)
+                critic(volume)
     return sum(storage.nbytes() for storage in kept.values()) / 2**30
 
 
@@ -74,10 +88,11 @@ SCANS = {
 
 @pytest.mark.parametrize(("budget", "most"), [("gpu-24g", 10), ("gpu-80g", 60)])
 @pytest.mark.parametrize("scan", SCANS)
-def test_a_step_fits_the_gpu_whatever_the_scans(scan, budget, most):
+@pytest.mark.parametrize("like", [None, PAPER])
+def test_a_step_fits_the_gpu_whatever_the_scans(scan, budget, most, like):
     """Weights, optimiser and averages take another 2 to 5 GB; a GPU of the smaller budget has 16 at least."""
     size, spacing = SCANS[scan]
-    plan = make_plan([replace(r, size=size) for r in readings(10, spacing)], ["MR"], budget=budget)
+    plan = make_plan([replace(r, size=size) for r in readings(10, spacing)], ["MR"], budget=budget, like=like)
     needed = {network: saved_by_a_step(plan, network) for network in ("autoencoder", "denoiser")}
     assert min(needed.values()) > 0.5, "something was counted"
     assert max(needed.values()) < most
@@ -91,7 +106,7 @@ def test_thin_scans_get_a_discriminator_that_fits_them_or_none(tmp_path, slices,
     """Hearts have 6 to 12 slices; the discriminator begins half-way, far too late to find that out."""
     size = (slices, 24, 22)
     scans = [replace(reading, size=size) for reading in readings(spacing=(10.0, 1.5, 1.5))]
-    plan = make_plan(scans, ["MR"], budget="cpu-small")
+    plan = make_plan(scans, ["MR"], budget="cpu-small", like=PAPER)
     assert plan.discriminator_layers == layers
     cache = VolumeCache(tmp_path / "cache")
     rng = np.random.default_rng(0)
