@@ -2,7 +2,8 @@
 
     python -m benchmarks.autoencoders --task 4 --configuration 3d_cpu_small --out work/autoencoders
 
-Uses the plan and the preprocessed scans of a task that `diffaug fit --plan-only` (or a whole fit) has prepared. MONAI's
+Uses the plan and the preprocessed scans of a task that `diffaug fit --like paper` (it may be stopped once scans are read) has
+prepared: MONAI's has codes, so ours has them, too. MONAI's
 network is trained as MONAI's tutorial trains it (mean absolute error plus quantisation loss, Adam), once with the
 tutorial's learning rate and once with ours. The table goes to `--out` as Markdown.
 """
@@ -10,6 +11,7 @@ tutorial's learning rate and once with ours. The table goes to `--out` as Markdo
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,6 +105,8 @@ def main() -> None:
     arguments = parser.parse_args()
     workspace = Workspace(dataset_name(arguments.task), "nnUNetPlans", arguments.configuration)
     plan = GeneratorPlan.load(workspace.generator / "plan.json")
+    if "codes" not in plan.autoencoder:
+        sys.exit(f"{workspace.generator / 'plan.json'}: has no codes, expected a plan of diffaug fit --like paper")
     cache = open_cache(workspace, plan)
     arguments.out.mkdir(parents=True, exist_ok=True)
     fabric = start_fabric("cpu")

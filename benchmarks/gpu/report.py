@@ -154,16 +154,14 @@ def _hours(lines: Lines) -> list[str]:
     }
     rows = []
     for budget in dict.fromkeys(budget for budget, _ in rates):
-        plain, critic = (rates.get((budget, f"autoencoder{end}")) for end in ("", " with critic"))
-        denoiser = rates.get((budget, "denoiser"))
+        autoencoder, denoiser = (rates.get((budget, kind)) for kind in ("autoencoder", "denoiser"))
         pretraining = next((rate for (b, kind), rate in rates.items() if b == budget and "pretraining" in kind), None)
         sampled = [v for v in _of(lines, "volume", "seconds") if v["budget"] == budget]
-        if not (plain and critic and denoiser and pretraining and sampled):
+        if not (autoencoder and denoiser and pretraining and sampled):
             continue
-        half = BUDGETS[budget].autoencoder_training.steps / 2
         smallest = min(sampled, key=lambda line: (np.prod(line["shape"]), line["steps"], line["batch"]))
         seconds = {
-            "autoencoder": half / plain + half / critic,
+            "autoencoder": BUDGETS[budget].autoencoder_training.steps / autoencoder,
             "denoiser": BUDGETS[budget].denoiser_training.steps / denoiser,
             f"{VOLUMES} volumes": VOLUMES * smallest["seconds"] / smallest["batch"],
             "pretraining": BUDGETS[budget].pretraining.steps / pretraining,

@@ -33,7 +33,6 @@ def run(context: Context) -> None:
 
     kinds: dict[str, tuple[float, Callable[[str], Measured]]] = {
         "autoencoder": (0.0, lambda budget: objectives.autoencoder(plan(budget), sizes.scan, folder)),
-        "autoencoder with critic": (0.9, lambda budget: objectives.autoencoder(plan(budget), sizes.scan, folder)),
         "denoiser": (0.5, lambda budget: objectives.denoiser(plan(budget), sizes.scan, folder)),
     }
     for name, workspace in spaces.items():
