@@ -101,6 +101,26 @@ def outlines(rows: Mapping[str, Sequence[tuple[np.ndarray, np.ndarray, np.ndarra
     _save(figure, file)
 
 
+def tiles(slices: Sequence[np.ndarray], file: Path, *, columns: int, limits: tuple[float, float]) -> None:
+    """Draw slices one after another, row by row, without a word.
+
+    Args:
+        slices: Each `(Y, X)`, with square pixels.
+        file: The PNG, written atomically.
+        columns: How many stand in a row.
+        limits: Intensities shown black and white, the same for all.
+    """
+    rows = -(-len(slices) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(1.4 * columns, 1.1 * rows), squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, image in zip(axes.flat, slices, strict=False):
+        axis.imshow(image, cmap="gray", vmin=limits[0], vmax=limits[1])
+    figure.subplots_adjust(0, 0, 1, 1, 0.04, 0.04)
+    figure.set_facecolor("black")
+    _save(figure, file)
+
+
 def curves(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], file: Path, *, title: str, x: str) -> None:
     """Draw curves, each in a panel of its own, for their units differ.
 
