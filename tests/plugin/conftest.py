@@ -61,13 +61,16 @@ class Nnunet:
         content["configurations"][configuration]["diffaug"] = before | SCHEDULE | block
         self.plans_file.write_text(json.dumps(content))
 
-    def write_encoder(self, *, case_ids=CASES[:3], path=None, outputs=1, styles=None, **arch_kwargs) -> torch.nn.Module:
+    def write_encoder(
+        self, *, case_ids=CASES[:3], path=None, outputs=1, styles=None, origins=(), **arch_kwargs
+    ) -> torch.nn.Module:
         """Save a "pretrained" network, with other architecture settings where they are given, and return it."""
         configuration = PlansManager(_plans()).get_configuration(CONFIGURATION).configuration
         architecture = configuration["architecture"]
         architecture["arch_kwargs"] |= arch_kwargs
         network = get_network_from_plans(*architecture.values(), 1, outputs, deep_supervision=False)
         provenance = {"case_ids": list(case_ids), "pretext": "inpainting", "images": 7, "steps": 11}
+        provenance |= {"origins": list(origins)} if origins else {}
         path = path or self.encoder
         about = {"name": CONFIGURATION, "configuration": configuration, "provenance": provenance}
         save_encoder(path, network, **about, styles=styles)

@@ -138,6 +138,15 @@ def test_allowed_leakage_warns(nnunet):
     assert "case_3" in log(trainer)
 
 
+def test_weights_of_another_hospitals_generator_say_whose_scans_they_come_from(nnunet):
+    nnunet.write_encoder(case_ids=(), origins=["300 breast MRI of elsewhere"])
+    trainer = nnunet.trainer()
+    trainer.on_train_start()
+    assert "comes from a generator of 300 breast MRI of elsewhere: whether it has seen cases of this fold" in log(
+        trainer
+    )
+
+
 def test_fold_all_has_nothing_to_leak(nnunet):
     nnunet.write_encoder(case_ids=nnunet.cases)
     trainer = nnunet.trainer(fold="all")
