@@ -9,13 +9,13 @@ the middle one, in one window of intensities for all. The key, which of them are
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 
 from diffaug.files import atomic_path
-from diffaug.scans.pictures import mid_slices, tiles
+from diffaug.scans.pictures import brightness, mid_slices, read_upright, tiles
 
 COLUMNS = 8
 
@@ -29,8 +29,7 @@ def axial(file: Path) -> np.ndarray:
     Returns:
         `(Y, X)`, with square pixels.
     """
-    image = sitk.DICOMOrient(sitk.ReadImage(str(file)), "LPS")
-    return mid_slices(sitk.GetArrayFromImage(image), image.GetSpacing()[::-1])[0]
+    return mid_slices(*read_upright(file))[0]
 
 
 def main() -> None:
@@ -43,11 +42,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the PNG")
     arguments = parser.parse_args()
     sets = [sorted(folder.glob("*.nii.gz"))[-arguments.count :] for folder in (arguments.real, arguments.synthetic)]
+    for folder, files in zip((arguments.real, arguments.synthetic), sets, strict=True):
+        if not files:
+            sys.exit(f"{folder}: found no .nii.gz, expected images; fix the path")
     slices = [axial(file) for files in sets for file in files]
     synthetic = np.repeat([False, True], [len(files) for files in sets])
     order = np.random.default_rng(arguments.seed).permutation(len(slices))
-    most = float(np.percentile(np.concatenate([s.ravel() for s in slices[: len(sets[0])]]), 99.5))
-    tiles([slices[i] for i in order], arguments.out, columns=COLUMNS, limits=(0.0, most))
+    limits = brightness(slices[: len(sets[0])])
+    tiles([slices[i] for i in order], arguments.out, columns=COLUMNS, limits=limits)
     lines = [
         "".join("S" if synthetic[i] else "." for i in order[row : row + COLUMNS])
         for row in range(0, len(order), COLUMNS)

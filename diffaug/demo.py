@@ -25,7 +25,8 @@ CONFIGURATION = "3d_cpu_small_PrimusS"
 ARMS = {"without pretraining": "nnUNetTrainerDiffAugPrimusSScratch", "with pretraining": "nnUNetTrainerDiffAugPrimusS"}
 # who is who; number and name are nnU-Net's
 HOSPITAL_B, NAME = 501, "Dataset501_BreastPhantomB"
-HOSPITAL_A, NAME_A, UNSEEN_OF_A, NAME_OTHERS = 502, "Dataset502_BreastPhantomA", 503, "Dataset503_BreastPhantomA"
+HOSPITAL_A = 502
+UNSEEN_OF_A, NAME_OTHERS = 503, "Dataset503_BreastPhantomA"
 
 
 def demo(out: Path, *, seed: int = 0, fit: bool = False) -> None:
@@ -89,7 +90,7 @@ def _hospital_a(run: _Runner, out: Path, raw: Path) -> Path:
     cases = f"--cases {SCANS_OF_A} --labelled 0 --site A --seed 0 --shape {SHAPE}"
     run("phantoms of A", f"diffaug phantom --out {_q(raw)} --task {HOSPITAL_A} {cases}")
     run("fit at A", f"diffaug fit {task} --budget cpu-small --exclude none")
-    run("sample at A", f"diffaug sample {task} -n 100")
+    run("sample at A", f"diffaug sample {task} -n {SYNTHETIC}")
     run("audit at A", f"diffaug audit {task}")
     told = "--origin '300 breast MRI phantoms of site A, seed 0' --licence 'Apache-2.0'"
     run("export", f"diffaug export {task} --generator {_q(file)} {told}")

@@ -9,15 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import SimpleITK as sitk
 
 from diffaug.audit import page as html
+from diffaug.audit.figures import mean_figure
 from diffaug.files import atomic_path, read_json, write_json
-from diffaug.scans.pictures import mosaic, outlines
+from diffaug.scans.pictures import brightness, mosaic, outlines, read_upright
 
 SHOWN_PAIRS = 8  # scans and samples shown
 CASES = 4  # test cases whose masks are shown
-DRAWS = 2000  # of the bootstrap
 
 
 @dataclass(frozen=True)
@@ -56,9 +55,9 @@ def write(out: Path, shown: Shown) -> Path:
     dice = pd.DataFrame({arm: _dice(folder) for arm, folder in shown.predictions.items()}).rename_axis("test case")
     before, after = dice.columns
     gain = dice[after] - dice[before]
-    low, high = _interval(gain.to_numpy())
+    mean = mean_figure(gain.tolist(), 0)
     better = f"better in {(gain > 0).sum()} of {len(gain)} cases"
-    verdict = f"{gain.mean():+.4f}, 95 % interval over test cases {low:+.4f} to {high:+.4f}; {better}"
+    verdict = f"{mean.value:+.4f}, 95 % interval over test cases {mean.low:+.4f} to {mean.high:+.4f}; {better}"
     write_json(out / "dice.json", {"dice": dice.to_dict(), "seconds": dict(shown.seconds)})
     print(dice.mean().round(4).to_frame("mean Dice").T.to_string())
     print(f"difference of the means {verdict}")
@@ -116,27 +115,14 @@ def _dice(folder: Path) -> dict[str, float]:
     return {Path(case["prediction_file"]).name.split(".")[0]: case["metrics"]["1"]["Dice"] for case in cases}
 
 
-def _interval(values: np.ndarray) -> tuple[float, float]:
-    draws = np.random.default_rng(0).choice(values, (DRAWS, len(values)))
-    low, high = np.percentile(draws.mean(1), (2.5, 97.5))
-    return float(low), float(high)
-
-
-def _read(file: Path) -> sitk.Image:
-    return sitk.DICOMOrient(sitk.ReadImage(str(file)), "LPS")
-
-
-def _volumes(folder: Path) -> tuple[list[np.ndarray], tuple[float, ...]]:
-    images = [_read(file) for file in sorted(folder.glob("*.nii.gz"))[:SHOWN_PAIRS]]
-    return [sitk.GetArrayFromImage(image) for image in images], images[0].GetSpacing()[::-1]
-
-
 def _draw_pairs(shown: Shown, file: Path) -> tuple[float, float]:
     """Draw scans over samples, all in one window of intensities, which is given back."""
-    scans, spacing = _volumes(shown.scans)
-    samples, _ = _volumes(shown.synthetic)
-    limits = (0.0, float(np.percentile(np.concatenate([scan.ravel() for scan in scans]), 99.5)))
-    mosaic({"scans": scans, "samples": samples}, file, spacing=spacing, limits=limits)
+    (scans, spacings), (samples, _) = (
+        zip(*map(read_upright, sorted(folder.glob("*.nii.gz"))[:SHOWN_PAIRS]), strict=True)
+        for folder in (shown.scans, shown.synthetic)
+    )
+    limits = brightness(scans)
+    mosaic({"scans": scans, "samples": samples}, file, spacing=spacings[0], limits=limits)
     return limits
 
 
@@ -146,7 +132,7 @@ def _draw_masks(shown: Shown, cases: list[str], file: Path) -> None:
     for arm, folder in shown.predictions.items():
         for case in cases:
             scan, truth, made = (
-                sitk.GetArrayFromImage(_read(path))
+                read_upright(path)[0]
                 for path in (
                     shown.tests / f"{case}_0000.nii.gz",
                     shown.truth / f"{case}.nii.gz",

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -137,6 +138,23 @@ def discard(folder: Path, keep: Sequence[str] = ()) -> None:
     for entry in folder.iterdir():
         if entry.name not in (".lock", *keep):
             remove(entry)
+
+
+@contextmanager
+def emptied(folder: Path, file: Path) -> Iterator[Path]:
+    """Empty a stage's folder for a file from elsewhere, which may lie in that folder itself.
+
+    Args:
+        folder: The folder; its lock stays.
+        file: The file.
+
+    Yields:
+        A copy of the file, outside.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        copy = Path(shutil.copyfile(file, Path(place) / file.name))
+        discard(folder)
+        yield copy
 
 
 def remove(entry: Path) -> None:

@@ -58,10 +58,10 @@ def _steps_that_fit(context: Context, plan: GeneratorPlan) -> dict[str, int]:
     few = replace(plan, cases=plan.cases[:8], held_out=plan.held_out[:2])
     extent, folder = plan.grid.shape, context.work / "rates"
     rates = {}
-    for network, progress in (("autoencoder", 0.9), ("denoiser", 0.5)):
+    for network in ("autoencoder", "denoiser"):
         objective, training = getattr(objectives, network)(few, extent, folder)
         seconds = context.sizes.step_seconds
-        rates[network] = measure_steps(objective, training, context.device, seconds, progress=progress)
+        rates[network] = measure_steps(objective, training, context.device, seconds)
     seconds = FITTING * context.left
     shares = {"autoencoder": AUTOENCODER, "denoiser": 1 - AUTOENCODER}
     context.record(rates={name: figures["steps_per_second"] for name, figures in rates.items()})

@@ -24,7 +24,13 @@ ENDLESS = 10**9
 
 
 def measure_steps(
-    objective: Any, training: Training, device: torch.device, seconds: float, *, progress: float, compiled: bool = False
+    objective: Any,
+    training: Training,
+    device: torch.device,
+    seconds: float,
+    *,
+    progress: float = 0.5,
+    compiled: bool = False,
 ) -> dict[str, float]:
     """Measure training steps.
 
@@ -33,7 +39,7 @@ def measure_steps(
         training: Its settings.
         device: Where to train.
         seconds: How long to measure, with data loading and again without.
-        progress: Share of the training that is said to be done: an autoencoder's critic begins half-way.
+        progress: Share of the training that is said to be done: the critic of a plan like the paper's begins half-way.
         compiled: Whether networks are compiled by torch first.
 
     Returns:

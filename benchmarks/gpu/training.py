@@ -31,26 +31,23 @@ def run(context: Context) -> None:
     def plan(budget: str) -> objectives.GeneratorPlan:
         return objectives.typical_plan(budget, sizes.scan, first.patch_size)
 
-    kinds: dict[str, tuple[float, Callable[[str], Measured]]] = {
-        "autoencoder": (0.0, lambda budget: objectives.autoencoder(plan(budget), sizes.scan, folder)),
-        "denoiser": (0.5, lambda budget: objectives.denoiser(plan(budget), sizes.scan, folder)),
+    kinds: dict[str, Callable[[str], Measured]] = {
+        "autoencoder": lambda budget: objectives.autoencoder(plan(budget), sizes.scan, folder),
+        "denoiser": lambda budget: objectives.denoiser(plan(budget), sizes.scan, folder),
     }
     for name, workspace in spaces.items():
         make = lambda budget, space=workspace: objectives.pretext(space, budget, sizes.scan, folder)  # noqa: E731
-        kinds[f"pretraining {name}"] = (0.5, make)
+        kinds[f"pretraining {name}"] = make
     wanted = [(budget, kind, False) for budget in sizes.budgets for kind in kinds]
     if sizes.compiled:  # last, for compiling takes long and may hang
         wanted += [(budget, kind, True) for budget in sizes.budgets for kind in reversed(kinds)]
     for budget, kind, compiled in wanted:
         if context.left < 0:
             break
-        progress, make = kinds[kind]
         case = {"budget": budget, "kind": kind, "compiled": compiled}
         try:
-            objective, training = make(budget)
-            figures = measure_steps(
-                objective, training, context.device, sizes.step_seconds, progress=progress, compiled=compiled
-            )
+            objective, training = kinds[kind](budget)
+            figures = measure_steps(objective, training, context.device, sizes.step_seconds, compiled=compiled)
             context.record(**case, steps=training.steps, **figures)
         except torch.OutOfMemoryError:
             context.record(**case, failed="out of memory")

@@ -17,8 +17,8 @@ class Denoiser(nn.Module):
     """Estimates the clean latent from a noisy one.
 
     The network has EDM's preconditioning (arXiv 2206.00364, table 1, sigma_data = 1: latents are standardised, so their
-    standard deviation is one by construction). A prior of principal components in its place, which helps trainings of
-    minutes, is no better after half an hour (docs/notebook/denoisers.md).
+    standard deviation is one by construction). A prior of principal components in its place helps for a minute and
+    is no better after five (docs/notebook/denoisers.md).
 
     Where in the scan each cell lies comes in as three more channels: for `patch` windows their place, for `whole` ones
     the scan's extent. What else is known of the scan comes in as channels of one value each.

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from diffaug.errors import DiffaugError
-from diffaug.files import atomic_path, discard, locked, read_json, write_json
+from diffaug.files import atomic_path, emptied, locked, read_json, write_json
 from diffaug.nnunet.families import PLAN, family_of, network_of, trained_network
 from diffaug.nnunet.networks import build_downstream, read_checkpoint
 from diffaug.nnunet.plans import ConfigurationManager, PlansManager, read_plans
@@ -104,9 +104,7 @@ def import_encoder(workspace: Workspace, file: Path, *, fresh: bool = False) -> 
         ]
         if there and not fresh:
             raise DiffaugError(f"{there[0]}: is there already, expected none; discard it with --fresh")
-        with tempfile.TemporaryDirectory() as place:
-            copy = Path(shutil.copyfile(file, Path(place) / target.name))  # the file may lie in the folder itself
-            discard(workspace.encoder)  # no manifest of an earlier pretraining may vouch for it
+        with emptied(workspace.encoder, file) as copy:  # no manifest of an earlier pretraining may vouch for it
             write_json(workspace.encoder / IMPORTED, {"from": file.name, "sha256": encoder.hash})
             with atomic_path(target) as temporary:
                 shutil.copyfile(copy, temporary)

@@ -7,11 +7,37 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+import SimpleITK as sitk
 
 from diffaug.files import atomic_path
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402 (the backend comes first: servers have no screen)
+
+
+def read_upright(file: Path) -> tuple[np.ndarray, tuple[float, ...]]:
+    """Read an image as pictures show it, however it lies in its file.
+
+    Args:
+        file: The image.
+
+    Returns:
+        `(Z, Y, X)` in the orientation LPS, and the spacing in mm, (Z, Y, X).
+    """
+    image = sitk.DICOMOrient(sitk.ReadImage(str(file)), "LPS")
+    return sitk.GetArrayFromImage(image), image.GetSpacing()[::-1]
+
+
+def brightness(volumes: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Choose one window of intensities for all: from zero to what hardly a voxel exceeds.
+
+    Args:
+        volumes: Of any shapes.
+
+    Returns:
+        Intensities shown black and white.
+    """
+    return 0.0, float(np.percentile(np.concatenate([volume.ravel() for volume in volumes]), 99.5))
 
 
 def mid_slices(volume: np.ndarray, spacing: Sequence[float], orientation: str = "LPS") -> list[np.ndarray]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from diffaug import __version__
 from diffaug.errors import DiffaugError
-from diffaug.files import atomic_path, discard, file_hash, locked, read_json, write_json
+from diffaug.files import atomic_path, emptied, file_hash, locked, read_json, write_json
 from diffaug.generator.model import Generator
 from diffaug.generator.preparing import nnunet_geometry
 from diffaug.generator.travelling import ORIGIN, travelling
@@ -82,6 +81,14 @@ def _audited(workspace: Workspace, generator: Path) -> dict[str, Any]:
         raise DiffaugError(f"{file}: found no finished audit, expected one: no generator travels unaudited; {advice}")
     if report["inputs"].get("generator_sha256") != file_hash(generator):
         raise DiffaugError(f"{file}: is of another generator than {generator}, expected one of this; {advice}")
+    try:
+        return _summary(report, file)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DiffaugError(f"{file}: of a version that said less ({error} is missing); {advice} --fresh") from error
+
+
+def _summary(report: dict[str, Any], file: Path) -> dict[str, Any]:
+    """Take from an audit's manifest what travels; copies end it."""
     copies = report["figures"]["copies"]
     verdict, sentence = report["verdicts"]["copies"]
     if verdict == "bad" or copies["certain"]:
@@ -125,11 +132,8 @@ def import_generator(workspace: Workspace, file: Path, *, fresh: bool = False) -
                 f"{workspace.generator / MANIFEST}: another generator is there already, expected none; discard it: diffaug "
                 "import --generator --fresh"
             )
-        with tempfile.TemporaryDirectory() as place:
-            safe = Path(shutil.copyfile(file, Path(place) / GENERATOR))  # the file may lie in the folder itself
-            discard(workspace.generator)
-            with atomic_path(target) as temporary:
-                shutil.copyfile(safe, temporary)
+        with emptied(workspace.generator, file) as copy, atomic_path(target) as temporary:
+            shutil.copyfile(copy, temporary)
         told = {"stage": "fit", "version": __version__, FOREIGN: origin, "generator_sha256": hashed}
         write_json(workspace.generator / MANIFEST, {**told, "cases": [], "excluded": [], "finished": True})
     print("\n".join(f"import: {line}" for line in _about(generator, workspace, origin)), flush=True)
