@@ -123,7 +123,7 @@ def outlines(rows: Mapping[str, Sequence[tuple[np.ndarray, np.ndarray, np.ndarra
             for mask, colour in ((truth, "tab:green"), (made, "tab:orange")):
                 if mask.any() and not mask.all():
                     axis.contour(mask, [0.5], colors=colour, linewidths=1.2)
-    figure.tight_layout(pad=0.3)
+    figure.tight_layout(pad=0.3, h_pad=1.2)  # or titles run into the row above
     _save(figure, file)
 
 
