@@ -2,6 +2,10 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
+from diffaug import surroundings
+
+surroundings.complete()
+
 try:
     __version__ = version("diffaug")
 except PackageNotFoundError:  # run from a checkout that was never installed

@@ -6,10 +6,11 @@ import argparse
 import errno
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from diffaug import __version__
-from diffaug.errors import DiffaugError
+from diffaug.errors import DiffaugError, Notice
 from diffaug.options import add_options, read_options
 from diffaug.verbs import VERBS, Verb
 
@@ -28,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0, or 2 for something the user can fix, or 130 after Ctrl-C.
     """
     arguments = build_parser().parse_args(argv)
+    warnings.formatwarning = _in_one_line
     try:
         verb: Verb = arguments.verb
         verb.run(*(read_options(kind, arguments, only) for kind, only in _kinds(verb)))
@@ -43,12 +45,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _in_one_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    if issubclass(category, Notice):
+        return f"note: {message}\n"
+    return f"{filename}:{lineno}: {category.__name__}: {message}\n"
+
+
 def _one_line(error: Exception) -> str | None:
     """Tell in one line what the user can fix, or None for a fault of the program."""
     if isinstance(error, DiffaugError):
         return str(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{error.filename or 'a temporary file'}: the disk is full; free space and run the same command again"
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: cannot be used ({error.strerror}); mend the path or its rights"
     if type(error).__name__ == "OutOfMemoryError":
         return f"the GPU's memory is full ({error}); choose a smaller --budget, or smaller numbers in plan.json"
     return None

@@ -10,12 +10,16 @@ import shutil
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from diffaug.errors import DiffaugError
-from diffaug.files import read_json
 from diffaug.workspace import NNUNET_FOLDERS, PLAN, Workspace, dataset_name, nnunet_folder
 
+if TYPE_CHECKING:
+    from diffaug.scans.dataset import RawDataset
+
 TRAINER_VARIABLE = "nnUNet_extTrainer"
+SHOWN = 3  # of whatever there may be hundreds of
 ROOM = 10  # GB; caches and checkpoints of a common task
 SHARED = Path("/dev/shm")  # where loading processes hand batches over; 64 MB in a container that was not given more
 SHARED_ROOM = 1  # GB; four batches of each of eight processes
@@ -65,6 +69,9 @@ def _task_checks(task: str, plans: str, configuration: str, network: str) -> Ite
         return Workspace(dataset_name(task), plans, configuration, network)
 
     yield "dataset", lambda: _dataset(workspace())
+    yield "names", lambda: _names(workspace())
+    yield "scans", lambda: _scans(workspace())
+    yield "folds", lambda: _folds(workspace())
     yield "plans", lambda: _plans(workspace())
 
 
@@ -125,21 +132,84 @@ def _trainer() -> str:
 
 
 def _dataset(workspace: Workspace) -> str:
-    from diffaug.scans.dataset import labelled_ids, open_dataset
+    from diffaug.generator.planning import FEWEST_TO_FIT
+    from diffaug.scans.dataset import labelled_ids
 
-    dataset = open_dataset(workspace.raw)
-    info = read_json(workspace.raw / "dataset.json", "restore it")
-    labelled = len(labelled_ids(workspace.raw, info))
+    dataset = _opened(workspace)
+    labelled = len(labelled_ids(workspace.raw, dataset.info))
     channels = ", ".join(dataset.channels)
-    return f"{workspace.dataset}: {len(dataset.cases)} scans ({channels}), {labelled} of them labelled"
+    if len(dataset.cases) < FEWEST_TO_FIT:
+        raise DiffaugError(
+            f"{workspace.raw}: found {len(dataset.cases)} scans, expected at least {FEWEST_TO_FIT} (tens are useful); "
+            "add scans"
+        )
+    told = f"{workspace.dataset}: {len(dataset.cases)} scans ({channels}), {labelled} of them labelled"
+    return "\n      ".join([told, *(inventory.text for inventory in dataset.inventories if inventory.passed_over)])
+
+
+def _opened(workspace: Workspace) -> RawDataset:
+    from diffaug.scans.dataset import open_dataset
+
+    return open_dataset(workspace.raw, plans=workspace.plans_file)
+
+
+def _names(workspace: Workspace) -> str:
+    """Find what diffaug takes and nnU-Net does not."""
+    from diffaug.nnunet.dataset_json import read_dataset_json
+    from diffaug.scans.dataset import labelled_ids
+
+    info = read_dataset_json(workspace.raw)
+    labelled = labelled_ids(workspace.raw, info)
+    if labelled:
+        read_dataset_json(workspace.raw, labels=True)
+    bare = [
+        case.files[0]
+        for case in _opened(workspace).cases
+        if case.id in set(labelled) and len(case.files) == 1 and case.files[0].name == f"{case.id}{info['file_ending']}"
+    ]
+    if bare and not info.get("dataset"):
+        raise DiffaugError(
+            f"{bare[0]}: {len(bare)} labelled images have no channel number, expected names such as "
+            f"{bare[0].name.removesuffix(info['file_ending'])}_0000{info['file_ending']}, which nnU-Net needs; rename them"
+        )
+    return "as nnU-Net reads them"
+
+
+def _scans(workspace: Workspace) -> str:
+    """Look at all headers, and at the voxels of a few scans."""
+    from diffaug.scans.grid import read_off
+    from diffaug.scans.headers import look_at_headers
+    from diffaug.scans.hounsfield import windows_of
+
+    dataset = _opened(workspace)
+    stopping, odd = look_at_headers(dataset)
+    if stopping:
+        told = "; ".join(f"{case}: {why}" for case, why in list(stopping.items())[:SHOWN])
+        more = f", and {len(stopping) - SHOWN} more" if len(stopping) > SHOWN else ""
+        raise DiffaugError(
+            f"{len(stopping)} of {len(dataset.cases)} scans cannot be used ({told}{more}); mend them, "
+            "or list them for --exclude"
+        )
+    few = dataset.cases[:: max(1, len(dataset.cases) // SHOWN)][:SHOWN]
+    readings = [read_off(case.id, dataset.read(case), dataset.channels) for case in few]
+    notes = [*windows_of(readings, dataset.channels)[1], *odd.values()]
+    shown = [*notes[:SHOWN], *([f"and {len(notes) - SHOWN} more"] if len(notes) > SHOWN else [])]
+    return "\n      note: ".join([f"headers of {len(dataset.cases)} and voxels of {len(few)} are in order", *shown])
+
+
+def _folds(workspace: Workspace) -> str:
+    from diffaug.scans.exclusion import excluded_ids
+
+    return f"{len(excluded_ids(workspace, ['fold:0']))} validation cases in fold 0"
 
 
 def _plans(workspace: Workspace) -> str:
+    from diffaug.nnunet.dataset_json import read_dataset_json
     from diffaug.nnunet.networks import build_downstream
     from diffaug.nnunet.plans import read_plans
 
     plans, configuration = read_plans(workspace)
-    dataset_json = read_json(workspace.raw / "dataset.json", "restore it")
+    dataset_json = read_dataset_json(workspace.raw, labels=True)
     network = build_downstream(configuration, plans, dataset_json, network=workspace.network)
     millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     patch = " x ".join(map(str, configuration.patch_size))

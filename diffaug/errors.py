@@ -3,6 +3,10 @@
 from collections.abc import Sequence
 
 
+class Notice(UserWarning):
+    """What a user should know and need not do anything about; the command line shows it in one line."""
+
+
 class DiffaugError(RuntimeError):
     """Something the user can fix. Its message is one line: the file, what was found, what was expected, what to do.
 

@@ -7,7 +7,10 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import tempfile
+import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +18,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from diffaug.errors import DiffaugError
+from diffaug.errors import DiffaugError, Notice
+
+LOCK = ".lock"  # in a stage's folder; who holds it writes into it who that is
+# what Lustre and NFS answer where they are mounted without locks
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EIO)
 
 
 @contextmanager
@@ -120,11 +127,19 @@ def file_hash(path: Path) -> str:
 
     Returns:
         Sixteen hexadecimal digits of the SHA-256.
+
+    Raises:
+        DiffaugError: If it cannot be read.
     """
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise DiffaugError(
+            f"{path}: cannot be read ({error.strerror}), expected a file; restore it, mend its rights or remove it"
+        ) from error
     return digest.hexdigest()[:16]
 
 
@@ -136,7 +151,7 @@ def discard(folder: Path, keep: Sequence[str] = ()) -> None:
         keep: Names of what else stays.
     """
     for entry in folder.iterdir():
-        if entry.name not in (".lock", *keep):
+        if entry.name not in (LOCK, *keep):
             remove(entry)
 
 
@@ -169,6 +184,14 @@ def remove(entry: Path) -> None:
         entry.unlink()
 
 
+def _owner(file: Path) -> str:
+    try:
+        own = json.loads(file.read_text())
+        return f" (process {own['process']} on {own['host']} since {own['since']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Keep a second process out of a stage's folder. The lock goes with the process, so `kill -9` leaves none behind.
@@ -180,16 +203,29 @@ def locked(folder: Path) -> Iterator[None]:
         Nothing.
 
     Raises:
-        DiffaugError: If another process works in the folder.
+        DiffaugError: If another process works in the folder; it is named. On a file system without locks there is a
+            warning.
     """
-    lock = FileLock(folder / ".lock", timeout=0)
+    file = folder / LOCK
+    lock = FileLock(file, timeout=0, fallback_to_soft=False)  # a soft lock would outlive a killed process
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
+        own = {"host": socket.gethostname(), "process": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+        file.write_text(json.dumps(own))
     except Timeout as error:
-        raise DiffaugError(f"{folder}: another diffaug process works here; wait for it or stop it") from error
+        raise DiffaugError(
+            f"{folder}: another diffaug process works here{_owner(file)}; wait for it or stop it, or delete {file} if it is "
+            "gone"
+        ) from error
     except OSError as error:
-        raise DiffaugError(f"{folder}: cannot be written ({error.strerror}); fix the path or its rights") from error
+        if error.errno not in NO_LOCKS:
+            raise DiffaugError(f"{folder}: cannot be written ({error.strerror}); fix the path or its rights") from error
+        warnings.warn(
+            f"{folder}: this file system has no locks ({error.strerror}); see to it that no second process works here",
+            Notice,
+            stacklevel=3,
+        )
     try:
         for left in folder.rglob(".*.tmp.*"):  # by a killed process
             left.unlink()

@@ -26,7 +26,7 @@ def nnunet_folder(variable: str) -> Path:
         The folder, which may not exist yet.
 
     Raises:
-        DiffaugError: If the variable is unset or, for `nnUNet_raw`, no such folder exists.
+        DiffaugError: If the variable is unset, begins with `~` or, for `nnUNet_raw`, no such folder exists.
     """
     value = os.environ.get(variable)
     if not value:
@@ -34,7 +34,12 @@ def nnunet_folder(variable: str) -> Path:
             f"{variable}: environment variable is not set, expected the folder of {NNUNET_FOLDERS[variable]}; "
             f"run: export {variable}=/path/to/{variable}"
         )
-    folder = Path(value).expanduser()
+    if value.startswith("~"):
+        raise DiffaugError(
+            f"{variable}: found '{value}', which nnU-Net takes for a folder called ~, expected a whole path; run: "
+            f'export {variable}="$HOME{value[1:]}"'
+        )
+    folder = Path(value)
     if variable == "nnUNet_raw" and not folder.is_dir():
         raise DiffaugError(f"{folder}: no such folder, expected {NNUNET_FOLDERS[variable]}; fix {variable}")
     return folder
@@ -54,7 +59,7 @@ def dataset_name(task: str | int) -> str:
     """
     text = str(task)
     roots = [nnunet_folder("nnUNet_raw")]
-    roots += [Path(os.environ[v]) for v in ("nnUNet_preprocessed", "nnUNet_results") if os.environ.get(v)]
+    roots += [nnunet_folder(v) for v in ("nnUNet_preprocessed", "nnUNet_results") if os.environ.get(v)]
     names = {p.name for root in roots if root.is_dir() for p in root.glob("Dataset*") if p.is_dir()}
     if text in names:
         return text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,8 @@ from diffaug.files import fingerprint, read_json, write_json
 from diffaug.scans.cache import VolumeCache
 from diffaug.scans.canonical import to_canonical
 from diffaug.scans.dataset import RawDataset
-from diffaug.scans.grid import Grid, median_spacing, plan_grid, read_off
+from diffaug.scans.grid import Grid, is_ct, median_spacing, plan_grid, read_off
+from diffaug.scans.hounsfield import windows_of
 
 FEWEST_SCANS = 10  # real scans: fewer do not tell how alike scans of different patients are
 MULTIPLE = (4, 4, 4)  # of the grid's shape
@@ -90,14 +91,15 @@ def from_folders(request: FoldersRequest, found: dict[str, RawDataset], folder: 
         windows={},
         files={c.id: c.files for d in (real, unseen) if d for c in d.cases},
         synthetic_files={c.id: c.files for c in synthetic.cases},
-        about=(_about(real),),
+        about=(_about(real, grid),),
     )
 
 
-def _about(real: RawDataset) -> str:
+def _about(real: RawDataset, grid: Grid) -> str:
     """Say in plain words what was done to the volumes before they were compared."""
-    if any(name.casefold() == "ct" for name in real.channels):
-        return "CT is cut to a fixed window of -1000 to 1000 HU, the same for both folders."
+    windows = [limits for name, limits in zip(real.channels, grid.ranges, strict=True) if is_ct(name)]
+    if windows:
+        return f"CT is cut to a fixed window of {windows[0][0]:g} to {windows[0][1]:g}, the same for both folders."
     return (
         "Each volume, real or synthetic, was scaled to its own 0.1st to 99.9th percentile: the units of MR mean "
         "nothing across scans. So a synthetic set that is too dark or too bright throughout goes unnoticed here. For CT, "
@@ -110,6 +112,13 @@ def _plan(real: RawDataset, file: Path, voxels: int) -> Grid:
         readings = []
         for case in tqdm(real.cases, "reading scans", unit="scan", ascii=True):
             readings.append(read_off(case.id, real.read(case), real.channels))
+        windows, told = windows_of(readings, real.channels)
+        for sentence in told:
+            print(f"audit: {sentence}", flush=True)
+        readings = [
+            replace(reading, ranges=tuple(windows.get(number, own) for number, own in enumerate(reading.ranges)))
+            for reading in readings
+        ]
         spacing = median_spacing(readings)
         grid = plan_grid(readings, voxels=voxels, multiple=MULTIPLE, spacing=spacing, field_of_view="whole")
         write_json(file, asdict(grid))
@@ -127,9 +136,10 @@ def _plan(real: RawDataset, file: Path, voxels: int) -> Grid:
 
 def _resample(dataset: RawDataset, channels: Sequence[str], grid: Grid, cache: VolumeCache) -> None:
     cases = {case.id: case for case in dataset.cases}
+    windows = {number: grid.ranges[number] for number, name in enumerate(channels) if is_ct(name)}
 
     def resampled(case: str) -> np.ndarray:
         scan = dataset.read(cases[case])
-        return to_canonical(scan, read_off(case, scan, channels), grid)[0]
+        return to_canonical(scan, read_off(case, scan, channels, windows), grid)[0]
 
     cache.fill(tqdm(cases, f"resampling {dataset.name}", unit="scan", ascii=True), resampled)

@@ -9,8 +9,11 @@ from pathlib import Path
 from diffaug.errors import DiffaugError
 from diffaug.nnunet.readers import reader_for
 from diffaug.scans.dataset import Case, RawDataset, open_dataset
+from diffaug.scans.inventory import take_stock
 
-ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".gipl", ".tif", ".tiff")  # nnU-Net's, those that hold volumes
+# nnU-Net's endings, those that hold volumes: ITK's, which one reader reads, and TIFF
+VOLUMES, TIFFS = (".nii.gz", ".nii", ".nrrd", ".mha", ".gipl"), (".tif", ".tiff")
+ENDINGS = (*VOLUMES, *TIFFS)
 
 
 def open_images(folder: Path, option: str) -> RawDataset:
@@ -39,15 +42,20 @@ def open_images(folder: Path, option: str) -> RawDataset:
 
 
 def _without_json(folder: Path, option: str) -> RawDataset:
-    files = [p for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith(".")]
-    endings = Counter(next((e for e in ENDINGS if p.name.endswith(e)), "") for p in files)
-    endings.pop("", None)
-    if not endings:
-        raise DiffaugError(
-            f"{option} {folder}: found no volumes, expected files ending in {', '.join(ENDINGS)}; fix the path"
-        )
-    ending = endings.most_common(1)[0][0]
-    names = {p.name[: -len(ending)]: p for p in files if p.name.endswith(ending)}
+    families = [take_stock(folder, endings, any_case=True) for endings in (VOLUMES, TIFFS)]  # a reader each
+    inventory = max(families, key=lambda family: len(family.files))
+    if not inventory.files:
+        raise DiffaugError(f"{option} {inventory.text}, expected files ending in {', '.join(ENDINGS)}; fix the path")
+    names: dict[str, Path] = {}
+    for file in inventory.files:
+        name = re.sub("|".join(re.escape(ending) + "$" for ending in ENDINGS), "", file.name, flags=re.IGNORECASE)
+        if name in names:
+            raise DiffaugError(
+                f"{option} {file}: {names[name].name} is there too, expected each volume once; remove one"
+            )
+        names[name] = file
+    first = inventory.files[0]
+    ending = next(ending for ending in ENDINGS if first.name.lower().endswith(ending))
     cases = _by_channel(names) or {name: {0: file} for name, file in names.items()}
     channels = max(Counter(len(of_case) for of_case in cases.values()).items(), key=lambda item: item[1])[0]
     for case, of_case in cases.items():
@@ -56,9 +64,9 @@ def _without_json(folder: Path, option: str) -> RawDataset:
                 f"{next(iter(of_case.values()))}: case {case} has channels {sorted(of_case)}, expected "
                 f"{list(range(channels))} as most cases have; add or remove files"
             )
-    reader = reader_for({"file_ending": ending})
+    reader = reader_for({"file_ending": ".nii.gz" if ending in VOLUMES else ending}, first)
     listed = tuple(Case(case, tuple(of_case[i] for i in range(channels))) for case, of_case in sorted(cases.items()))
-    return RawDataset(folder.name, tuple(f"channel {i}" for i in range(channels)), reader, listed, {})
+    return RawDataset(folder.name, tuple(f"channel {i}" for i in range(channels)), reader, listed, {}, (inventory,))
 
 
 def _by_channel(names: dict[str, Path]) -> dict[str, dict[int, Path]] | None:

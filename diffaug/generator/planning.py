@@ -15,6 +15,7 @@ from diffaug.generator.conditions import plan_conditions
 from diffaug.generator.plan import DISCRIMINATOR_NEEDS, GeneratorPlan
 from diffaug.scans.grid import Reading, median_spacing, plan_grid
 
+FEWEST_TO_FIT = 3  # one to measure with, and two to train on: copies are told from what else is alike
 HELD_OUT_SCANS = 0.1  # share of the scans that the generator never trains on
 
 
@@ -118,8 +119,9 @@ def make_plan(
 def _require_possible(budget: str, readings: Sequence[Reading]) -> None:
     if budget not in BUDGETS:
         raise DiffaugError(f"--budget: found '{budget}', expected one of {', '.join(BUDGETS)}; fix the option")
-    if len(readings) < 2:
-        raise DiffaugError(f"fit: found {len(readings)} scan, expected at least 2 (tens are useful); add scans")
+    if len(readings) < FEWEST_TO_FIT:
+        found = f"{len(readings)} scan{'s' if len(readings) > 1 else ''}"
+        raise DiffaugError(f"fit: found {found}, expected at least {FEWEST_TO_FIT} (tens are useful); add scans")
 
 
 def _crop(edge: int, shape: Sequence[int], factors: Sequence[int]) -> tuple[tuple[int, ...], int | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,18 @@ import numpy as np
 from tqdm import tqdm
 
 from diffaug.errors import DiffaugError, first_of
-from diffaug.files import file_hash, fingerprint, read_json
+from diffaug.files import atomic_path, file_hash, fingerprint, read_json
 from diffaug.generator.plan import GeneratorPlan
 from diffaug.nnunet.plans import read_plans
 from diffaug.scans.cache import VolumeCache
 from diffaug.scans.canonical import to_canonical
 from diffaug.scans.dataset import Case, RawDataset
 from diffaug.scans.grid import Reading, read_off
+from diffaug.scans.hounsfield import windows_of
 from diffaug.workspace import Workspace
 
 READINGS = "readings.json"  # what was measured of every scan, in the generator's folder
+UNUSABLE = "unusable.txt"  # scans that cannot be read, and why, in the run folder
 Entries = dict[str, dict[str, Any]]
 
 
@@ -37,20 +39,51 @@ def stored_readings(folder: Path) -> Entries:
     return read_json(file, "delete it and run diffaug fit again") if file.is_file() else {}
 
 
-def measure_scans(dataset: RawDataset) -> Entries:
+def measure_scans(dataset: RawDataset, workspace: Workspace) -> Entries:
     """Measure every scan; this also finds every broken file before anything long begins.
 
     Args:
         dataset: The scans.
+        workspace: The task's workspace.
 
     Returns:
         By case what `readings.json` holds: the reading, and of each file the hash, size and time of change.
+
+    Raises:
+        DiffaugError: If scans cannot be used; all of them are listed in a file that `--exclude` takes.
     """
-    entries = {}
+    readings, unusable = {}, {}
+    for inventory in dataset.inventories:
+        print(f"scans: {inventory.text}", flush=True)
     for case in tqdm(dataset.cases, "reading scans", unit="scan", ascii=True):
-        reading = asdict(read_off(case.id, dataset.read(case), dataset.channels))
-        entries[case.id] = {**reading, "sha256": [file_hash(path) for path in case.files], "files": _states(case)}
+        try:
+            readings[case.id] = read_off(case.id, dataset.read(case), dataset.channels)
+        except DiffaugError as error:
+            unusable[case.id] = str(error)
+    listed = workspace.run / UNUSABLE
+    if unusable:
+        with atomic_path(listed) as temporary:
+            temporary.write_text("".join(f"{case}  # {why}\n" for case, why in unusable.items()), encoding="utf-8")
+        raise DiffaugError(_refusal(unusable, len(dataset.cases), listed))
+    listed.unlink(missing_ok=True)
+    fingerprint = workspace.preprocessed / "dataset_fingerprint.json"
+    planned = read_json(fingerprint, "restore it") if fingerprint.is_file() else None
+    windows, told = windows_of(list(readings.values()), dataset.channels, planned)
+    for sentence in told:
+        print(f"scans: {sentence}", flush=True)
+    entries = {}
+    for case in dataset.cases:
+        ranges = tuple(windows.get(number, own) for number, own in enumerate(readings[case.id].ranges))
+        entry = asdict(replace(readings[case.id], ranges=ranges))
+        entries[case.id] = {**entry, "sha256": [file_hash(path) for path in case.files], "files": _states(case)}
     return entries
+
+
+def _refusal(unusable: Mapping[str, str], count: int, listed: Path) -> str:
+    first = next(iter(unusable.values()))
+    if len(unusable) == 1:
+        return first
+    return f"{len(unusable)} of {count} scans cannot be used, the first: {first}. All are listed: --exclude {listed}"
 
 
 def _states(case: Case) -> list[list[int]]:

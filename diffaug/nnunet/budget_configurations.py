@@ -22,6 +22,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from diffaug.budgets import BUDGETS
 from diffaug.errors import DiffaugError
 from diffaug.files import read_json, write_json
+from diffaug.nnunet.dataset_json import read_dataset_json
 from diffaug.nnunet.families import PLAN, Network, network_of
 from diffaug.workspace import Workspace
 
@@ -116,7 +117,7 @@ def ensure_plans(dataset: str, plans: str = "nnUNetPlans", exclude: Collection[s
             f"{workspace.plans_file}: no such file, and none of nnU-Net's planners writes it ({', '.join(PLANNERS)}); "
             f"run nnUNetv2_plan_and_preprocess -d {_number(dataset)} with the planner that does, or choose other plans"
         )
-    read_json(workspace.raw / "dataset.json", "every nnU-Net dataset has one: write it")
+    read_dataset_json(workspace.raw, labels=True)
     with _quietly():
         extractor = DatasetFingerprintExtractor(dataset, num_processes=1)
         extractor.dataset = {

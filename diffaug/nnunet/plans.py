@@ -11,6 +11,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from diffaug.errors import DiffaugError
 from diffaug.files import read_json
+from diffaug.nnunet.dataset_json import read_dataset_json
 from diffaug.nnunet.families import Network, network_of
 from diffaug.workspace import Workspace
 
@@ -108,7 +109,7 @@ class PlannedTask:
         """
         plans, configuration = read_plans(workspace)
         network = network_of(configuration.configuration, workspace.network)
-        dataset_json = read_json(workspace.raw / "dataset.json", "restore it")
+        dataset_json = read_dataset_json(workspace.raw, labels=True)
         return PlannedTask(workspace, plans, configuration, dataset_json, network)
 
     @property

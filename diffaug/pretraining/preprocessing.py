@@ -18,6 +18,8 @@ from diffaug.pretraining.teacher import FITTED, Teacher
 from diffaug.scans.cache import VolumeCache
 from diffaug.scans.scan import Scan
 
+UNSCALED = ("NoNormalization", "RescaleTo01Normalization", "RGBTo01Normalization")  # of nnU-Net's schemes
+
 
 def preprocess(
     source: Source,
@@ -44,6 +46,8 @@ def preprocess(
         DiffaugError: If the images have another number of channels than the task.
     """
     require_channels(source, len(dataset_json["channel_names"]))
+    for inventory in source.dataset.inventories if source.generator is None else ():
+        print(f"images: {inventory.text}", flush=True)
     cache = VolumeCache(folder)
     cases = {case.id: case for case in source.dataset.cases}
     preprocessor = configuration.preprocessor_class(verbose=False)
@@ -54,6 +58,7 @@ def preprocess(
         data, _, properties = preprocessor.run_case_npy(
             scan.voxels.copy(), None, properties, plans, configuration, dataset_json
         )
+        data = _standardised(data, configuration.normalization_schemes)
         image = _as_part_of_a_scan(data, scan, source, configuration.normalization_schemes)
         if teacher is None:
             return image
@@ -86,6 +91,15 @@ def find_teacher(source: Source, device: torch.device) -> Teacher:
     """
     generator, cases = require_teacher(source), source.dataset.cases
     return Teacher.fit(generator, [source.dataset.read(case) for case in cases[:FITTED]], device)
+
+
+def _standardised(data: np.ndarray, schemes: Sequence[str]) -> np.ndarray:
+    """Z-score what nnU-Net leaves in its own units: no pretext learns from losses of 1e5."""
+    for channel, scheme in enumerate(schemes):
+        if scheme in UNSCALED:
+            values = data[channel].astype(np.float64)
+            data[channel] = (values - values.mean()) / max(values.std(), 1e-8)
+    return data
 
 
 def _as_part_of_a_scan(data: np.ndarray, scan: Scan, source: Source, schemes: Sequence[str]) -> np.ndarray:

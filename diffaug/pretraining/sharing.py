@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from diffaug.errors import DiffaugError
-from diffaug.files import atomic_path, emptied, locked, read_json, write_json
+from diffaug.files import atomic_path, emptied, locked, write_json
+from diffaug.nnunet.dataset_json import read_dataset_json
 from diffaug.nnunet.families import PLAN, family_of, network_of, trained_network
 from diffaug.nnunet.networks import build_downstream, read_checkpoint
 from diffaug.nnunet.plans import ConfigurationManager, PlansManager, read_plans
@@ -42,7 +44,7 @@ def export_encoder(workspace: Workspace, out: Path) -> Path:
     plan = encoder.adaptation_plan
     kwargs = plan["architecture_plans"]["arch_kwargs"]
     content = {
-        "network_weights": encoder.weights,
+        "network_weights": {**encoder.weights, **_as_the_decoder_names_it(encoder.weights)},
         "nnssl_adaptation_plan": {
             **plan,
             "architecture_plans": _as_others_name_it(workspace.network, plan["architecture_plans"]),
@@ -54,6 +56,13 @@ def export_encoder(workspace: Workspace, out: Path) -> Path:
     }
     write_encoder(out, content)
     return out
+
+
+def _as_the_decoder_names_it(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Name the encoder once more: nnU-Net's decoder holds it, and `-pretrained_weights` misses no name that way."""
+    if not any(name.startswith("decoder.") for name in weights):
+        return {}
+    return {f"decoder.{name}": tensor for name, tensor in weights.items() if name.startswith("encoder.")}
 
 
 def _as_others_name_it(network: str, architecture: dict[str, Any]) -> dict[str, Any]:
@@ -92,7 +101,7 @@ def import_encoder(workspace: Workspace, file: Path, *, fresh: bool = False) -> 
         DiffaugError: If it does not fit the plan's network, or another encoder is there.
     """
     plans, configuration = read_plans(workspace)
-    dataset_json = read_json(workspace.raw / "dataset.json", "restore it")
+    dataset_json = read_dataset_json(workspace.raw, labels=True)
     encoder = read_encoder(file, "give an encoder file of nnssl or diffaug")
     kind = workspace.network
     network = build_downstream(configuration, plans, dataset_json, network=kind)
@@ -114,7 +123,7 @@ def import_encoder(workspace: Workspace, file: Path, *, fresh: bool = False) -> 
 
 def _require_own_weights(checkpoint: Path, folder: Path, configuration: ConfigurationManager, trainer: str) -> None:
     """Require that a model's weights are those of the network that its trainer is known to build."""
-    plans, info = PlansManager(str(folder / "plans.json")), read_json(folder / "dataset.json", "restore it")
+    plans, info = PlansManager(str(folder / "plans.json")), read_dataset_json(folder, labels=True)
     kind = trained_network(trainer)
     network = build_downstream(configuration, plans, info, network=kind, deep_supervision=False)
     try:

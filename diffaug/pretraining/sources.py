@@ -10,6 +10,7 @@ import numpy as np
 
 from diffaug.errors import DiffaugError
 from diffaug.files import file_hash, read_json
+from diffaug.nnunet.dataset_json import read_dataset_json
 from diffaug.scans.dataset import RawDataset, open_dataset, open_folder
 from diffaug.workspace import Workspace
 
@@ -73,7 +74,7 @@ def real_source(workspace: Workspace, extra: Sequence[Path], exclude: set[str]) 
     Returns:
         The source.
     """
-    dataset = open_dataset(workspace.raw, extra=extra, exclude=exclude)
+    dataset = open_dataset(workspace.raw, extra=extra, exclude=exclude, plans=workspace.plans_file)
     return Source("real", dataset, tuple(case.id for case in dataset.cases))
 
 
@@ -94,8 +95,8 @@ def folder_source(workspace: Workspace, folder: Path, exclude: set[str]) -> Sour
     if (folder / "dataset.json").is_file():
         dataset = open_dataset(folder, exclude=exclude)
     else:
-        info = read_json(workspace.raw / "dataset.json", "expected nnU-Net's raw layout with a dataset.json; write one")
-        dataset = open_folder(folder, info, exclude=exclude)
+        info = read_dataset_json(workspace.raw)
+        dataset = open_folder(folder, info, exclude=exclude, plans=workspace.plans_file)
     return Source(str(folder), dataset, tuple(case.id for case in dataset.cases))
 
 

@@ -10,9 +10,14 @@ import numpy as np
 from diffaug.errors import DiffaugError
 from diffaug.files import atomic_path
 
+LARGEST = float(np.finfo(np.float16).max)
+
 
 class VolumeCache:
-    """A folder of `(C, Z, Y, X)` arrays, one `.npy` per case, half precision (2e-3 at most in [-1, 1] units)."""
+    """A folder of `(C, Z, Y, X)` arrays, one `.npy` per case, half precision (2e-3 at most in [-1, 1] units).
+
+    What is beyond half precision is kept at its end, so there is no infinity.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -30,7 +35,7 @@ class VolumeCache:
         for case in cases:
             if not self._file(case).is_file():
                 with atomic_path(self._file(case)) as temporary, temporary.open("wb") as file:
-                    np.save(file, make(case).astype(np.float16))
+                    np.save(file, make(case).clip(-LARGEST, LARGEST).astype(np.float16))
 
     def __getitem__(self, case: str) -> np.ndarray:
         try:

@@ -10,8 +10,9 @@ from typing import Any
 
 from diffaug.errors import DiffaugError, first_of
 from diffaug.files import read_json
+from diffaug.nnunet.dataset_json import channels_and_ending, read_dataset_json
 from diffaug.nnunet.plans import FOLDS, default_splits
-from diffaug.scans.dataset import channels_and_ending, labelled_ids, list_cases
+from diffaug.scans.dataset import labelled_ids, list_cases
 from diffaug.workspace import Workspace
 
 NAMES_SHOWN = 5  # names in a message
@@ -36,9 +37,8 @@ def excluded_ids(
         DiffaugError: If a rule is none of these, a fold does not exist, a file cannot be read, or a name in it is no
             case's: whoever it was meant for would be trained on.
     """
-    file = workspace.raw / "dataset.json"
-    info = read_json(file, "expected nnU-Net's raw layout with a dataset.json; write one")
-    channels, ending = channels_and_ending(info, file)
+    info = read_dataset_json(workspace.raw)
+    channels, ending = channels_and_ending(info)
     labelled = labelled_ids(workspace.raw, info)
     ids: set[str] = set()
     for rule in rules:
@@ -98,6 +98,14 @@ def _validation_ids(workspace: Workspace, labelled: Sequence[str], rule: str) ->
     file = workspace.preprocessed / "splits_final.json"
     if file.is_file():
         splits = read_json(file, "delete it, nnU-Net makes a new one")
+        parts = ("train", "val")
+        if not isinstance(splits, list) or not all(
+            isinstance(split, dict) and all(isinstance(split.get(part), list) for part in parts) for split in splits
+        ):
+            raise DiffaugError(
+                f"{file}: found a fold without the lists train and val, expected both in each; mend it, or delete it and "
+                "nnU-Net makes a new one"
+            )
     elif len(labelled) >= FOLDS:
         splits = default_splits(labelled)
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,9 +25,11 @@ class Reading:
         size: Voxels (Z, Y, X) in the file's own order.
         spacing: In mm, (Z, Y, X).
         orientation: Where x, y and z run to, for example `LPS`.
-        ranges: Per channel the robust lowest and highest intensity, in the file's units.
+        ranges: Per channel the intensities, in the file's units, that -1 and 1 stand for.
         mean: Per channel, in the file's units.
         std: Per channel, in the file's units.
+        robust: Per channel the robust lowest and highest intensity, in the file's units.
+        above: Per channel the share of voxels above `CT_WINDOW`, which tells whether they are in HU.
     """
 
     case: str
@@ -37,27 +39,31 @@ class Reading:
     ranges: tuple[tuple[float, float], ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    robust: tuple[tuple[float, float], ...] = ()
+    above: tuple[float, ...] = ()
 
 
-def read_off(case: str, scan: Scan, channels: Sequence[str]) -> Reading:
+def is_ct(channel: str) -> bool:
+    """Tell whether a channel is read as Hounsfield units, as nnU-Net's own normalisation lookup does."""
+    return channel.casefold() == "ct"
+
+
+def read_off(
+    case: str, scan: Scan, channels: Sequence[str], windows: Mapping[int, tuple[float, float]] | None = None
+) -> Reading:
     """Measure one scan.
 
     Args:
         case: The case's id.
         scan: The scan.
         channels: nnU-Net's channel names; `CT` has a fixed window in HU, all others a robust range per scan.
+        windows: By number of the channel another fixed window, for `CT` that is not in HU.
 
     Returns:
         The reading.
     """
-    ranges = []
-    for name, voxels in zip(channels, scan.voxels, strict=True):
-        if name.casefold() == "ct":  # as nnU-Net's own normalisation lookup compares it
-            ranges.append(CT_WINDOW)
-        else:
-            low, high = (float(v) for v in np.percentile(voxels, MR_PERCENTILES))
-            # an almost empty image (a thin bright structure) has no robust range: take all of it
-            ranges.append((low, high) if high > low else (float(voxels.min()), float(voxels.max())))
+    robust = [_robust(voxels) for voxels in scan.voxels]
+    windows = {number: CT_WINDOW for number, name in enumerate(channels) if is_ct(name)} | dict(windows or {})
     inside = nonzero_part(scan.voxels)  # nnU-Net normalises what this leaves
     moments = inside.reshape(len(channels), -1).astype(np.float64)
     return Reading(
@@ -65,10 +71,21 @@ def read_off(case: str, scan: Scan, channels: Sequence[str]) -> Reading:
         scan.size,
         scan.geometry.spacing,
         scan.geometry.orientation,
-        tuple(ranges),
+        tuple(windows.get(number, own) for number, own in enumerate(robust)),
         tuple(map(float, moments.mean(1))),
         tuple(map(float, moments.std(1))),
+        tuple(robust),
+        tuple(float((voxels > CT_WINDOW[1]).mean()) for voxels in scan.voxels),
     )
+
+
+def _robust(voxels: np.ndarray) -> tuple[float, float]:
+    low, high = (float(v) for v in np.percentile(voxels, MR_PERCENTILES))
+    if high > low:
+        return low, high
+    # an almost empty image (a thin bright structure) has no robust range: take all of it
+    low, high = float(voxels.min()), float(voxels.max())
+    return low, high if high > low else low + 1  # a sequence that this patient did not get: all of it is -1
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,15 @@
-"""One scan in memory: its voxels, where they lie in the patient, and the way from and to a file."""
+"""One scan in memory: its voxels, where they lie in the patient, and the way to a file."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import nibabel
 import numpy as np
 import SimpleITK as sitk
 
-from diffaug.errors import DiffaugError
 from diffaug.files import atomic_path
-
-RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
 
 
 @dataclass(frozen=True)
@@ -63,77 +58,6 @@ class Scan:
     def size(self) -> tuple[int, ...]:
         """Number of voxels (Z, Y, X)."""
         return self.voxels.shape[1:]
-
-
-def read_scan(files: Sequence[Path], reader: Any) -> Scan:
-    """Read one case, one file per channel, and check all that would otherwise go wrong much later.
-
-    Args:
-        files: The case's files in channel order.
-        reader: One of nnU-Net's reader classes (`nnunetv2.imageio`).
-
-    Returns:
-        The scan.
-
-    Raises:
-        DiffaugError: If a file is missing, cannot be read, is not 3D, holds NaN or infinity, is constant, or does not
-            match the case's first channel in size or spacing.
-    """
-    channels: list[np.ndarray] = []
-    geometries: list[Geometry] = []
-    for file in files:
-        if not file.is_file():
-            raise DiffaugError(f"{file}: no such file, expected one image per channel; restore it or remove the case")
-        try:
-            voxels, properties = reader().read_images((str(file),))
-            stored = _stored(file, voxels)
-        except Exception as error:  # each reader library has its own exceptions for a broken file
-            what = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-            raise DiffaugError(
-                f"{file}: cannot be read ({what[0]}), expected a whole image file; copy it again or remove the case"
-            ) from error
-        if voxels.shape[0] != 1 or min(voxels.shape[1:]) < 2:
-            found = " x ".join(map(str, voxels.shape[::-1]))
-            raise DiffaugError(
-                f"{file}: found {found} values, expected one 3D volume; split it into one file per channel"
-            )
-        if not np.isfinite(stored).all():
-            count = int((~np.isfinite(stored)).sum())
-            raise DiffaugError(
-                f"{file}: found {count} NaN or infinite voxels, expected numbers; replace them or remove it"
-            )
-        if voxels.min() == voxels.max():
-            raise DiffaugError(f"{file}: every voxel is {voxels.flat[0]:g}, expected an image; remove the case")
-        channels.append(voxels[0].astype(np.float32))
-        geometries.append(_geometry(properties))
-    size, spacing = channels[0].shape, geometries[0].spacing
-    for file, channel, geometry in zip(files[1:], channels[1:], geometries[1:], strict=True):
-        if channel.shape != size or not np.allclose(geometry.spacing, spacing, rtol=1e-3):
-            raise DiffaugError(
-                f"{file}: size {channel.shape} and spacing {geometry.spacing} differ from {files[0].name} with {size} "
-                f"and {spacing}, expected equal channels; resample it"
-            )
-    return Scan(np.stack(channels), geometries[0])
-
-
-def _stored(file: Path, voxels: np.ndarray) -> np.ndarray:
-    """Read a NIfTI once more: ITK fills a truncated file with zeros and turns NaN into zero, without a word."""
-    if file.name.endswith((".nii", ".nii.gz")):
-        return np.asanyarray(nibabel.load(file).dataobj)  # type: ignore[attr-defined]
-    return voxels
-
-
-def _geometry(properties: dict[str, Any]) -> Geometry:
-    """Take the geometry out of what nnU-Net's readers return, whichever library they wrap."""
-    spacing = tuple(float(abs(s)) for s in properties["spacing"])
-    if stuff := properties.get("sitk_stuff"):
-        return Geometry(spacing, tuple(stuff["origin"]), tuple(stuff["direction"]))
-    if stuff := properties.get("nibabel_stuff"):
-        affine = np.asarray(stuff.get("reoriented_affine", stuff["original_affine"]))
-        columns = RAS_TO_LPS @ affine[:3, :3]
-        direction = columns / np.linalg.norm(columns, axis=0)
-        return Geometry(spacing, tuple(map(float, RAS_TO_LPS @ affine[:3, 3])), tuple(map(float, direction.ravel())))
-    return Geometry(spacing)
 
 
 def to_images(scan: Scan) -> list[sitk.Image]:

@@ -75,6 +75,9 @@ def audit_folders(request: FoldersRequest, out: Path, extras: Extras, *, device:
         The report, as `audit` gives it.
     """
     found = open_folders(request)
+    for name, dataset in found.items():
+        for inventory in dataset.inventories:
+            print(f"audit: --{name} {inventory.text}", flush=True)
     inputs: dict[str, Any] = {
         name: {"folder": str(folder), "volumes": len(dataset.cases), "state": fingerprint(identity(dataset))}
         for name, folder in (("real", request.real), ("synthetic", request.synthetic), ("unseen", request.unseen))

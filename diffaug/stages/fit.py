@@ -83,7 +83,7 @@ def fit(
             stage.refuse(changed)
             planned = plan_file.is_file() and not fresh
             sites = {} if planned else _sites(workspace, request, dataset, excluded)  # told before all scans are read
-            entries = entries or measure_scans(dataset)
+            entries = entries or measure_scans(dataset, workspace)
             readings = readings_of(entries)
             make = partial(_make_plan, workspace, request, dataset, readings, sites)
             plan = GeneratorPlan.load(plan_file) if planned else make()
@@ -184,7 +184,8 @@ def scans_of(
     """
     extra = [Path(folder) for folder in request.more_images]
     excluded = set(kept) if kept is not None else excluded_ids(workspace, request.exclude, extra, others)
-    return open_dataset(workspace.raw, extra=extra, exclude=excluded), excluded
+    dataset = open_dataset(workspace.raw, extra=extra, exclude=excluded, plans=workspace.plans_file)
+    return dataset, excluded
 
 
 def fitted_scans(workspace: Workspace) -> RawDataset:
@@ -213,5 +214,5 @@ def open_cache(workspace: Workspace, plan: GeneratorPlan) -> VolumeCache:
         The cache, with all of the plan's scans.
     """
     dataset = fitted_scans(workspace)
-    readings = readings_of(stored_readings(workspace.generator) or measure_scans(dataset))
+    readings = readings_of(stored_readings(workspace.generator) or measure_scans(dataset, workspace))
     return fill_cache(dataset, plan, readings, workspace.generator)

@@ -13,7 +13,7 @@ from diffaug.files import atomic_path, emptied, file_hash, locked, read_json, wr
 from diffaug.generator.model import Generator
 from diffaug.generator.preparing import nnunet_geometry
 from diffaug.generator.travelling import ORIGIN, travelling
-from diffaug.scans.dataset import channels_and_ending
+from diffaug.nnunet.dataset_json import channels_and_ending, read_dataset_json
 from diffaug.stages.fit import FOREIGN, GENERATOR
 from diffaug.stages.stage import MANIFEST
 from diffaug.workspace import Workspace
@@ -153,7 +153,7 @@ def _origin(generator: Generator, file: Path) -> dict[str, Any]:
 def _require_same_channels(generator: Generator, workspace: Workspace, file: Path) -> None:
     """Require the task's channels by name: the name says what the numbers mean (`CT` is in Hounsfield units)."""
     info = workspace.raw / "dataset.json"
-    ours, _ = channels_and_ending(read_json(info, "expected nnU-Net's raw layout with a dataset.json; write one"), info)
+    ours, _ = channels_and_ending(read_dataset_json(info.parent))
     theirs = generator.plan.channels
     if [name.casefold() for name in ours] != [name.casefold() for name in theirs]:
         raise DiffaugError(

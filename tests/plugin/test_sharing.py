@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 
 from diffaug.nnunet.weights.format import read_encoder
 from diffaug.pretraining.sharing import export_encoder, import_encoder, share_model
@@ -23,12 +24,24 @@ def test_exported_file_has_the_weights_and_no_case_id(nnunet, tmp_path):
     nnunet.write_encoder()
     out = export_encoder(workspace(nnunet), tmp_path / "shared.pt")
     mine, theirs = read_encoder(nnunet.encoder), read_encoder(out)
-    assert mine.weights.keys() == theirs.weights.keys()
+    assert mine.weights.keys() == {name for name in theirs.weights if not name.startswith("decoder.encoder.")}
     assert all(torch.equal(mine.weights[name], theirs.weights[name]) for name in mine.weights)
     assert theirs.provenance["case_ids"] == 3
     assert theirs.adaptation_plan["architecture_kwargs"]["n_stages"] == 3
     for case in nnunet.cases:
         assert case.encode() not in out.read_bytes()
+
+
+@pytest.mark.parametrize("outputs", [1, 4], ids=["as many outputs", "other outputs"])
+def test_exported_file_is_taken_by_stock_nnunets_pretrained_weights(nnunet, tmp_path, outputs):
+    network = nnunet.write_encoder(outputs=outputs)
+    out = export_encoder(workspace(nnunet), tmp_path / "shared.pt")
+    trainer = nnunet.trainer("nnUNetTrainer")
+    trainer.initialize()
+    load_pretrained_weights(trainer.network, str(out))
+    loaded, expected = trainer.network.state_dict(), network.state_dict()
+    for name in expected:
+        assert ".seg_layers." in name or torch.equal(loaded[name], expected[name]), name
 
 
 def test_export_overwrites_nothing(nnunet, tmp_path, refusal):

@@ -123,7 +123,7 @@ def test_training_moves_the_weights_and_lowers_the_loss(planned, monkeypatch):
     assert losses[-1] < 0.8 * losses[0]
 
 
-@pytest.mark.parametrize("scheme", ["ZScoreNormalization", "CTNormalization", "NoNormalization"])
+@pytest.mark.parametrize("scheme", ["ZScoreNormalization", "CTNormalization"])
 def test_scans_are_preprocessed_exactly_as_nnunet_does(planned, scheme):
     content = plans()
     content["configurations"]["3d_fullres"]["normalization_schemes"] = [scheme]
@@ -144,6 +144,21 @@ def test_scans_are_preprocessed_exactly_as_nnunet_does(planned, scheme):
         )
         np.testing.assert_array_equal(ours[case], stock.astype(np.float16))
     assert ours["free_0"].shape[-1] < ours["free_1"].shape[-1], "cropped, and transposed as the plans say"
+
+
+@pytest.mark.parametrize(
+    "scheme, scale", [("NoNormalization", 1e4), ("RescaleTo01Normalization", 1.0), ("ZScoreNormalization", 1e9)]
+)
+def test_whatever_units_nnunet_leaves_the_pretext_sees_mean_0_and_variance_1(planned, scheme, scale):
+    content = plans()
+    content["configurations"]["3d_fullres"]["normalization_schemes"] = [scheme]
+    (planned.preprocessed / "nnUNetPlans.json").write_text(json.dumps(content))
+    for case in (*LABELLED, *UNLABELLED):
+        write_image(planned.image(case), blob(3) * scale)
+    run(planned)
+    for volume in cached(planned).values():
+        assert abs(volume.astype(float).mean()) < 0.01
+        assert volume.astype(float).std() == pytest.approx(1, abs=0.01)
 
 
 def test_held_out_volumes_are_shown_a_few_at_a_time_and_all_count():

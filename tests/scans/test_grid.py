@@ -20,7 +20,8 @@ from diffaug.scans.grid import (
     plan_grid,
     read_off,
 )
-from diffaug.scans.scan import Geometry, Scan, read_scan, write_scan
+from diffaug.scans.reading import read_scan
+from diffaug.scans.scan import Geometry, Scan, write_scan
 
 SPACINGS = {"isotropic": (1.5, 1.5, 1.5), "anisotropic": (4.0, 0.9, 1.1)}
 

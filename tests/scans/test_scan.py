@@ -10,7 +10,8 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from scipy.spatial.transform import Rotation
 
 from blobs import blob, write_image
-from diffaug.scans.scan import Geometry, Scan, read_scan, reorient, to_images, write_scan
+from diffaug.scans.reading import read_scan
+from diffaug.scans.scan import Geometry, Scan, reorient, to_images, write_scan
 
 AXES = {"L": (1, 0, 0), "R": (-1, 0, 0), "P": (0, 1, 0), "A": (0, -1, 0), "S": (0, 0, 1), "I": (0, 0, -1)}
 
@@ -118,10 +119,6 @@ def _infinite(file: Path) -> None:
     write_image(file, voxels)
 
 
-def _constant(file: Path) -> None:
-    write_image(file, np.full((6, 7, 8), 3, np.float32))
-
-
 def _truncated(file: Path) -> None:
     write_image(file, blob(0))
     file.write_bytes(file.read_bytes()[:5000])
@@ -154,7 +151,6 @@ def _missing(file: Path) -> None:
 BROKEN = {
     "NaN": (_nan, "NaN"),
     "infinite": (_infinite, "infinite"),
-    "constant": (_constant, "every voxel is 3"),
     "truncated": (_truncated, "cannot be read"),
     "empty": (_empty, "cannot be read"),
     "text": (_text, "cannot be read"),
