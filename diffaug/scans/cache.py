@@ -10,7 +10,7 @@ import numpy as np
 from diffaug.errors import DiffaugError
 from diffaug.files import atomic_path
 
-LARGEST = float(np.finfo(np.float16).max)
+MOST_IN_HALF = float(np.finfo(np.float16).max)
 
 
 class VolumeCache:
@@ -35,7 +35,7 @@ class VolumeCache:
         for case in cases:
             if not self._file(case).is_file():
                 with atomic_path(self._file(case)) as temporary, temporary.open("wb") as file:
-                    np.save(file, make(case).clip(-LARGEST, LARGEST).astype(np.float16))
+                    np.save(file, make(case).clip(-MOST_IN_HALF, MOST_IN_HALF).astype(np.float16))
 
     def __getitem__(self, case: str) -> np.ndarray:
         try:
