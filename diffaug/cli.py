@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from diffaug import __version__
 from diffaug.errors import DiffaugError, Notice
 from diffaug.options import add_options, read_options
+from diffaug.stopping import Stopped, listening
 from diffaug.verbs import VERBS, Verb
 
 # Before torch is loaded: waiting threads sleep instead of spinning. On a machine that does anything else at the same
@@ -26,19 +27,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments; those of the process by default.
 
     Returns:
-        0, or 2 for something the user can fix, or 130 after Ctrl-C.
+        0, or 2 for something the user can fix, or 130 after Ctrl-C, or 128 and the number of a signal that told to stop.
     """
     arguments = build_parser().parse_args(argv)
     warnings.formatwarning = _in_one_line
     try:
         verb: Verb = arguments.verb
-        verb.run(*(read_options(kind, arguments, only) for kind, only in _kinds(verb)))
+        with listening():
+            verb.run(*(read_options(kind, arguments, only) for kind, only in _kinds(verb)))
     except Exception as error:
         message = _one_line(error)
         if message is None or arguments.debug:
             raise
         print(f"diffaug: {message}", file=sys.stderr)
         return 2
+    except Stopped as stopped:
+        print(f"diffaug: stopped by {stopped}; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 128 + stopped.number  # what shells and schedulers expect of a process that a signal ended
     except KeyboardInterrupt:
         print("diffaug: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130

@@ -14,6 +14,7 @@ from torch import nn
 from diffaug.budgets import Training
 from diffaug.errors import DiffaugError
 from diffaug.files import fingerprint
+from diffaug.stopping import Stopped, at_a_step
 from diffaug.training.batches import Example, StepBatches, loader
 from diffaug.training.checkpoint import Checkpoint
 from diffaug.training.log import Log, progress_bar
@@ -22,6 +23,7 @@ from diffaug.training.step import Objective, set_up, take_step
 
 LOGS = 100  # lines in the log per run, and checkpoints at most
 VALIDATIONS = 10  # per run; each costs about as much as ten steps
+AGREEMENTS = 10  # steps between two looks of several processes at whether one of them was told to stop
 
 
 def require_shares(training: Training, fabric: Fabric, name: str) -> None:
@@ -68,6 +70,7 @@ def train(
 
     Raises:
         DiffaugError: If a loss is not finite, a checkpoint is broken or of other settings, or a batch does not divide.
+        Stopped: If a signal told to; there is a checkpoint of the very step.
     """
     require_shares(training, fabric, name)
     optimizers, average = set_up(objective, training, fabric)
@@ -77,7 +80,7 @@ def train(
     onset = find_onset(state.history, objective.watch) if objective.watch and state.history else Onset(0, False, "")
     every, data = max(1, training.steps // LOGS), _batches(example, training, fabric, step)
     finite = torch.ones((), dtype=torch.bool, device=fabric.device)
-    with progress_bar(name, step, training.steps, enabled=fabric.is_global_zero) as bar:
+    with progress_bar(name, step, training.steps, enabled=fabric.is_global_zero) as bar, at_a_step() as received:
         for step, batch in enumerate(data, start=step):  # noqa: B020 (goes on counting from the resumed step)
             if onset.stop:
                 break
@@ -98,10 +101,26 @@ def train(
                 bar.set_postfix_str(log.write(done), refresh=False)
                 if fabric.is_global_zero and (state.due() or onset.stop or done == training.steps):
                     state.save(done, objective, optimizers, average)
+            if (number := _agreed(received(), done, fabric)) is not None:
+                _require_finite(finite, folder, name, done)
+                if fabric.is_global_zero:
+                    state.save(done, objective, optimizers, average)
+                fabric.barrier()
+                raise Stopped(number)
     if objective.watch and average is not None:
         average.load_state_dict(state.best)
         fabric.print(f"{name}: {_kept(onset, state, training)}")
     return average
+
+
+def _agreed(number: int | None, step: int, fabric: Fabric) -> int | None:
+    """Tell a signal that has come to any of the processes, so that all of them stop at one step."""
+    if fabric.world_size == 1:
+        return number
+    if step % AGREEMENTS:
+        return None
+    told = fabric.all_reduce(torch.tensor(float(number or 0), device=fabric.device), reduce_op="max")
+    return int(told) or None  # type: ignore[arg-type]
 
 
 def _kept(onset: Onset, state: Checkpoint, training: Training) -> str:
