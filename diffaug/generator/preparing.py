@@ -61,10 +61,16 @@ def measure_scans(dataset: RawDataset, workspace: Workspace) -> Entries:
         except DiffaugError as error:
             unusable[case.id] = str(error)
     listed = workspace.run / UNUSABLE
+    if len(unusable) == 1:
+        raise DiffaugError(*unusable.values())
     if unusable:
         with atomic_path(listed) as temporary:
             temporary.write_text("".join(f"{case}  # {why}\n" for case, why in unusable.items()), encoding="utf-8")
-        raise DiffaugError(_refusal(unusable, len(dataset.cases), listed))
+        first = next(iter(unusable.values()))
+        raise DiffaugError(
+            f"{len(unusable)} of {len(dataset.cases)} scans cannot be used, the first: {first}. All are listed: "
+            f"--exclude {listed}"
+        )
     listed.unlink(missing_ok=True)
     fingerprint = workspace.preprocessed / "dataset_fingerprint.json"
     planned = read_json(fingerprint, "restore it") if fingerprint.is_file() else None
@@ -77,13 +83,6 @@ def measure_scans(dataset: RawDataset, workspace: Workspace) -> Entries:
         entry = asdict(replace(readings[case.id], ranges=ranges))
         entries[case.id] = {**entry, "sha256": [file_hash(path) for path in case.files], "files": _states(case)}
     return entries
-
-
-def _refusal(unusable: Mapping[str, str], count: int, listed: Path) -> str:
-    first = next(iter(unusable.values()))
-    if len(unusable) == 1:
-        return first
-    return f"{len(unusable)} of {count} scans cannot be used, the first: {first}. All are listed: --exclude {listed}"
 
 
 def _states(case: Case) -> list[list[int]]:

@@ -57,7 +57,7 @@ def _slips(info: Any, labels: bool) -> Iterator[tuple[str, str]]:
         yield f"labels {info.get('labels')!r}", 'names and numbers, such as {"background": 0, "tumour": 1}'
     entries = info.get("dataset") or {}
     if not isinstance(entries, dict) or not all(
-        isinstance(entry, dict) and isinstance(entry.get("images"), list) and isinstance(entry.get("label"), str)
+        isinstance(entry, dict) and isinstance(entry.get("images"), list) and isinstance(entry.get("label", ""), str)
         for entry in entries.values()
     ):
         yield "a dataset entry of another kind", 'by case {"images": [files], "label": file}'
