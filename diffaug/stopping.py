@@ -15,7 +15,7 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasa
 class Stopped(BaseException):
     """Ends the work in hand. No `Exception`, for nobody who handles those shall take it for a fault.
 
-    Attributes:
+    Args:
         number: Of the signal.
     """
 
