@@ -49,8 +49,7 @@ class Budget:
     Attributes:
         voxels: The most voxels of a window.
         crop: Edge in voxels of what the autoencoder trains on: it is convolutional, and small pieces make many steps.
-        factor: Most compression per axis, less where windows are small; halved along an axis whose voxels are twice as long
-            as the shortest.
+        factor: Compression per axis; halved along an axis whose voxels are twice as long as the shortest.
         autoencoder: Widths per level, blocks, latent channels.
         denoiser: Widths per level, blocks, attention.
         cells: The most latent cells in a batch of the denoiser: fewer volumes are in it where latents are large, as those
@@ -88,7 +87,7 @@ BUDGETS = {
         cells=2**13,
         views=8,
         autoencoder_training=Training(steps=1500, batch_size=4, learning_rate=2e-3),
-        residual_noise_training=Training(steps=800, batch_size=4, learning_rate=3e-3),
+        residual_noise_training=Training(steps=1000, batch_size=4, learning_rate=3e-3),
         denoiser_training=Training(steps=9000, batch_size=16, learning_rate=2e-3, ema_decay=0.998),
         pretraining=Training(steps=1000, batch_size=2, learning_rate=4e-3, workers=1),
         nnunet={"epochs": 50, "iterations_per_epoch": 20, "val_iterations_per_epoch": 2, "optimizer": "adamw"},

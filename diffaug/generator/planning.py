@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
-from diffaug.budgets import BUDGETS, PAPER, PAPERS_LATENT, PAPERS_RATE, Budget
+from diffaug.budgets import BUDGETS, PAPER, PAPERS_LATENT, PAPERS_RATE
 from diffaug.errors import DiffaugError
 from diffaug.generator.conditions import plan_conditions
 from diffaug.generator.plan import DISCRIMINATOR_NEEDS, GeneratorPlan
-from diffaug.scans.grid import Grid, Reading, median_spacing, plan_grid
+from diffaug.scans.grid import Reading, median_spacing, plan_grid
 
 FEWEST_TO_FIT = 3  # one to measure with, and two to train on: copies are told from what else is alike
 HELD_OUT_SCANS = 0.1  # share of the scans that the generator never trains on
@@ -88,14 +88,14 @@ def make_plan(
     _require_possible(budget, readings)
     size = BUDGETS[budget]
     spacing = spacing or median_spacing(readings)
-    view = partial(plan_grid, field_of_view=field_of_view, spacing=spacing, patch_size=patch_size)
-    grid, strides = _compressed(view, readings, spacing, size, like)
+    strides = plan_strides(spacing, size.factor)
     factors = [int(factor) for factor in np.prod(strides, axis=0)]
+    view = partial(plan_grid, field_of_view=field_of_view, spacing=spacing, patch_size=patch_size)
+    grid = view(readings, voxels=size.voxels, multiple=factors)
     cases, held_out = hold_out([reading.case for reading in readings], seed)
     cells = math.prod(n // f for n, f in zip(grid.shape, factors, strict=True))
     latent, most = (PAPERS_LATENT, PAPERS_RATE) if like == PAPER else ({}, math.inf)
     autoencoder = {"image_channels": len(channels), "strides": strides, **size.autoencoder, **latent}
-    autoencoder["channels"] = autoencoder["channels"][-len(strides) :]
     rate = min(most, size.autoencoder_training.learning_rate)
     batch_size = max(1, min(size.denoiser_training.batch_size, size.cells // cells))
     crop, layers = _crop(size.crop, grid.shape, factors)
@@ -115,21 +115,6 @@ def make_plan(
         conditions=plan_conditions(readings, grid, cases, site_of or {}),
         discriminator_layers=layers if like == PAPER else None,
     )
-
-
-def _compressed(
-    view: Callable[..., Grid], readings: Sequence[Reading], spacing: Sequence[float], size: Budget, like: str | None
-) -> tuple[Grid, list[list[int]]]:
-    """Compress as little as the budget bears: small windows keep their detail, and have no more cells than the largest."""
-    factor = size.factor if like == PAPER else 2
-    while True:
-        strides = plan_strides(spacing, factor)
-        factors = [int(each) for each in np.prod(strides, axis=0)]
-        grid = view(readings, voxels=size.voxels, multiple=factors)
-        cells = math.prod(n // f for n, f in zip(grid.shape, factors, strict=True))
-        if factor == size.factor or cells <= size.voxels // size.factor**3:
-            return grid, strides
-        factor *= 2
 
 
 def _require_possible(budget: str, readings: Sequence[Reading]) -> None:
