@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 
-from diffaug.budgets import BUDGETS, PAPER, PAPERS_LATENT, PAPERS_RATE
+from diffaug.budgets import BUDGETS, PAPER, PAPERS_LATENT, PAPERS_RATE, Budget
 from diffaug.errors import DiffaugError
 from diffaug.generator.conditions import plan_conditions
 from diffaug.generator.plan import DISCRIMINATOR_NEEDS, GeneratorPlan
@@ -85,18 +84,17 @@ def make_plan(
     Raises:
         DiffaugError: If there is no such budget or there are fewer than two scans.
     """
-    _require_possible(budget, readings)
-    size = BUDGETS[budget]
+    size = _budget(budget, readings)
     spacing = spacing or median_spacing(readings)
     strides = plan_strides(spacing, size.factor)
     factors = [int(factor) for factor in np.prod(strides, axis=0)]
-    view = partial(plan_grid, field_of_view=field_of_view, spacing=spacing, patch_size=patch_size)
-    grid = view(readings, voxels=size.voxels, multiple=factors)
+    how = {"field_of_view": field_of_view, "spacing": spacing, "patch_size": patch_size}
+    grid = plan_grid(readings, voxels=size.voxels, multiple=factors, **how)  # type: ignore[arg-type]
     cases, held_out = hold_out([reading.case for reading in readings], seed)
     cells = math.prod(n // f for n, f in zip(grid.shape, factors, strict=True))
-    latent, most = (PAPERS_LATENT, PAPERS_RATE) if like == PAPER else ({}, math.inf)
+    rate = size.autoencoder_training.learning_rate
+    latent, rate = (PAPERS_LATENT, min(PAPERS_RATE, rate)) if like == PAPER else ({}, rate)
     autoencoder = {"image_channels": len(channels), "strides": strides, **size.autoencoder, **latent}
-    rate = min(most, size.autoencoder_training.learning_rate)
     batch_size = max(1, min(size.denoiser_training.batch_size, size.cells // cells))
     crop, layers = _crop(size.crop, grid.shape, factors)
     return GeneratorPlan(
@@ -117,12 +115,13 @@ def make_plan(
     )
 
 
-def _require_possible(budget: str, readings: Sequence[Reading]) -> None:
+def _budget(budget: str, readings: Sequence[Reading]) -> Budget:
     if budget not in BUDGETS:
         raise DiffaugError(f"--budget: found '{budget}', expected one of {', '.join(BUDGETS)}; fix the option")
     if len(readings) < FEWEST_TO_FIT:
         found = f"{len(readings)} scan{'s' if len(readings) > 1 else ''}"
         raise DiffaugError(f"fit: found {found}, expected at least {FEWEST_TO_FIT} (tens are useful); add scans")
+    return BUDGETS[budget]
 
 
 def _crop(edge: int, shape: Sequence[int], factors: Sequence[int]) -> tuple[tuple[int, ...], int | None]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,10 +104,7 @@ def train(
                     state.save(done, objective, optimizers, average)
             if (number := _agreed(received(), done, fabric)) is not None:
                 _require_finite(finite, folder, name, done)
-                if fabric.is_global_zero:
-                    state.save(done, objective, optimizers, average)
-                fabric.barrier()
-                raise Stopped(number)
+                _stop(number, fabric, partial(state.save, done, objective, optimizers, average))
     if objective.watch and average is not None:
         average.load_state_dict(state.best)
         fabric.print(f"{name}: {_kept(onset, state, training)}")
@@ -121,6 +119,13 @@ def _agreed(number: int | None, step: int, fabric: Fabric) -> int | None:
         return None
     told = fabric.all_reduce(torch.tensor(float(number or 0), device=fabric.device), reduce_op="max")
     return int(told) or None  # type: ignore[arg-type]
+
+
+def _stop(number: int, fabric: Fabric, save: Callable[[], None]) -> None:
+    if fabric.is_global_zero:
+        save()
+    fabric.barrier()
+    raise Stopped(number)
 
 
 def _kept(onset: Onset, state: Checkpoint, training: Training) -> str:
