@@ -92,19 +92,14 @@ def train(
             if done % every == 0 or done == training.steps:
                 _require_finite(finite, folder, name, done)  # looked at here alone: every look waits for the GPU
                 if done % (every * (LOGS // VALIDATIONS)) == 0 or done == training.steps:
-                    # of one process: an onset must be seen by all of them or by none
-                    measured = fabric.broadcast(objective.validate(average))
+                    measured = _measured(objective, average, fabric, folder / f"{name}.png")
                     log.add(measured)
                     if objective.watch:
                         onset = state.remember({"step": done, **measured}, objective.watch, average)
-                    if fabric.is_global_zero:
-                        objective.preview(folder / f"{name}.png", average)
                 bar.set_postfix_str(log.write(done), refresh=False)
                 if fabric.is_global_zero and (state.due() or onset.stop or done == training.steps):
                     state.save(done, objective, optimizers, average)
-            if (number := _agreed(received(), done, fabric)) is not None:
-                _require_finite(finite, folder, name, done)
-                _stop(number, fabric, partial(state.save, done, objective, optimizers, average))
+            _stop_if_told(received(), finite, done, fabric, partial(state.save, done, objective, optimizers, average))
     if objective.watch and average is not None:
         average.load_state_dict(state.best)
         fabric.print(f"{name}: {_kept(onset, state, training)}")
@@ -121,8 +116,21 @@ def _agreed(number: int | None, step: int, fabric: Fabric) -> int | None:
     return int(told) or None  # type: ignore[arg-type]
 
 
-def _stop(number: int, fabric: Fabric, save: Callable[[], None]) -> None:
+def _measured(objective: Objective, average: nn.Module | None, fabric: Fabric, picture: Path) -> dict[str, float]:
+    # of one process: an onset must be seen by all of them or by none
+    measured: dict[str, float] = fabric.broadcast(objective.validate(average))
     if fabric.is_global_zero:
+        objective.preview(picture, average)
+    return measured
+
+
+def _stop_if_told(
+    received: int | None, finite: torch.Tensor, step: int, fabric: Fabric, save: Callable[[], None]
+) -> None:
+    number = _agreed(received, step, fabric)
+    if number is None:
+        return
+    if fabric.is_global_zero and finite:  # else the checkpoint before it is the better one
         save()
     fabric.barrier()
     raise Stopped(number)
