@@ -31,7 +31,6 @@ TASK = "970"
 CASES = 24
 TINY = {
     "autoencoder_training": {"steps": 12, "warmup_steps": 2, "batch_size": 2},
-    "residual_noise_training": {"steps": 8, "warmup_steps": 2, "batch_size": 2},
     "denoiser_training": {"steps": 20, "warmup_steps": 2, "batch_size": 2},
 }
 OWN = ("fit", "sample", "audit", "pretrain")

@@ -19,7 +19,7 @@ from diffaug.generator.condition import Condition
 from diffaug.generator.model import Generator
 from diffaug.generator.plan import GeneratorPlan
 from diffaug.generator.planning import plan_strides
-from diffaug.generator.residual_noise import ResidualNoise
+from diffaug.generator.residual_noise import fit_residual_noise
 from diffaug.generator.samplers import SAMPLERS
 from diffaug.scans.grid import Grid
 
@@ -50,11 +50,11 @@ def untrained(budget: str, shape: tuple[int, ...]) -> Generator:
         denoiser={"latent_channels": size.autoencoder["latent_channels"], **size.denoiser},
         views=size.views,
         autoencoder_training=size.autoencoder_training,
-        residual_noise_training=size.residual_noise_training,
         denoiser_training=size.denoiser_training,
     )
     autoencoder, denoiser = Autoencoder(**plan.autoencoder), plan.make_denoiser()
-    residual_noise = ResidualNoise(1)
+    small = torch.randn(1, 1, 16, 16, 16).clamp(-1, 1)
+    residual_noise = fit_residual_noise([(small, 0.9 * small, torch.full_like(small, 0.1))])
     channels = size.autoencoder["latent_channels"]
     mean, std = torch.zeros(1, channels, 1, 1, 1), torch.ones(1, 1, 1, 1, 1)
     return Generator(plan, autoencoder, denoiser, mean, std, [shape], [Condition()], residual_noise)

@@ -56,7 +56,6 @@ class Budget:
             of long voxels are, which are compressed less.
         views: Windows cached per scan.
         autoencoder_training: How long and fast.
-        residual_noise_training: How long and fast.
         denoiser_training: How long and fast.
         pretraining: How long and fast the network of nnU-Net's plan is pretrained.
         nnunet: What nnU-Net's trainers are told, the `diffaug` block of its configuration.
@@ -70,7 +69,6 @@ class Budget:
     cells: int
     views: int
     autoencoder_training: Training
-    residual_noise_training: Training
     denoiser_training: Training
     pretraining: Training
     nnunet: dict[str, Any]
@@ -87,7 +85,6 @@ BUDGETS = {
         cells=2**13,
         views=8,
         autoencoder_training=Training(steps=1500, batch_size=4, learning_rate=2e-3),
-        residual_noise_training=Training(steps=1000, batch_size=4, learning_rate=3e-3),
         denoiser_training=Training(steps=9000, batch_size=16, learning_rate=2e-3, ema_decay=0.998),
         pretraining=Training(steps=1000, batch_size=2, learning_rate=4e-3, workers=1),
         nnunet={"epochs": 50, "iterations_per_epoch": 20, "val_iterations_per_epoch": 2, "optimizer": "adamw"},
@@ -102,7 +99,6 @@ BUDGETS = {
         cells=2**18,
         views=8,
         autoencoder_training=Training(steps=40_000, batch_size=2, learning_rate=3e-4, warmup_steps=500, workers=6),
-        residual_noise_training=Training(steps=4000, batch_size=2, learning_rate=2e-3, workers=6),
         denoiser_training=Training(
             steps=60_000, batch_size=16, learning_rate=2e-4, warmup_steps=1000, ema_decay=0.9995, workers=4
         ),
@@ -119,7 +115,6 @@ BUDGETS = {
         cells=2**20,
         views=8,
         autoencoder_training=Training(steps=60_000, batch_size=2, learning_rate=3e-4, warmup_steps=500, workers=12),
-        residual_noise_training=Training(steps=4000, batch_size=2, learning_rate=2e-3, workers=12),
         denoiser_training=Training(
             steps=100_000, batch_size=16, learning_rate=2e-4, warmup_steps=1000, ema_decay=0.9998, workers=6
         ),

@@ -77,16 +77,11 @@ class Task:
         fit(self.workspace, request, device="cpu", plan_only=True)
         file = self.workspace.generator / "plan.json"
         plan = json.loads(file.read_text())
-        plan["autoencoder"] |= {
-            "channels": [8] * len(plan["autoencoder"]["strides"]),
-            "latent_channels": 4,
-            "codes": 32,
-        }
+        plan["autoencoder"] |= {"channels": [8, 8], "latent_channels": 4, "codes": 32}
         plan["denoiser"] |= {"channels": [8, 8], "latent_channels": 4}
         plan["views"] = 2
         plan["autoencoder_training"] |= {"steps": steps, "warmup_steps": 2}
-        for network in ("residual_noise_training", "denoiser_training"):
-            plan[network] |= {"steps": steps, "batch_size": 2, "warmup_steps": 2}
+        plan["denoiser_training"] |= {"steps": steps, "batch_size": 2, "warmup_steps": 2}
         plan |= changes
         file.write_text(json.dumps(plan))
         return plan

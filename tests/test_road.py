@@ -124,9 +124,9 @@ def edit(file, change):
 
 
 def shorten(plan):
-    for fit in ("autoencoder_training", "residual_noise_training", "denoiser_training"):
+    for fit in ("autoencoder_training", "denoiser_training"):
         plan[fit] |= {"steps": 4, "warmup_steps": 1}
-    plan["autoencoder"] |= {"channels": [8] * len(plan["autoencoder"]["strides"]), "codes": 64}
+    plan["autoencoder"] |= {"channels": [8, 8], "codes": 64}
     plan["denoiser"] |= {"channels": [8, 8]}
 
 
@@ -143,7 +143,6 @@ def short(monkeypatch):
         autoencoder={**small.autoencoder, "channels": [8, 8], "codes": 64},
         denoiser={**small.denoiser, "channels": [8, 8]},
         autoencoder_training=few,
-        residual_noise_training=few,
         denoiser_training=replace(few, ema_decay=0.9),
         pretraining=few,
         nnunet={**small.nnunet, "epochs": 1, "iterations_per_epoch": 2, "val_iterations_per_epoch": 1},

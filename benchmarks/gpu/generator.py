@@ -25,7 +25,6 @@ from diffaug.workspace import Workspace
 
 FITTING = 0.4  # share of the part's time for training steps; the rest goes to reading, validation, copies and sampling
 AUTOENCODER = 0.3  # share of that for the autoencoder
-RESIDUAL_NOISE = 500  # steps: a small network, seconds
 SHOWN = 12
 
 
@@ -41,7 +40,6 @@ def run(context: Context) -> None:
     file = fit(workspace, request, plan_only=True)
     plan = GeneratorPlan.load(file)
     steps = {"autoencoder": 30, "denoiser": 30} if sizes == SMOKE else _steps_that_fit(context, plan)
-    steps["residual_noise"] = 30 if sizes == SMOKE else RESIDUAL_NOISE
     content = json.loads(file.read_text())
     for network, count in steps.items():
         training = content[f"{network}_training"]

@@ -20,7 +20,7 @@ from diffaug.generator.fit_autoencoder import AutoencoderObjective
 from diffaug.generator.fit_denoiser import DenoiserObjective
 from diffaug.generator.plan import GeneratorPlan
 from diffaug.generator.planning import make_plan
-from diffaug.generator.residual_noise import ResidualNoise
+from diffaug.generator.residual_noise import fit_residual_noise
 from diffaug.generator.views import Views
 from diffaug.nnunet.budget_configurations import run_planner
 from diffaug.nnunet.networks import build_network
@@ -107,7 +107,8 @@ def denoiser(plan: GeneratorPlan, extent: Sequence[int], folder: Path) -> Measur
     window = Window((0, 0, 0), tuple(extent))
     views, held_out = (Views(latents, c, [window] * len(c) * plan.views) for c in (plan.cases, plan.held_out))
     torch.manual_seed(0)
-    residual_noise = ResidualNoise(1)
+    small = torch.randn(1, 1, 16, 16, 16).clamp(-1, 1)
+    residual_noise = fit_residual_noise([(small, 0.9 * small, torch.full_like(small, 0.1))])
     known = {case: Condition() for case in (*plan.cases, *plan.held_out)}
     nothing: CopyDetector = None  # type: ignore[assignment]  # looked at in validations alone
     coder = Autoencoder(**plan.autoencoder)

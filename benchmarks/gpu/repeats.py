@@ -61,7 +61,7 @@ def run(context: Context, way: str) -> None:
 def _plan(workspace: Workspace, steps: int) -> None:
     file = fit(workspace, FitRequest(budget="cpu-small", exclude=("none",)), plan_only=True)
     plan = json.loads(file.read_text())
-    for name in ("autoencoder_training", "residual_noise_training", "denoiser_training"):
+    for name in ("autoencoder_training", "denoiser_training"):
         plan[name] |= {"steps": steps, "warmup_steps": max(1, steps // 10)}
     write_json(file, plan)
 

@@ -19,15 +19,16 @@ from diffaug.generator.check_autoencoder import AutoencoderCheck, check_autoenco
 from diffaug.generator.condition import Condition
 from diffaug.generator.fit_autoencoder import AutoencoderObjective, centre_window
 from diffaug.generator.fit_denoiser import DenoiserObjective
-from diffaug.generator.fit_residual_noise import ResidualNoiseObjective
 from diffaug.generator.model import Generator
 from diffaug.generator.plan import GeneratorPlan
+from diffaug.generator.residual_noise import ResidualNoise, fit_residual_noise
 from diffaug.generator.views import encode_views
 from diffaug.scans.cache import VolumeCache
 from diffaug.scans.pictures import curves
 from diffaug.training.log import read_log
 from diffaug.training.loop import train
 
+GRAIN_SCANS = 32
 COPIES = "copies.json"  # the calibrated copy detector, beside the generator
 
 
@@ -39,7 +40,7 @@ def fit_networks(
     fabric: Fabric,
     tell: Callable[..., None],
 ) -> Generator:
-    """Fit the networks, or go on.
+    """Fit both networks, or go on.
 
     Args:
         plan: The plan.
@@ -55,7 +56,7 @@ def fit_networks(
     torch.manual_seed(plan.autoencoder_training.seed)
     coder = AutoencoderObjective(plan, cache)
     # changing what comes after must not discard the autoencoder
-    later = ("denoiser", "denoiser_training", "residual_noise_training", "views", "conditions")
+    later = ("denoiser", "denoiser_training", "views", "conditions")
     identity = {k: v for k, v in asdict(plan).items() if k not in later}
     fit = partial(train, fabric=fabric, folder=folder)
     fit(coder, coder.example, plan.autoencoder_training, name="autoencoder", identity=identity)
@@ -71,12 +72,8 @@ def fit_networks(
             for cases in (plan.cases, plan.held_out)
         )
     detector = _detector(plan, cache, folder, fabric)
-    torch.manual_seed(plan.residual_noise_training.seed)
-    grain = ResidualNoiseObjective(plan, coder.autoencoder, cache)
-    known = {**identity, "training": asdict(plan.residual_noise_training), "autoencoder": _sum(coder.autoencoder)}
-    fit(grain, grain.example, plan.residual_noise_training, name="residual_noise", identity=known)
     torch.manual_seed(plan.denoiser_training.seed)
-    residual_noise = grain.residual_noise.eval()
+    residual_noise = _residual_noise(coder.autoencoder, plan, cache)
     objective = DenoiserObjective(plan, coder.autoencoder, views, held_out, conditions, detector, residual_noise)
     average = fit(objective, objective.example, plan.denoiser_training, name="denoiser", identity=asdict(plan))
     extents = [size for _, size in cache.sizes(plan.cases)]
@@ -92,6 +89,17 @@ def _check(coder: AutoencoderObjective, cache: VolumeCache, folder: Path) -> Aut
     training = [centre_window(cache, case, plan.grid.shape) for case in plan.cases[: len(coder.held_out)]]
     log = [line for line in read_log(folder / "log.jsonl") if line["fit"] == "autoencoder"]
     return check_autoencoder(coder.autoencoder, coder.held_out, training, log)
+
+
+@torch.no_grad()
+def _residual_noise(autoencoder: Autoencoder, plan: GeneratorPlan, cache: VolumeCache) -> ResidualNoise:
+    """Measure what the autoencoder takes from training scans."""
+    autoencoder.eval()
+    device = autoencoder.head.weight.device
+    scans = (torch.from_numpy(centre_window(cache, case, plan.grid.shape))[None] for case in plan.cases[:GRAIN_SCANS])
+    return fit_residual_noise(
+        [(scan, *autoencoder.decode_and_estimate(autoencoder.encode(scan))) for scan in (s.to(device) for s in scans)]
+    )
 
 
 def _detector(plan: GeneratorPlan, cache: VolumeCache, folder: Path, fabric: Fabric) -> CopyDetector:
@@ -123,14 +131,13 @@ def _sum(autoencoder: Autoencoder) -> float:
 
 
 def _finish(folder: Path) -> dict[str, Any]:
-    """Draw the curves, and collect the last figures of all fits."""
+    """Draw the curves, and collect the last figures of both fits."""
     log = read_log(folder / "log.jsonl")
     figures: dict[str, Any] = {}
     for line in log:
         figures |= {f"{line['fit']}_{k}": v for k, v in line.items() if k.startswith(("held_out", "perplexity"))}
     for name, keys in (
         ("autoencoder", ("l1", "perplexity", "held_out_psnr")),
-        ("residual_noise", ("residual_noise_loss", "held_out", "loudness")),
         ("denoiser", ("denoiser_loss", "held_out")),
     ):
         lines = {k: [line for line in log if line["fit"] == name and k in line] for k in keys}

@@ -26,8 +26,6 @@ from diffaug.generator.residual_noise import ResidualNoise
 from diffaug.scans.windows import Window, centred, coordinates, scattered
 from diffaug.training.devices import start_fabric
 
-NETWORKS_OF_IT = ("autoencoder", "residual_noise", "denoiser")  # in its file their tensors' names begin so
-
 
 @dataclass
 class Generator:
@@ -41,7 +39,7 @@ class Generator:
         std: Of the training latents, one for all channels, see `DenoiserObjective`.
         extents: Voxels (Z, Y, X) on the canonical grid of every training scan: synthetic ones are as large.
         conditions: What is known of every training scan, in the same order: synthetic ones are alike.
-        residual_noise: Draws what the autoencoder takes from every scan.
+        residual_noise: What the autoencoder takes from every scan.
         provenance: Ids it has seen, hashes, versions.
     """
 
@@ -64,7 +62,7 @@ class Generator:
         Returns:
             Itself.
         """
-        for network in (self.autoencoder, self.residual_noise, self.denoiser):
+        for network in (self.autoencoder, self.denoiser):
             network.to(device, memory_format=torch.channels_last_3d).eval()  # type: ignore[call-overload]
         self.mean, self.std = self.mean.to(device), self.std.to(device)
         return self
@@ -121,8 +119,8 @@ class Generator:
             latent = samplers.run_sampler(sampler, steps, denoise, start, noise)
         volumes, lost = self.autoencoder.decode_and_estimate(latent * self.std + self.mean)
         if residual_noise:
-            drawn_noise = torch.stack([self.residual_noise.draw(volumes.shape[2:], g) for g in generators])
-            volumes = self.residual_noise.add(volumes, lost, drawn_noise.to(volumes))
+            white = [torch.randn(volumes.shape[1:], generator=g) for g in generators]
+            volumes = self.residual_noise.add(volumes, lost, torch.stack(white).to(volumes))
         return volumes.cpu(), windows, conditions
 
     def _draw(self, seed: int, number: int, wanted: Condition) -> tuple[Window, Condition, torch.Generator]:
@@ -141,12 +139,12 @@ class Generator:
         Args:
             file: Ends in `.safetensors`.
         """
-        tensors = {
-            f"{name}.{key}": value for name in NETWORKS_OF_IT for key, value in getattr(self, name).state_dict().items()
-        }
+        tensors = {f"autoencoder.{k}": v for k, v in self.autoencoder.state_dict().items()}
+        tensors |= {f"denoiser.{k}": v for k, v in self.denoiser.state_dict().items()}
         tensors |= {"latent_mean": self.mean, "latent_std": self.std}
+        tensors |= {f"residual_noise.{k}": v for k, v in asdict(self.residual_noise).items()}
         about = {
-            "format": "diffaug generator 4",
+            "format": "diffaug generator 3",
             "version": __version__,
             "plan": asdict(self.plan),
             "extents": self.extents,
@@ -176,14 +174,16 @@ class Generator:
                 about = json.loads((content.metadata() or {})["diffaug"])
                 tensors = {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118 (not a dict)
             plan = GeneratorPlan.from_dict(about["plan"], file)
-            networks = (Autoencoder(**plan.autoencoder), ResidualNoise(len(plan.channels)), plan.make_denoiser())
-            autoencoder, residual_noise, denoiser = networks
-            for name, network in zip(NETWORKS_OF_IT, networks, strict=True):
-                part = f"{name}."
-                network.load_state_dict({k.removeprefix(part): v for k, v in tensors.items() if k.startswith(part)})
+            autoencoder, denoiser = Autoencoder(**plan.autoencoder), plan.make_denoiser()
+            for name, network in (("autoencoder.", autoencoder), ("denoiser.", denoiser)):
+                network.load_state_dict({k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)})
             extents = [tuple(extent) for extent in about["extents"]]
             conditions = [Condition.from_dict(entry) for entry in about.get("conditions", [{}] * len(extents))]
             mean, std = tensors["latent_mean"], tensors["latent_std"]
+            prefix = "residual_noise."
+            residual_noise = ResidualNoise(
+                **{k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            )
             return Generator(
                 plan, autoencoder, denoiser, mean, std, extents, conditions, residual_noise, about["provenance"]
             )

@@ -22,9 +22,6 @@ from diffaug.scans.grid import Grid
 DISCRIMINATOR_NEEDS = {2: 12, 1: 6, 0: 4}
 
 
-TRAININGS = ("autoencoder_training", "residual_noise_training", "denoiser_training")
-
-
 @dataclass(frozen=True)
 class GeneratorPlan:
     """What `fit` decided.
@@ -40,7 +37,6 @@ class GeneratorPlan:
         denoiser: Arguments of `Denoiser`.
         views: Windows cached per scan.
         autoencoder_training: How long and fast.
-        residual_noise_training: How long and fast.
         denoiser_training: How long and fast.
         conditions: What else the denoiser is told of a scan.
         discriminator_layers: Of the autoencoder's critic, a key of `DISCRIMINATOR_NEEDS`; None trains without one.
@@ -56,7 +52,6 @@ class GeneratorPlan:
     denoiser: dict[str, Any]
     views: int
     autoencoder_training: Training
-    residual_noise_training: Training
     denoiser_training: Training
     conditions: ConditionPlan = field(default_factory=ConditionPlan)
     discriminator_layers: int | None = max(DISCRIMINATOR_NEEDS)
@@ -99,7 +94,7 @@ class GeneratorPlan:
         """
         try:
             grid = Grid(**{k: _tuples(v) for k, v in content["grid"].items()})
-            training = {k: Training(**content[k]) for k in TRAININGS}
+            training = {k: Training(**content[k]) for k in ("autoencoder_training", "denoiser_training")}
             lists = {k: tuple(content[k]) for k in ("channels", "cases", "held_out", "autoencoder_crop")}
             conditions = ConditionPlan.from_dict(content.get("conditions", {}))
             plan = GeneratorPlan(**{**content, **lists, **training, "grid": grid, "conditions": conditions})
@@ -121,7 +116,7 @@ class GeneratorPlan:
     def _require_sense(self) -> None:
         """Find numbers that would only fail, or mislead, hours later."""
         grid, conditions = self.grid, self.conditions
-        fits = tuple(getattr(self, training) for training in TRAININGS)
+        fits = (self.autoencoder_training, self.denoiser_training)
         axes = sorted("".join(pair for pair in ("LR", "AP", "SI") if letter in pair) for letter in grid.orientation)
         rules = {
             "field_of_view is whole or patch": grid.field_of_view in ("whole", "patch"),

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
-from diffaug.budgets import BUDGETS, PAPER, PAPERS_LATENT, PAPERS_RATE, Budget
+from diffaug.budgets import BUDGETS, PAPER, PAPERS_LATENT, PAPERS_RATE
 from diffaug.errors import DiffaugError
 from diffaug.generator.conditions import plan_conditions
 from diffaug.generator.plan import DISCRIMINATOR_NEEDS, GeneratorPlan
@@ -84,17 +85,18 @@ def make_plan(
     Raises:
         DiffaugError: If there is no such budget or there are fewer than two scans.
     """
-    size = _budget(budget, readings)
+    _require_possible(budget, readings)
+    size = BUDGETS[budget]
     spacing = spacing or median_spacing(readings)
     strides = plan_strides(spacing, size.factor)
     factors = [int(factor) for factor in np.prod(strides, axis=0)]
-    how = {"field_of_view": field_of_view, "spacing": spacing, "patch_size": patch_size}
-    grid = plan_grid(readings, voxels=size.voxels, multiple=factors, **how)  # type: ignore[arg-type]
+    view = partial(plan_grid, field_of_view=field_of_view, spacing=spacing, patch_size=patch_size)
+    grid = view(readings, voxels=size.voxels, multiple=factors)
     cases, held_out = hold_out([reading.case for reading in readings], seed)
     cells = math.prod(n // f for n, f in zip(grid.shape, factors, strict=True))
-    rate = size.autoencoder_training.learning_rate
-    latent, rate = (PAPERS_LATENT, min(PAPERS_RATE, rate)) if like == PAPER else ({}, rate)
+    latent, most = (PAPERS_LATENT, PAPERS_RATE) if like == PAPER else ({}, math.inf)
     autoencoder = {"image_channels": len(channels), "strides": strides, **size.autoencoder, **latent}
+    rate = min(most, size.autoencoder_training.learning_rate)
     batch_size = max(1, min(size.denoiser_training.batch_size, size.cells // cells))
     crop, layers = _crop(size.crop, grid.shape, factors)
     return GeneratorPlan(
@@ -108,20 +110,18 @@ def make_plan(
         denoiser={"latent_channels": autoencoder["latent_channels"], **size.denoiser},
         views=size.views,
         autoencoder_training=replace(size.autoencoder_training, seed=seed, learning_rate=rate),
-        residual_noise_training=replace(size.residual_noise_training, seed=seed),
         denoiser_training=replace(size.denoiser_training, seed=seed, batch_size=batch_size),
         conditions=plan_conditions(readings, grid, cases, site_of or {}),
         discriminator_layers=layers if like == PAPER else None,
     )
 
 
-def _budget(budget: str, readings: Sequence[Reading]) -> Budget:
+def _require_possible(budget: str, readings: Sequence[Reading]) -> None:
     if budget not in BUDGETS:
         raise DiffaugError(f"--budget: found '{budget}', expected one of {', '.join(BUDGETS)}; fix the option")
     if len(readings) < FEWEST_TO_FIT:
         found = f"{len(readings)} scan{'s' if len(readings) > 1 else ''}"
         raise DiffaugError(f"fit: found {found}, expected at least {FEWEST_TO_FIT} (tens are useful); add scans")
-    return BUDGETS[budget]
 
 
 def _crop(edge: int, shape: Sequence[int], factors: Sequence[int]) -> tuple[tuple[int, ...], int | None]:

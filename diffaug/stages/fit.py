@@ -88,7 +88,7 @@ def fit(
             make = partial(_make_plan, workspace, request, dataset, readings, sites)
             plan = GeneratorPlan.load(plan_file) if planned else make()
             require_known(plan, plan_file, readings)
-            for name in ("autoencoder", "residual_noise", "denoiser"):  # before the first of them has taken hours
+            for name in ("autoencoder", "denoiser"):  # before the first of them has taken hours
                 require_shares(getattr(plan, f"{name}_training"), fabric, name)
             stage.agree(request, cases=[case.id for case in dataset.cases], excluded=sorted(excluded))
             _write(stage, entries, plan, plan_file)

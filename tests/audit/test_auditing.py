@@ -57,13 +57,9 @@ def audited(tmp_path_factory, request):
         plan["grid"]["shape"] = [16, 16, 16]
         if "autoencoder_crop" in plan:
             plan["autoencoder_crop"] = [16, 16, 16]
-        plan["autoencoder"] |= {
-            "channels": [8] * len(plan["autoencoder"]["strides"]),
-            "latent_channels": 4,
-            "codes": 32,
-        }
+        plan["autoencoder"] |= {"channels": [8, 8], "latent_channels": 4, "codes": 32}
         plan["denoiser"] |= {"channels": [8, 16], "latent_channels": 4}
-        for name in ("autoencoder_training", "residual_noise_training", "denoiser_training"):
+        for name in ("autoencoder_training", "denoiser_training"):
             plan[name] |= {"steps": 6, "batch_size": 2}
         write_json(plan_file, plan)
         sample(workspace, SampleRequest(count=4, steps=3), device="cpu")

@@ -218,7 +218,7 @@ def test_without_residual_noise_volumes_are_as_smooth_as_the_decoder_makes_them(
         images = [sitk.GetArrayFromImage(sitk.ReadImage(str(file))) for file in sorted((folder / "imagesTr").iterdir())]
         return np.mean([np.abs(np.diff(image, 2, 0)).mean() for image in images])
 
-    assert roughness(residual_noise=False) < 0.99 * roughness()  # of a decoder of a few steps, whose volumes are rough
+    assert roughness(residual_noise=False) < 0.9 * roughness()
 
 
 @pytest.mark.parametrize(

@@ -24,14 +24,7 @@ def encoded(tmp_path):
     torch.manual_seed(0)
     plan = make_plan(READINGS, ["MR"], budget="cpu-small")
     plan = replace(
-        plan,
-        views=3,
-        autoencoder={
-            **plan.autoencoder,
-            "channels": [8] * len(plan.autoencoder["strides"]),
-            "latent_channels": 4,
-            "codes": 32,
-        },
+        plan, views=3, autoencoder={**plan.autoencoder, "channels": [8, 8], "latent_channels": 4, "codes": 32}
     )
     scans = VolumeCache(tmp_path / "scans")
     scans.fill(CASES, lambda case: np.random.default_rng(CASES.index(case)).uniform(-1, 1, (1, 20, 24, 22)))
