@@ -54,12 +54,16 @@ def shown(tmp_path):
     return Shown(**folders, audit=audit, predictions=predictions, seconds={"sample": 12.3})
 
 
-def test_the_page_shows_samples_verdicts_masks_and_dice_and_needs_nothing_beside_it(shown, tmp_path, capsys):
+def test_the_page_shows_samples_verdicts_masks_and_dice_and_needs_nothing_beside_it(
+    shown, tmp_path, capsys, monkeypatch
+):
     page = write(tmp_path / "out", shown).read_text()
     told = capsys.readouterr().out
     assert "difference of the means +0.0500" in told
     assert "better in 2 of 4 cases" in told
-    assert page.count("data:image/png;base64,") == 2
+    assert page.count("data:image/png;base64,") == 3, "samples, masks, and the benchmark's plot"
+    monkeypatch.setattr("diffaug.demo_page.PLOT", tmp_path / "a wheel has none")
+    assert write(tmp_path / "out", shown).read_text().count("data:image/png;base64,") == 2
     assert "Told from scans &lt;at once&gt;." in page
     assert "case_0, case_1, case_2, case_3" in page
     dice = json.loads((tmp_path / "out" / "dice.json").read_text())
