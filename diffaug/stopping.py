@@ -28,20 +28,39 @@ class _Listener:
     """Which signal has come, and whether somebody wants to finish a step first."""
 
     def __init__(self) -> None:
-        self.process = os.getpid()
         self.received: int | None = None
         self.waiting = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self.process:  # a loading process, which has nothing to keep
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
         self.received = number
         if not self.waiting:
             raise Stopped(number)
 
 
 _listeners: list[_Listener] = []
+
+
+def _hold() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS if _listeners else ())
+
+
+def _release() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS if _listeners else ())
+
+
+def _release_as_usual() -> None:
+    """Let signals end a forked process, which has nothing to keep, as they do everywhere.
+
+    Pools end theirs by SIGTERM. Python forgets what comes in the first moments of a process, so that until here it waits.
+    """
+    for number in SIGNALS if _listeners else ():
+        signal.signal(number, signal.SIG_DFL)
+    _release()
+    _listeners.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_hold, after_in_parent=_release, after_in_child=_release_as_usual)
 
 
 @contextmanager

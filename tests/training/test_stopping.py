@@ -1,5 +1,6 @@
 """SIGTERM and SIGUSR1, which clusters send before the end: a checkpoint of the very step, one line, 128 + the signal."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -110,3 +111,21 @@ def test_of_two_processes_one_signal_stops_both_at_one_step(tmp_path):
     assert process.wait(timeout=120) == 0
     assert {file.name for file in tmp_path.glob("stopped-*")} == {"stopped-0", "stopped-1"}
     assert 0 < state(tmp_path / "run")["step"] < 1000
+
+
+def test_pools_that_end_their_processes_at_once_are_not_waited_for_for_ever():
+    """nnU-Net makes such a pool in every planning; one process that misses its SIGTERM would stop all."""
+    with listening():
+        for _ in range(30):
+            with multiprocessing.get_context("fork").Pool(2):
+                pass
+    assert not multiprocessing.active_children()
+
+
+def test_a_forked_process_ends_by_the_signal_and_keeps_nothing():
+    with listening():
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        child.start()
+        child.terminate()
+        child.join(30)
+    assert child.exitcode == -signal.SIGTERM
