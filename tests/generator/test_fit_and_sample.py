@@ -173,7 +173,8 @@ def set_threshold(task: Task, share: float) -> float:
         made, windows, _ = generator.synthesise(SHORT.seed, range(first, first + 4), sampler=SHORT.sampler, steps=4)
         shown = [refill(paste_extent(v, w), w, v.shape[1:]) for v, w in zip(made.numpy(), windows, strict=True)]
         found += [near.similarity for near in detector.judge(torch.from_numpy(np.stack(shown)))]
-    detector.calibrate(replace(detector.calibration, threshold=float(np.quantile(found, 1 - share))))
+    threshold = float(np.quantile(found, 1 - share)) if share < 1 else -1.0  # whatever else will be drawn
+    detector.calibrate(replace(detector.calibration, threshold=threshold))
     detector.save(file)
     return detector.threshold
 

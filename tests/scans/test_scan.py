@@ -155,7 +155,7 @@ BROKEN = {
     "empty": (_empty, "cannot be read"),
     "text": (_text, "cannot be read"),
     "4D": (_four_dimensional, "one 3D volume"),
-    "2D": (_two_dimensional, "one 3D volume"),
+    "2D": (_two_dimensional, "at least two slices"),
     "colours": (_colours, "one 3D volume"),
     "missing": (_missing, "no such file"),
 }
