@@ -8,6 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from diffaug import __version__
 from diffaug.errors import DiffaugError, Notice
@@ -50,12 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _in_one_line(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
-) -> str:
-    if issubclass(category, Notice):
-        return f"note: {message}\n"
-    return f"{filename}:{lineno}: {category.__name__}: {message}\n"
+_as_usual = warnings.formatwarning
+
+
+def _in_one_line(message: Warning | str, category: type[Warning], *where: Any, **line: Any) -> str:
+    return f"note: {message}\n" if issubclass(category, Notice) else _as_usual(message, category, *where, **line)
 
 
 def _one_line(error: Exception) -> str | None:

@@ -17,9 +17,8 @@ from diffaug.scans.pictures import brightness, mosaic, outlines, read_upright
 
 SHOWN_PAIRS = 8  # scans and samples shown
 CASES = 4  # test cases whose masks are shown
-PLOT = (
-    Path(__file__).parents[1] / "benchmarks" / "results" / "scarce_labels.png"
-)  # an installed wheel has no benchmarks
+# of a checkout: an installed wheel has no benchmarks
+PLOT = Path(__file__).parents[1] / "benchmarks" / "results" / "scarce_labels.png"
 
 
 @dataclass(frozen=True)

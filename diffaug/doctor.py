@@ -158,13 +158,14 @@ def _names(workspace: Workspace) -> str:
     from diffaug.nnunet.dataset_json import read_dataset_json
     from diffaug.scans.dataset import labelled_ids
 
-    info = read_dataset_json(workspace.raw)
+    dataset = _opened(workspace)
+    info = dataset.info
     labelled = labelled_ids(workspace.raw, info)
     if labelled:
         read_dataset_json(workspace.raw, labels=True)
     bare = [
         case.files[0]
-        for case in _opened(workspace).cases
+        for case in dataset.cases
         if case.id in set(labelled) and len(case.files) == 1 and case.files[0].name == f"{case.id}{info['file_ending']}"
     ]
     if bare and not info.get("dataset"):

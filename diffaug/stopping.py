@@ -90,6 +90,9 @@ def at_a_step() -> Iterator[Callable[[], int | None]]:
 
     Yields:
         Tells the number of the signal that has come; None if none has.
+
+    Raises:
+        Stopped: At the end, if a signal has come that nobody asked for any more.
     """
     listener = _listeners[-1] if _listeners else _Listener()
     listener.waiting = True
@@ -97,3 +100,5 @@ def at_a_step() -> Iterator[Callable[[], int | None]]:
         yield lambda: listener.received
     finally:
         listener.waiting = False
+    if listener.received is not None:
+        raise Stopped(listener.received)

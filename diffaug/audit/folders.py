@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from diffaug.scans.cache import VolumeCache
 from diffaug.scans.canonical import to_canonical
 from diffaug.scans.dataset import RawDataset
 from diffaug.scans.grid import Grid, is_ct, median_spacing, plan_grid, read_off
-from diffaug.scans.hounsfield import windows_of
+from diffaug.scans.hounsfield import in_their_units
 
 FEWEST_SCANS = 10  # real scans: fewer do not tell how alike scans of different patients are
 MULTIPLE = (4, 4, 4)  # of the grid's shape
@@ -112,13 +112,9 @@ def _plan(real: RawDataset, file: Path, voxels: int) -> Grid:
         readings = []
         for case in tqdm(real.cases, "reading scans", unit="scan", ascii=True):
             readings.append(read_off(case.id, real.read(case), real.channels))
-        windows, told = windows_of(readings, real.channels)
+        readings, told = in_their_units(readings, real.channels)
         for sentence in told:
             print(f"audit: {sentence}", flush=True)
-        readings = [
-            replace(reading, ranges=tuple(windows.get(number, own) for number, own in enumerate(reading.ranges)))
-            for reading in readings
-        ]
         spacing = median_spacing(readings)
         grid = plan_grid(readings, voxels=voxels, multiple=MULTIPLE, spacing=spacing, field_of_view="whole")
         write_json(file, asdict(grid))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from diffaug.scans.cache import VolumeCache
 from diffaug.scans.canonical import to_canonical
 from diffaug.scans.dataset import Case, RawDataset
 from diffaug.scans.grid import Reading, read_off
-from diffaug.scans.hounsfield import windows_of
+from diffaug.scans.hounsfield import in_their_units
 from diffaug.workspace import Workspace
 
 READINGS = "readings.json"  # what was measured of every scan, in the generator's folder
@@ -74,15 +74,13 @@ def measure_scans(dataset: RawDataset, workspace: Workspace) -> Entries:
     listed.unlink(missing_ok=True)
     fingerprint = workspace.preprocessed / "dataset_fingerprint.json"
     planned = read_json(fingerprint, "restore it") if fingerprint.is_file() else None
-    windows, told = windows_of(list(readings.values()), dataset.channels, planned)
+    settled, told = in_their_units(list(readings.values()), dataset.channels, planned)
     for sentence in told:
         print(f"scans: {sentence}", flush=True)
-    entries = {}
-    for case in dataset.cases:
-        ranges = tuple(windows.get(number, own) for number, own in enumerate(readings[case.id].ranges))
-        entry = asdict(replace(readings[case.id], ranges=ranges))
-        entries[case.id] = {**entry, "sha256": [file_hash(path) for path in case.files], "files": _states(case)}
-    return entries
+    return {
+        case.id: {**asdict(reading), "sha256": [file_hash(path) for path in case.files], "files": _states(case)}
+        for case, reading in zip(dataset.cases, settled, strict=True)
+    }
 
 
 def _states(case: Case) -> list[list[int]]:

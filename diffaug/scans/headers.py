@@ -10,7 +10,7 @@ from pathlib import Path
 import SimpleITK as sitk
 
 from diffaug.scans.dataset import Case, RawDataset
-from diffaug.scans.reading import NIFTI_2, moved, nifti_header, open_nifti
+from diffaug.scans.reading import NIFTI_2, absence, moved, nifti_header, no_volume, open_nifti
 from diffaug.scans.scan import Geometry
 
 
@@ -36,8 +36,8 @@ def look_at_headers(dataset: RawDataset) -> tuple[dict[str, str], dict[str, str]
 
 
 def _look(file: Path, dataset: RawDataset) -> Geometry | None:
-    if not file.is_file():
-        raise ValueError(f"{file}: {'a folder' if file.is_dir() else 'no such file, or a link to nowhere'}")
+    if what := absence(file):
+        raise ValueError(f"{file}: {what}")
     if not os.access(file, os.R_OK):
         raise ValueError(f"{file}: permission denied")
     if file.name.lower().endswith((".nii", ".nii.gz")):
@@ -50,11 +50,9 @@ def _look(file: Path, dataset: RawDataset) -> Geometry | None:
         reader.ReadImageInformation()
     except RuntimeError as error:
         raise ValueError(f"{file}: {str(error).strip().splitlines()[-1]}") from error
-    dimension = reader.GetDimension()
-    direction = reader.GetDirection()
-    if dimension != 3:
+    if reader.GetDimension() != 3:
         return None
-    return Geometry(reader.GetSpacing()[::-1], reader.GetOrigin(), direction)
+    return Geometry(reader.GetSpacing()[::-1], reader.GetOrigin(), reader.GetDirection())
 
 
 def _require_volume(file: Path) -> None:
@@ -63,11 +61,8 @@ def _require_volume(file: Path) -> None:
         compressed = isinstance(opened, gzip.GzipFile)
     header, start = nifti_header(content)
     shape, spacing = header.get_data_shape(), [float(mm) for mm in header["pixdim"][1:4]]
-    text = " x ".join(map(str, shape))
-    if len(shape) < 3 or math.prod(shape[3:]) != 1:
-        raise ValueError(f"{file}: found {text} values, expected one 3D volume")
-    if min(shape[:3]) < 2:
-        raise ValueError(f"{file}: found {text} values, expected at least two slices along every axis")
+    if what := no_volume(shape):
+        raise ValueError(f"{file}: {what}")
     if not all(math.isfinite(mm) for mm in spacing):
         raise ValueError(f"{file}: its header says spacing {spacing}, expected mm")
     expected = start + math.prod(shape) * header.get_data_dtype().itemsize

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,27 @@ from diffaug.scans.grid import CT_WINDOW, Reading, is_ct
 
 MOST_ABOVE = 0.05  # share of voxels above the window: metal and dense bone are less
 NARROWEST = 50.0  # HU between the robust ends: fat and muscle alone are further apart
+
+
+def in_their_units(
+    readings: Sequence[Reading], channels: Sequence[str], fingerprint: Mapping[str, Any] | None = None
+) -> tuple[list[Reading], list[str]]:
+    """Give channels that are called CT and are not in HU another window.
+
+    Args:
+        readings: All scans.
+        channels: nnU-Net's channel names.
+        fingerprint: nnU-Net's fingerprint of the dataset, if there is one.
+
+    Returns:
+        The readings, and a sentence for each such channel.
+    """
+    windows, told = windows_of(readings, channels, fingerprint)
+
+    def ranges(reading: Reading) -> tuple[tuple[float, float], ...]:
+        return tuple(windows.get(number, own) for number, own in enumerate(reading.ranges))
+
+    return [replace(reading, ranges=ranges(reading)) for reading in readings], told
 
 
 def windows_of(

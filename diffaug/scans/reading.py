@@ -71,20 +71,40 @@ def moved(geometry: Geometry, other: Geometry) -> str:
     return f"begins {shift:.1f} mm elsewhere" if shift > min(other.spacing) / 2 else ""
 
 
+def absence(file: Path) -> str:
+    """Tell in words what stands where a file should; empty if the file does."""
+    if file.is_file():
+        return ""
+    return "a folder" if file.is_dir() else "a link to nowhere" if file.is_symlink() else "no such file"
+
+
+def no_volume(shape: Sequence[int]) -> str:
+    """Tell in words why an array is no volume; empty if it is one.
+
+    Args:
+        shape: As files have it, (X, Y, Z) and perhaps further axes.
+
+    Returns:
+        What was found and expected.
+    """
+    several = len(shape) < 3 or math.prod(shape[3:]) != 1
+    found = " x ".join(map(str, shape if several else shape[:3]))
+    if several:
+        return f"found {found} values, expected one 3D volume"
+    return f"found {found} values, expected at least two slices along every axis" if min(shape[:3]) < 2 else ""
+
+
 def _read(file: Path, reader: Any) -> tuple[np.ndarray, Geometry]:
-    if not file.is_file():
-        what = "a folder" if file.is_dir() else "a link to nowhere" if file.is_symlink() else "no such file"
+    if what := absence(file):
         raise DiffaugError(f"{file}: {what}, expected one image per channel; restore it, {LEAVE_OUT}")
     try:
         voxels, properties = reader().read_images((str(file),))
         stored = _stored(file, voxels)
     except Exception as error:  # each reader library has its own exceptions for a broken file
         raise DiffaugError(_why_not(file, reader, error)) from error
-    if voxels.shape[0] != 1 or min(voxels.shape[1:]) < 2:
-        found = " x ".join(map(str, voxels.shape[:0:-1] if voxels.shape[0] == 1 else voxels.shape[::-1]))
+    if what := no_volume(voxels.shape[::-1]):
         fix = "split it into one file per channel" if voxels.shape[0] != 1 else "take another scan"
-        what = "one 3D volume" if voxels.shape[0] != 1 else "at least two slices along every axis"
-        raise DiffaugError(f"{file}: found {found} values, expected {what}; {fix}, {LEAVE_OUT}")
+        raise DiffaugError(f"{file}: {what}; {fix}, {LEAVE_OUT}")
     count = max(int((~np.isfinite(values)).sum()) for values in (stored, voxels))
     if count:
         raise DiffaugError(

@@ -153,7 +153,7 @@ def _origin(generator: Generator, file: Path) -> dict[str, Any]:
 def _require_same_channels(generator: Generator, workspace: Workspace, file: Path) -> None:
     """Require the task's channels by name: the name says what the numbers mean (`CT` is in Hounsfield units)."""
     info = workspace.raw / "dataset.json"
-    ours, _ = channels_and_ending(read_dataset_json(info.parent))
+    ours, _ = channels_and_ending(read_dataset_json(workspace.raw))
     theirs = generator.plan.channels
     if [name.casefold() for name in ours] != [name.casefold() for name in theirs]:
         raise DiffaugError(

@@ -154,21 +154,21 @@ def test_two_interruptions_are_like_none(tmp_path, unbroken):
     assert_equal(state(tmp_path), state(unbroken))
 
 
-SLOWLY = """
+SLOW = """
 import sys, time
 from pathlib import Path
 sys.path[:0] = sys.argv[2:]
 import torch
 torch.set_num_threads(1)
-from test_loop import Regression, run
+from test_loop import TRAINING, Regression, run
 objective = Regression()
 example = objective.example
 def slowly(generator):
     time.sleep(0.01)
     return example(generator)
 objective.example = slowly
-run(Path(sys.argv[1]), objective)
 """
+SLOWLY = SLOW + "run(Path(sys.argv[1]), objective)"
 
 
 def test_killed_run_equals_unbroken_run(tmp_path, unbroken, kill_when):

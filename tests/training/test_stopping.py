@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_loop import TRAINING, Regression, assert_equal, run, state
+from test_loop import SLOW, TRAINING, Regression, assert_equal, run, state
 
 from diffaug.cli import main
 from diffaug.stopping import Stopped, at_a_step, listening
@@ -62,7 +62,7 @@ def test_the_command_line_says_so_in_one_line_with_the_exit_code_of_the_signal(m
 
 
 def test_what_must_not_be_interrupted_is_asked_when_it_can_stop():
-    with listening(), at_a_step() as received:
+    with listening(), pytest.raises(Stopped), at_a_step() as received:
         assert received() is None
         os.kill(os.getpid(), signal.SIGUSR1)
         assert received() == signal.SIGUSR1
@@ -70,28 +70,22 @@ def test_what_must_not_be_interrupted_is_asked_when_it_can_stop():
         assert received() is None
 
 
-PAIR = """
-import os, sys, time
-from pathlib import Path
-sys.path[:0] = sys.argv[2:]
-import torch
-torch.set_num_threads(1)
-from diffaug.stopping import Stopped, listening
+def test_a_signal_of_the_last_moment_is_not_lost():
+    with listening(), pytest.raises(Stopped), at_a_step():
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+PAIR = f"""{SLOW}
+import os
 from dataclasses import replace
-from test_loop import TRAINING, Regression, run
-objective = Regression()
-example = objective.example
-def slowly(generator):
-    time.sleep(0.02)
-    return example(generator)
-objective.example = slowly
+from diffaug.stopping import Stopped, listening
 rank = os.environ["RANK"]
-Path(sys.argv[1]).with_name(f"process-{rank}").write_text(str(os.getpid()))
+Path(sys.argv[1]).with_name("process-" + rank).write_text(str(os.getpid()))
 try:
     with listening():
         run(Path(sys.argv[1]), objective, replace(TRAINING, steps=1000))
 except Stopped:
-    Path(sys.argv[1]).with_name(f"stopped-{rank}").write_text("")
+    Path(sys.argv[1]).with_name("stopped-" + rank).write_text("")
 """
 
 
