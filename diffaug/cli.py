@@ -33,21 +33,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     warnings.formatwarning = _in_one_line
     try:
-        verb: Verb = arguments.verb
-        with listening():
-            verb.run(*(read_options(kind, arguments, only) for kind, only in _kinds(verb)))
-    except Exception as error:
-        message = _one_line(error)
-        if message is None or arguments.debug:
-            raise
-        print(f"diffaug: {message}", file=sys.stderr)
-        return 2
+        with listening():  # while an error is told, too: torchrun ends the others as soon as one has failed
+            return _run(arguments)
     except Stopped as stopped:
         print(f"diffaug: stopped by {stopped}; the same command goes on from the last checkpoint", file=sys.stderr)
         return 128 + stopped.number  # what shells and schedulers expect of a process that a signal ended
     except KeyboardInterrupt:
         print("diffaug: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    verb: Verb = arguments.verb
+    try:
+        verb.run(*(read_options(kind, arguments, only) for kind, only in _kinds(verb)))
+    except Exception as error:
+        message = _one_line(error)
+        if message is None or arguments.debug:
+            raise
+        print(f"diffaug: {message}", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -66,6 +71,10 @@ def _one_line(error: Exception) -> str | None:
         return f"{error.filename or 'a temporary file'}: the disk is full; free space and run the same command again"
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: cannot be used ({error.strerror}); mend the path or its rights"
+    if "gloo" in str(error) or type(error).__name__.startswith("Dist"):  # of torch.distributed, which is not loaded yet
+        return (
+            "another process of this run has ended, see what it says; the same command goes on from the last checkpoint"
+        )
     if type(error).__name__ == "OutOfMemoryError":
         return f"the GPU's memory is full ({error}); choose a smaller --budget, or smaller numbers in plan.json"
     return None

@@ -131,3 +131,17 @@ def silent(pretext, channels):
 
 
 SILENT = Answer(torch.zeros_like)
+
+
+def blob_plans() -> dict:
+    """Axes are transposed on purpose."""
+    return plans(
+        "Dataset905_Blobs",
+        unet("PlainConvUNet", (4, 8, 8)),
+        patch=[16, 16, 16],
+        size=[22, 24, 20],
+        spacing=[1.5, 1.5, 1.7],
+        seen_spacing=[1.5, 1.5, 2.0],
+        axes=(2, 1, 0),
+        order=3,
+    )

@@ -20,7 +20,9 @@ from diffaug.audit.figures import Compared, Figure, area_figure
 from diffaug.audit.inputs import AuditInputs
 from diffaug.budgets import Training
 from diffaug.files import fingerprint, read_json, write_json
+from diffaug.training.devices import alone
 from diffaug.training.loop import train
+from diffaug.training.together import shared_out
 
 C2ST = "C2ST"  # name of the figure
 PATIENT_FOLDS = 5
@@ -126,7 +128,7 @@ def tell_apart(
         patients: Whose each of them is: volumes of one patient are in one fold.
         mirror: Array axis (0 to 2) that runs left-right.
         seed: Of the folds.
-        fabric: Where to compute.
+        fabric: The processes, which share the folds out.
         folder: Where a stopped test goes on from.
         name: Of the test, part of file names.
         asked: How many of the folds are asked: fewer answer sooner, of fewer volumes.
@@ -141,21 +143,27 @@ def tell_apart(
     # a folder of its own: what was stopped half-way of other volumes must not stand in the way
     own = folder / f"{name}_{fingerprint([patients, seed, mirror, CLASSIFIER_STEPS, sums])}"
     own.mkdir(parents=True, exist_ok=True)
-    for number in range(asked):
+
+    def answers(number: int) -> list[list[float]]:
         file = own / f"{number}.json"
         if not file.is_file():
             apart = [[fold == number for fold in folds] for folds in dealt]
             known = [[v for v, out in zip(s, o, strict=True) if not out] for s, o in zip(sets, apart, strict=True)]
             torch.manual_seed(seed + number)
             objective = ClassifierObjective(known, mirror)
-            training = Training(CLASSIFIER_STEPS, CLASSIFIER_BATCH // 2 * fabric.world_size, 2e-3, seed=seed + number)
+            training = Training(CLASSIFIER_STEPS, CLASSIFIER_BATCH // 2, 2e-3, seed=seed + number)
             fit = f"classifier_{name}_{number + 1}_of_{asked}"
-            train(objective, objective.example, training, fabric=fabric, folder=own, name=fit, identity=None)
+            place = own / str(number)  # processes beside each other write logs, too
+            place.mkdir(exist_ok=True)
+            train(objective, objective.example, training, fabric=alone(fabric), folder=place, name=fit, identity=None)
             unknown = [[v for v, out in zip(s, o, strict=True) if out] for s, o in zip(sets, apart, strict=True)]
             write_json(file, [[objective.judge(v, fabric.device) for v in volumes] for volumes in unknown])
-            (own / f"{fit}.state.pt").unlink(missing_ok=True)
-        for one, found in zip(scores, read_json(file, "delete it"), strict=True):
-            one[one[:, 0] == number, 1] = found
+            (place / f"{fit}.state.pt").unlink(missing_ok=True)
+        return read_json(file, "delete it")  # type: ignore[no-any-return]
+
+    for number, found in enumerate(shared_out(range(asked), lambda some: [answers(n) for n in some], fabric)):
+        for one, told in zip(scores, found, strict=True):
+            one[one[:, 0] == number, 1] = told
     return [one[one[:, 0] < asked] for one in scores]
 
 

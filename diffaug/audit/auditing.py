@@ -30,6 +30,7 @@ from diffaug.errors import DiffaugError
 from diffaug.files import atomic_path
 from diffaug.generator.autoencoder import Autoencoder
 from diffaug.scans.similarity import WINDOW, ms_ssim_settings
+from diffaug.training.devices import alone
 
 Report = dict[str, Any]
 
@@ -68,10 +69,13 @@ def make_report(
         What a manifest should say: defects, verdicts, figures.
     """
     inputs, autoencoder = audited.inputs, audited.autoencoder
+    with fabric.rank_zero_first():  # the others find the files
+        detector = adopt_detector(inputs, audited.copies, fabric)
+        space = adopt_feature_space(inputs, audited.work, alone(fabric))
     findings = measure(
         inputs,
-        adopt_detector(inputs, audited.copies, fabric),
-        adopt_feature_space(inputs, audited.work, fabric),
+        detector,
+        space,
         extras=extras,
         autoencoder=autoencoder,
         made_from=made_from,
@@ -79,10 +83,11 @@ def make_report(
         fabric=fabric,
     )
     verdicts = conclude(findings)
-    _write_table(findings, folder / "copies.csv")
-    draw(findings, inputs, partial(reconstruct, autoencoder) if autoencoder else None, folder)
-    with atomic_path(report) as temporary:
-        temporary.write_text(render(findings, verdicts, folder), encoding="utf-8")
+    if fabric.is_global_zero:
+        _write_table(findings, folder / "copies.csv")
+        draw(findings, inputs, partial(reconstruct, autoencoder) if autoencoder else None, folder)
+        with atomic_path(report) as temporary:
+            temporary.write_text(render(findings, verdicts, folder), encoding="utf-8")
     return {
         "defects": defects(verdicts),
         "verdicts": {v.subject: [v.kind, v.head] for v in verdicts},

@@ -123,7 +123,7 @@ def fit_feature_space(
     Returns:
         The encoder.
     """
-    training = Training(steps=FEATURE_STEPS[fabric.device.type], batch_size=fabric.world_size, learning_rate=2e-3)
+    training = Training(steps=FEATURE_STEPS[fabric.device.type], batch_size=1, learning_rate=2e-3)
     torch.manual_seed(training.seed)
     objective = FeatureSpaceObjective(volume, cases, shape=shape, mirror=mirror)
     identity = [list(cases), list(shape), mirror]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from diffaug.audit.textures import describe, ranges, texture_distances
 from diffaug.audit.verdicts import OWN
 from diffaug.copies.detector import CopyDetector
 from diffaug.generator.autoencoder import Autoencoder
+from diffaug.training.together import shared_out
 
 AUDIT_SEED = 0
 FEWEST_VOLUMES = 10  # volumes of a set: halves of fewer than five have no covariances
@@ -66,7 +67,7 @@ def measure(
     voxels = len(inputs.channels) * int(np.prod(inputs.grid.shape))
 
     decoded = partial(reconstruct, autoencoder) if autoencoder else None
-    copies = look_for_copies(inputs, detector, decoded, device, AUDIT_SEED)
+    copies = look_for_copies(inputs, detector, decoded, fabric, AUDIT_SEED)
     folder = work / "apart"
     apart = look_for_differences(inputs, real, copies.patients, seed=AUDIT_SEED, fabric=fabric, folder=folder)
     extractors = {OWN: space.features, **dict(load_network(path) for path in extras.weights)}
@@ -84,7 +85,7 @@ def measure(
         unseen=len(inputs.unseen),
         copies=copies,
         apart=apart,
-        distances=_distances(inputs, real, extractors, voxels, device),
+        distances=_distances(inputs, real, extractors, voxels, fabric),
         textures=textures,
         looks=looks,
         fineness=fineness,
@@ -102,10 +103,10 @@ def _distances(
     real: Sequence[tuple[str, str | None]],
     extractors: dict[str, Callable[[Tensor], Tensor]],
     voxels: int,
-    device: torch.device,
+    fabric: Fabric,
 ) -> dict[str, dict[str, Compared]]:
     """Compare the sets in every feature space."""
-    made, scans = _features(inputs, real, extractors, voxels, device)
+    made, scans = _features(inputs, real, extractors, voxels, fabric)
     return {
         name: set_distances(scans[name], made[name], AUDIT_SEED)
         for name in extractors
@@ -119,9 +120,9 @@ def _features(
     real: Sequence[tuple[str, str | None]],
     extractors: dict[str, Callable[[Tensor], Tensor]],
     voxels: int,
-    device: torch.device,
+    fabric: Fabric,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Send synthetic volumes and real ones through every extractor, a few at a time.
+    """Send synthetic volumes and real ones through every extractor, a few at a time; processes share them out.
 
     The encoder was trained on real scans that it describes here, and never saw the synthetic ones. That
     could make other real scans look farther off than they are. Between halves of the hippocampus scans, one of them
@@ -129,18 +130,20 @@ def _features(
     and 0.17, density and coverage to 0.89 and more: within the floor, so nothing is held back from it.
     """
 
-    def sent(volumes: Iterator[np.ndarray]) -> dict[str, np.ndarray]:
-        parts: dict[str, list[np.ndarray]] = {name: [] for name in extractors}
-        for batch in batches(volumes, voxels):
-            for name, extract in extractors.items():
-                parts[name].append(extract(batch.to(device)).float().cpu().numpy())
-        return {name: np.concatenate(part) for name, part in parts.items()}
+    def sent(volumes: Sequence[Callable[[], np.ndarray]], what: str) -> dict[str, np.ndarray]:
+        def rows(some: Sequence[Callable[[], np.ndarray]]) -> list[list[np.ndarray]]:
+            shown = tqdm(some, f"features, {what}", unit="volume", ascii=True)
+            found = []
+            for batch in batches((read() for read in shown), voxels):
+                vectors = [extract(batch.to(fabric.device)).float().cpu().numpy() for extract in extractors.values()]
+                found += [list(row) for row in zip(*vectors, strict=True)]
+            return found
 
-    def progress(items: Sequence[Any], what: str) -> Any:
-        return tqdm(items, f"features, {what}", unit="volume", ascii=True)
+        columns = zip(*shared_out(volumes, rows, fabric), strict=True)
+        return {name: np.stack(column) for name, column in zip(extractors, columns, strict=True)}
 
-    made = sent(inputs.synthetic(name) for name in progress(inputs.names, "synthetic"))
-    return made, sent(inputs.real(*where) for where in progress(real, "real"))
+    made = sent([partial(inputs.synthetic, name) for name in inputs.names], "synthetic")
+    return made, sent([partial(inputs.real, *where) for where in real], "real")
 
 
 def _textures(

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 from scipy.stats import betabinom, t
 from tqdm import tqdm
 
 from diffaug.audit.figures import Figure
 from diffaug.audit.inputs import AuditInputs
 from diffaug.copies.detector import CopyDetector, Nearest
+from diffaug.training.together import shared_out
 
 DECODED = 16  # training scans that are sent through the autoencoder
 JUDGED_VOXELS = 2**20  # judged at a time
@@ -161,7 +163,7 @@ def look_for_copies(
     inputs: AuditInputs,
     detector: CopyDetector,
     decoded: Callable[[np.ndarray], np.ndarray] | None,
-    device: torch.device,
+    fabric: Fabric,
     seed: int,
 ) -> Memorisation:
     """Judge all volumes.
@@ -170,7 +172,7 @@ def look_for_copies(
         inputs: The volumes.
         detector: Knows all training scans.
         decoded: Sends a volume through the generator's autoencoder; None without one.
-        device: Where to compute.
+        fabric: The processes, which share the volumes out.
         seed: Of the scans that are sent through it.
 
     Returns:
@@ -178,24 +180,25 @@ def look_for_copies(
     """
     voxels = len(inputs.channels) * int(np.prod(inputs.grid.shape))
 
-    def judged(names: Sequence[str], volumes: Iterable[np.ndarray], what: str) -> list[Judged]:
-        found: list[Nearest] = []
-        for batch in batches(
-            tqdm(volumes, f"looking for copies, {what}", len(names), unit="volume", ascii=True), voxels
-        ):
-            found += detector.judge(batch)
+    def judged(names: Sequence[str], volumes: Callable[[int], np.ndarray], what: str) -> list[Judged]:
+        def nearest(places: Sequence[int]) -> list[Nearest]:
+            shown = tqdm(places, f"looking for copies, {what}", unit="volume", ascii=True)
+            return [found for batch in batches(map(volumes, shown), voxels) for found in detector.judge(batch)]
+
+        found = shared_out(range(len(names)), nearest, fabric)
         return [Judged(n, f.case, f.similarity, f.ratio, f.copy) for n, f in zip(names, found, strict=True)]
 
     rng = np.random.default_rng(seed)
     some = [inputs.training[i] for i in rng.permutation(len(inputs.training))[:DECODED]]
 
     def through(scans: Sequence[tuple[str, str | None]], what: str) -> list[Judged]:
-        if decoded is None:
+        send = decoded
+        if send is None:
             return []
-        return judged([case for case, _ in scans], (decoded(inputs.real(*s)) for s in scans), what)
+        return judged([case for case, _ in scans], lambda place: send(inputs.real(*scans[place])), what)
 
     return Memorisation(
-        synthetic=judged(inputs.names, map(inputs.synthetic, inputs.names), "synthetic"),
+        synthetic=judged(inputs.names, lambda place: inputs.synthetic(inputs.names[place]), "synthetic"),
         innocent=[
             Judged(name, case, similarity, ratio, similarity > detector.threshold)
             for name, (case, similarity, ratio) in detector.calibration.innocent.items()

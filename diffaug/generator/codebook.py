@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from diffaug.training.together import own_places, processes, total
 
 COMMITMENT = 0.25  # VQ-VAE, arXiv 1711.00937, section 4.1
 DECAY = 0.99  # of the moving averages, as in VQ-VAE-2 (arXiv 1906.00446)
@@ -104,21 +105,22 @@ class Codebook(nn.Module):
             self._fill(parts)
         indices = self.nearest(parts)
         quantised = self._look_up(indices, latent)
-        used = torch.zeros_like(self.counts).scatter_add_(1, indices, torch.ones_like(indices, dtype=latent.dtype))
+        used = total(
+            torch.zeros_like(self.counts).scatter_add_(1, indices, torch.ones_like(indices, dtype=latent.dtype))
+        )
         if self.training:
             self._move(parts, indices, used)
-        share = used / indices.shape[1]
+        share = used / used.sum(1, keepdim=True)
         perplexity = torch.exp(torch.special.entr(share).sum(1)).mean()
         commitment = COMMITMENT * F.mse_loss(latent, quantised)
         return latent + (quantised - latent).detach(), commitment, {"perplexity": perplexity}
 
     def _candidates(self, parts: Tensor) -> Tensor:
         """Draw as many latent vectors as there are codes, the same ones in every process."""
-        picks = torch.randint(parts.shape[1], (self.codes.shape[1],), device=parts.device)
-        drawn = parts[:, picks].contiguous()
-        if dist.is_initialized():
-            dist.broadcast(drawn, 0)
-        return drawn
+        count, places = parts.shape[1], own_places(parts.shape[1])
+        picks = torch.randint(count * processes(), (self.codes.shape[1],), device=parts.device) - places.start
+        own = (picks >= 0) & (picks < count)
+        return total(parts[:, picks.clamp(0, count - 1)] * own[:, None])
 
     def _fill(self, parts: Tensor) -> None:
         self.codes.copy_(self._candidates(parts))
@@ -127,12 +129,8 @@ class Codebook(nn.Module):
 
     def _move(self, parts: Tensor, indices: Tensor, used: Tensor) -> None:
         sums = torch.zeros_like(self.sums).scatter_add_(1, indices[..., None].expand_as(parts), parts)
-        counts = used.clone()
-        if dist.is_initialized():
-            dist.all_reduce(counts)
-            dist.all_reduce(sums)
-        self.counts.lerp_(counts, 1 - DECAY)
-        self.sums.lerp_(sums, 1 - DECAY)
+        self.counts.lerp_(used, 1 - DECAY)
+        self.sums.lerp_(total(sums), 1 - DECAY)
         mean = self.counts.mean(1, keepdim=True)
         dead = self.counts < DEAD * mean
         self.sums.copy_(torch.where(dead[..., None], self._candidates(parts) * mean[..., None], self.sums))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from diffaug.generator.denoiser import Denoiser
+from diffaug.training.together import normal
 
 LOG_MEAN = -0.4  # of log(sigma) in training; EDM's -1.2 at sigma_data 0.5, moved by the ratio of standard deviations
 LOG_STD = 1.2
@@ -21,7 +22,7 @@ def draw_sigma(count: int, device: torch.device) -> Tensor:
     Returns:
         `(count,)`.
     """
-    return (torch.randn(count, device=device) * LOG_STD + LOG_MEAN).exp()
+    return (normal((count,), device) * LOG_STD + LOG_MEAN).exp()
 
 
 def denoising_error(

@@ -24,6 +24,7 @@ from diffaug.generator.views import Views
 from diffaug.scans.pictures import mosaic
 from diffaug.scans.windows import Window, coordinates
 from diffaug.training.overfitting import Watch
+from diffaug.training.together import normal
 
 HELD_OUT_SIGMAS = (0.1, 0.3, 1.0, 3.0, 10.0)
 MEASURED_VOLUMES = 8  # per noise level, each of another scan where there are as many
@@ -118,7 +119,9 @@ class DenoiserObjective:
         sigma = draw_sigma(len(latent), latent.device)
         denoiser = self.networks["denoiser"]
         assert isinstance(denoiser, Denoiser)
-        error = denoising_error(denoiser, latent, positions, sigma, torch.randn_like(latent), condition_values)
+        error = denoising_error(
+            denoiser, latent, positions, sigma, normal(latent.shape, latent.device), condition_values
+        )
         yield "denoiser", error.mean(), {}
 
     @torch.no_grad()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
+
+from diffaug.training.together import normal
 
 NOISE = 0.1  # standard deviation in training; latents are about as large as one
 SIZE = 1e-3  # weight of the latent's mean square: else it would outgrow the noise
@@ -27,7 +28,7 @@ class SmoothLatent(nn.Module):
             The noisy latent, the penalty for its size, and its mean square as a figure.
         """
         square = latent.float().square().mean()
-        return latent + NOISE * torch.randn_like(latent), SIZE * square, {"latent_square": square.detach()}
+        return latent + NOISE * normal(latent.shape, latent.device), SIZE * square, {"latent_square": square.detach()}
 
     def quantise(self, latent: Tensor) -> Tensor:
         """Leave a latent as it is: there are no codes.

@@ -120,7 +120,8 @@ def _audit(
     folder: Path, inputs: dict[str, Any], gather: Callable[[], Audited], extras: Extras, device: str, fresh: bool
 ) -> Path:
     """Make the report, unless it is there and of the same inputs and version: what has changed is named."""
-    with open_stage("audit", folder, fresh=fresh) as stage:
+    fabric = start_fabric(device)
+    with open_stage("audit", folder, fresh=fresh, active=fabric.is_global_zero) as stage:
         model = extras.nnunet_model
         inputs = inputs | {
             "weights": [file_hash(file) for file in extras.weights],
@@ -133,15 +134,16 @@ def _audit(
                 print(f"audit: {report} is there already")
                 return report
             print(f"audit: {', '.join(changed)} changed since the report was made; it is made anew", flush=True)
-        if fresh and (folder / WORK).is_dir():
-            remove(folder / WORK)
-        gathered = gather()
-        stage.before = None  # what was measured of other inputs is no beginning
-        stage.agree(None, keep=[WORK], inputs=inputs)
-        stage.save()
-        fabric = start_fabric(device)
+        with fabric.rank_zero_first():  # the others find what the first process has made anew
+            if fresh and stage.active and (folder / WORK).is_dir():
+                remove(folder / WORK)
+            gathered = gather()
+            stage.before = None  # what was measured of other inputs is no beginning
+            stage.agree(None, keep=[WORK], inputs=inputs)
+            stage.save()
         made: Report = make_report(gathered, extras, inputs, folder, report, fabric)
         stage.finish(**made)
+        fabric.barrier()
     return report
 
 

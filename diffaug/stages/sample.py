@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
-import torch
+from lightning_fabric import Fabric
 from tqdm import tqdm
 
 from diffaug.copies.detector import CopyDetector
@@ -19,9 +20,10 @@ from diffaug.generator.conditions import require_learned
 from diffaug.generator.fitting import COPIES
 from diffaug.generator.model import Generator
 from diffaug.generator.samplers import SAMPLERS
-from diffaug.generator.sampling import BATCH, candidates
+from diffaug.generator.sampling import Candidate, rounds
 from diffaug.generator.travelling import ORIGIN
 from diffaug.scans.canonical import synthetic_scan
+from diffaug.scans.grid import Grid
 from diffaug.scans.pictures import mosaic
 from diffaug.scans.scan import write_scan
 from diffaug.stages.fit import open_cache
@@ -49,10 +51,9 @@ def sample(workspace: Workspace, model: Path, asked: SampleRequest | None, *, de
     """
     require_possible(asked or SampleRequest())
     fabric = start_fabric(device)
-    if fabric.is_global_zero:  # sampling is short: under torchrun the other processes wait
-        with open_stage("sample", workspace.synthetic, fresh=fresh) as stage:
-            _sample(workspace, model, stage, asked, fabric.device)
-    fabric.barrier()
+    with open_stage("sample", workspace.synthetic, fresh=fresh, active=fabric.is_global_zero) as stage:
+        _sample(workspace, model, stage, asked, fabric)
+        fabric.barrier()
     return workspace.synthetic
 
 
@@ -72,7 +73,7 @@ def require_possible(request: SampleRequest) -> None:
         )
 
 
-def _sample(workspace: Workspace, model: Path, stage: Stage, asked: SampleRequest | None, device: torch.device) -> None:
+def _sample(workspace: Workspace, model: Path, stage: Stage, asked: SampleRequest | None, fabric: Fabric) -> None:
     folder, generator_hash = stage.folder, file_hash(model)
     request = stage.request(SampleRequest, asked, free=("count",))
     if stage.before is not None:
@@ -80,52 +81,68 @@ def _sample(workspace: Workspace, model: Path, stage: Stage, asked: SampleReques
             stage.refuse(["these volumes come from another generator than today's"])
         before = stage.request(SampleRequest, None)
         if stage.finished and request.count <= before.count:
-            print(f"sample: {folder} holds {before.count} volumes already")
+            fabric.print(f"sample: {folder} holds {before.count} volumes already")
             return
         if request.count < before.count:  # asking for fewer removes none
             request = before
-    generator = Generator.load(model).to(device)
+    generator = Generator.load(model).to(fabric.device)
     require_learned(request.condition, request.guidance, generator.conditions)
-    detector = _detector(workspace, generator, device)
+    detector = _detector(workspace, generator, fabric)
+    fabric.barrier()  # no process may find what is about to go, or to come
     stage.agree(request, generator_sha256=generator_hash, volumes={}, refused=[])
     # before the first volume, so that no other set mixes with it
     stage.save(screened=detector is not None and not detector.blind)
-    _make(stage, request, generator, detector)
-    _finish(stage, request, generator)
+    _make(stage, request, generator, detector, fabric)
+    if stage.active:
+        _finish(stage, request, generator)
 
 
-def _detector(workspace: Workspace, generator: Generator, device: torch.device) -> CopyDetector | None:
+def _detector(workspace: Workspace, generator: Generator, fabric: Fabric) -> CopyDetector | None:
     """Know the training scans again, where they are; say so where no volume can be held against them."""
     if ORIGIN in generator.provenance:
-        print("sample: the generator came from elsewhere, and its scans are not here; its sender has looked for copies")
+        told = "the generator came from elsewhere, and its scans are not here; its sender has looked for copies"
+        fabric.print(f"sample: {told}")
         return None
     scans = open_cache(workspace, generator.plan)
-    detector = CopyDetector.load(workspace.generator / COPIES, scans.__getitem__, device)
+    detector = CopyDetector.load(workspace.generator / COPIES, scans.__getitem__, fabric.device)
     if detector.blind:
-        print(
-            "sample: the copy test is blind for these scans (too few, or too alike); no volume is screened", flush=True
-        )
+        fabric.print("sample: the copy test is blind for these scans (too few, or too alike); no volume is screened")
     return detector
 
 
-def _make(stage: Stage, request: SampleRequest, generator: Generator, detector: CopyDetector | None) -> None:
+def _make(
+    stage: Stage, request: SampleRequest, generator: Generator, detector: CopyDetector | None, fabric: Fabric
+) -> None:
     made, refused = stage.manifest["volumes"], stage.manifest["refused"]
     first = 1 + max([-1, *refused, *(entry["candidate"] for entry in made.values())])
-    options = {key: getattr(request, key) for key in ("sampler", "steps", "condition", "guidance", "residual_noise")}
-    endless = candidates(generator, detector, request.seed, first, **options)
-    with tqdm(total=request.count, initial=len(made), desc="sampling", unit="volume", ascii=True) as bar:
+    options = {key: getattr(request, key) for key in ("sampler", "steps", "guidance", "residual_noise")}
+    make = partial(generator.synthesise, request.seed, wanted=request.condition, **options)
+    endless = rounds(make, detector, first, fabric)
+    bar = tqdm(
+        total=request.count, initial=len(made), desc="sampling", unit="volume", ascii=True, disable=not stage.active
+    )
+    with bar:
         while len(made) < request.count:
-            candidate = next(endless)
-            if candidate.copy and not request.keep_copies:
-                refused.append(candidate.number)
-            else:
-                number = name(len(made))
-                write_scan(synthetic_scan(candidate.volume, generator.plan.grid), stage.folder / "imagesTr", number)
-                made[number] = candidate.entry
-                bar.update()
-            if (candidate.number + 1) % BATCH == 0 or len(made) == request.count:
-                stage.save()
-                _require_volumes(stage.folder, refused, made)
+            _sort(next(endless), stage, request, generator.plan.grid)
+            fabric.barrier()  # the manifest tells of no volume that is not there
+            bar.update(len(made) - bar.n)
+            stage.save()
+            _require_volumes(stage.folder, refused, made)
+
+
+def _sort(candidates: Sequence[Candidate], stage: Stage, request: SampleRequest, grid: Grid) -> None:
+    """Refuse copies, name what passes until there is enough, and write those of this process."""
+    made, refused = stage.manifest["volumes"], stage.manifest["refused"]
+    for candidate in candidates:
+        if len(made) == request.count:
+            return
+        if candidate.copy and not request.keep_copies:
+            refused.append(candidate.number)
+            continue
+        number = name(len(made))
+        made[number] = candidate.entry
+        if candidate.volume is not None:
+            write_scan(synthetic_scan(candidate.volume, grid), stage.folder / "imagesTr", number)
 
 
 def _require_volumes(folder: Path, refused: Sequence[int], made: Mapping[str, Any]) -> None:

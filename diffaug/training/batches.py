@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from diffaug.errors import DiffaugError
@@ -86,14 +85,3 @@ def loader(batches: StepBatches, *, start: int, workers: int, pin: bool) -> Iter
             f"a data loading process was killed ({str(error).splitlines()[0]}), expected {workers} of them to have memory; "
             "free some, or give a container more shared memory (docker run --ipc=host), and run the same command again"
         ) from error
-
-
-def seed_step(seed: int, step: int, rank: int) -> None:
-    """Seed torch's own randomness (noise, masks, dropout) for one step.
-
-    Args:
-        seed: The run's seed.
-        step: The step.
-        rank: This process's rank.
-    """
-    torch.manual_seed(int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0]))

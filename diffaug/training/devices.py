@@ -51,3 +51,22 @@ def start_fabric(device: str = "auto") -> Fabric:
         # Fabric does so for GPUs alone; gloo's threads, still running when the interpreter goes, now and then abort it
         atexit.register(dist.destroy_process_group)
     return fabric
+
+
+@cache
+def alone(fabric: Fabric) -> Fabric:
+    """Take one process out of several, for what each does by itself.
+
+    Args:
+        fabric: The processes.
+
+    Returns:
+        A launched Fabric of this process alone, on the same device.
+    """
+    if fabric.world_size == 1:
+        return fabric
+    gpu = fabric.device.type == "cuda"
+    devices = [fabric.device.index or 0] if gpu else 1
+    one = Fabric(accelerator=fabric.device.type, devices=devices, precision=fabric._precision.precision)
+    one.launch()
+    return one

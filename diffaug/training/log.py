@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+from lightning_fabric import Fabric
 from torch import Tensor
 from tqdm import tqdm
 
@@ -18,7 +20,8 @@ from diffaug.files import atomic_path
 class Log:
     """`log.jsonl`: one line of mean figures each interval; a resumed run first drops lines beyond its checkpoint."""
 
-    def __init__(self, file: Path, name: str, step: int, *, enabled: bool) -> None:
+    def __init__(self, file: Path, name: str, step: int, fabric: Fabric) -> None:
+        self.fabric, enabled = fabric, fabric.is_global_zero
         self.file = file
         self.name = name
         self.enabled = enabled
@@ -38,13 +41,22 @@ class Log:
 
     def write(self, step: int) -> str:
         """Write the interval's line, and give its first figures for the progress bar."""
-        means = {name: round(float(value) / self.counts[name], 6) for name, value in self.sums.items()}
+        means = self._means()
         self.sums, self.counts = {}, {}
         if self.enabled:
             line = {"fit": self.name, "step": step, **means, "seconds": round(time.monotonic() - self.started, 1)}
             with self.file.open("a") as file:
                 file.write(json.dumps(line) + "\n")
         return " ".join(f"{name}={value:.3g}" for name, value in list(means.items())[:4])
+
+    def _means(self) -> dict[str, float]:
+        """Take the means of all processes, whose parts of a batch are equally large."""
+        mine = torch.tensor(
+            [float(value) / self.counts[name] for name, value in self.sums.items()], dtype=torch.float64
+        )
+        means = self.fabric.all_reduce(mine.to(self.fabric.device), reduce_op="mean")
+        assert isinstance(means, Tensor)
+        return {name: round(value, 6) for name, value in zip(self.sums, means.tolist(), strict=True)}
 
 
 def read_log(file: Path) -> list[dict[str, Any]]:

@@ -77,7 +77,7 @@ def train(
     optimizers, average = set_up(objective, training, fabric)
     state = Checkpoint(folder / f"{name}.state.pt", fingerprint([asdict(training), identity]))
     step = state.load(objective, optimizers, average)
-    log = Log(folder / "log.jsonl", name, step, enabled=fabric.is_global_zero)
+    log = Log(folder / "log.jsonl", name, step, fabric)
     onset = find_onset(state.history, objective.watch) if objective.watch and state.history else Onset(0, False, "")
     every, data = max(1, training.steps // LOGS), _batches(example, training, fabric, step)
     finite = torch.ones((), dtype=torch.bool, device=fabric.device)

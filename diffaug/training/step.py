@@ -15,8 +15,8 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from diffaug.budgets import Training
-from diffaug.training.batches import seed_step
 from diffaug.training.overfitting import Watch
+from diffaug.training.together import step_of
 
 # steps between two blends of the averaged weights: they reach back hundreds, and a blend reads all weights
 AVERAGING = 4
@@ -52,7 +52,9 @@ def set_up(
         The optimisers by name, and the averaged network, if any.
     """
     for network in objective.networks.values():
-        _share_weights(network.to(fabric.device))
+        network.to(fabric.device)
+        if fabric.world_size > 1:
+            _share_weights(network)
         # channels last: a tenth to a fifth faster for the autoencoder on a CPU, nothing lost for the others there, and
         # what bfloat16 convolutions want on a GPU
         network.to(memory_format=torch.channels_last_3d).train()  # type: ignore[call-overload]
@@ -84,10 +86,9 @@ def take_step(
     Returns:
         The norm of each optimiser's gradients, not finite where its loss is not.
     """
-    seed_step(training.seed, step, fabric.global_rank)
     rate = learning_rate_scale(step, training) * training.learning_rate
     norms = []
-    with fabric.autocast():
+    with step_of(fabric, training.seed, step), fabric.autocast():
         for name, loss, figures in objective.losses(batch, step / training.steps):
             report({f"{name}_loss": loss.detach(), **figures})
             norms.append(_update(optimizers[name], loss, rate, training, fabric))
@@ -120,9 +121,8 @@ def _average_gradients(parameters: list[nn.Parameter], fabric: Fabric) -> None:
 
 
 def _share_weights(network: nn.Module) -> None:
-    if dist.is_initialized():
-        for tensor in (*network.parameters(), *network.buffers()):
-            dist.broadcast(tensor.data, 0)
+    for tensor in (*network.parameters(), *network.buffers()):
+        dist.broadcast(tensor.data, 0)
 
 
 def _average(objective: Objective, training: Training) -> AveragedModel | None:

@@ -14,9 +14,9 @@ from diffaug.copies.detector import Calibration
 from diffaug.scans.cache import VolumeCache
 from diffaug.scans.grid import Grid
 from diffaug.scans.windows import Window, centred, cut, scattered
+from diffaug.training.devices import start_fabric
 
 CASES = [f"case_{i}" for i in range(8)]
-CPU = torch.device("cpu")
 
 
 def grid(shape, field_of_view="whole", spacing=(1.0, 1.0, 1.0), channels=1, orientation="LPS"):
@@ -88,7 +88,7 @@ class Correlation:
 
 
 def looked(scans, decoded=None):
-    return look_for_copies(scans, Correlation(scans, scans.training), decoded, CPU, 0)
+    return look_for_copies(scans, Correlation(scans, scans.training), decoded, start_fabric("cpu"), 0)
 
 
 def test_copies_are_named_and_others_are_not(tmp_path):

@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import planned as planned_by_nnunet
 import pytest
 import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from planned import blob_plans
 
 from blobs import LABELLED, SPACING, UNLABELLED, Task, blob, write_image
 from diffaug import stages
@@ -38,20 +38,6 @@ REAL = PretrainRequest(images=("real",), budget="cpu-small")
 STEPS = 20
 
 
-def plans() -> dict:
-    """Axes are transposed on purpose."""
-    return planned_by_nnunet.plans(
-        "Dataset905_Blobs",
-        planned_by_nnunet.unet("PlainConvUNet", (4, 8, 8)),
-        patch=PATCH,
-        size=[22, 24, 20],
-        spacing=[1.5, 1.5, 1.7],
-        seen_spacing=[1.5, 1.5, 2.0],
-        axes=(2, 1, 0),
-        order=3,
-    )
-
-
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch):
     few = Training(steps=STEPS, batch_size=2, learning_rate=1e-3, warmup_steps=2)
@@ -61,7 +47,7 @@ def few_steps(monkeypatch):
 @pytest.fixture
 def planned(task) -> Task:
     task.preprocessed.mkdir()
-    (task.preprocessed / "nnUNetPlans.json").write_text(json.dumps(plans()))
+    (task.preprocessed / "nnUNetPlans.json").write_text(json.dumps(blob_plans()))
     return task
 
 
@@ -99,7 +85,7 @@ def test_real_scans_but_for_the_excluded_ones_make_an_encoder_that_loads(planned
     assert set(told["inputs"]["real"]) == seen
     assert not list(planned.workspace.encoder.glob("*.state.pt"))
     assert {"pretext.png", "pretext_curves.png"} <= {path.name for path in planned.workspace.encoder.iterdir()}
-    configuration = PlansManager(plans()).get_configuration("3d_fullres").configuration
+    configuration = PlansManager(blob_plans()).get_configuration("3d_fullres").configuration
     network = get_network_from_plans(*configuration["architecture"].values(), 1, 2, deep_supervision=True)
     report = load_encoder(network, encoder, configuration=configuration)
     assert report.left_random
@@ -125,7 +111,7 @@ def test_training_moves_the_weights_and_lowers_the_loss(planned, monkeypatch):
 
 @pytest.mark.parametrize("scheme", ["ZScoreNormalization", "CTNormalization"])
 def test_scans_are_preprocessed_exactly_as_nnunet_does(planned, scheme):
-    content = plans()
+    content = blob_plans()
     content["configurations"]["3d_fullres"]["normalization_schemes"] = [scheme]
     numbers = {"mean": 200.0, "std": 150.0, "percentile_00_5": 5.0, "percentile_99_5": 600.0}
     content["foreground_intensity_properties_per_channel"]["0"] = numbers
@@ -150,7 +136,7 @@ def test_scans_are_preprocessed_exactly_as_nnunet_does(planned, scheme):
     "scheme, scale", [("NoNormalization", 1e4), ("RescaleTo01Normalization", 1.0), ("ZScoreNormalization", 1e9)]
 )
 def test_whatever_units_nnunet_leaves_the_pretext_sees_mean_0_and_variance_1(planned, scheme, scale):
-    content = plans()
+    content = blob_plans()
     content["configurations"]["3d_fullres"]["normalization_schemes"] = [scheme]
     (planned.preprocessed / "nnUNetPlans.json").write_text(json.dumps(content))
     for case in (*LABELLED, *UNLABELLED):
@@ -304,7 +290,7 @@ def test_patch_windows_are_normalised_by_the_whole_scan(planned):
     voxels[:4] = 0  # cropped away by nnU-Net before it normalises
     write_image(planned.image("free_0"), voxels)
     dataset = open_dataset(planned.raw, exclude=[*LABELLED, "free_1"])
-    manager = PlansManager(plans())
+    manager = PlansManager(blob_plans())
     configuration = manager.get_configuration("3d_fullres")
     configuration.configuration["spacing"] = list(SPACING[::-1])
     info = json.loads((planned.raw / "dataset.json").read_text())
@@ -400,14 +386,14 @@ def test_missing_plans_are_told_with_the_command(task, refusal):
 
 
 def test_plans_that_nnunet_would_call_by_another_name_are_refused(planned, refusal):
-    (planned.preprocessed / "custom.json").write_text(json.dumps(plans()))
+    (planned.preprocessed / "custom.json").write_text(json.dumps(blob_plans()))
     told = refusal(pretrain, Workspace(planned.dataset, plans="custom"), REAL, device="cpu")
     assert "plans_name" in told
     assert "custom" in told
 
 
 def test_second_stage_of_a_cascade_is_refused(planned, refusal):
-    content = plans()
+    content = blob_plans()
     content["configurations"]["cascade"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
     (planned.preprocessed / "nnUNetPlans.json").write_text(json.dumps(content))
     told = refusal(pretrain, Workspace(planned.dataset, configuration="cascade"), REAL, device="cpu")
@@ -428,7 +414,7 @@ def test_example_is_a_pure_function_of_its_generator_and_stays_in_range(planned)
     run(planned)
     (folder,) = (planned.workspace.encoder / "cache").iterdir()
     cases = sorted(file.stem for file in folder.glob("*.npy"))
-    network = build_network(PlansManager(plans()).get_configuration("3d_fullres"), 1, 1)
+    network = build_network(PlansManager(blob_plans()).get_configuration("3d_fullres"), 1, 1)
     volumes = [(VolumeCache(folder), case) for case in cases]
     objective = fitting.PretextObjective(network, PRETEXTS["mae"], volumes, PATCH, [1.5, 1.5, 1.7], 0)
     one, same, other = (objective.example(np.random.default_rng(seed)) for seed in (0, 0, 1))
@@ -463,7 +449,7 @@ def test_killed_run_equals_unbroken_run(planned, tmp_path, kill_when):
 
 
 def test_a_network_that_is_no_unet_is_refused_by_name(planned, refusal):
-    told = plans()
+    told = blob_plans()
     told["configurations"]["3d_fullres"]["architecture"]["network_class_name"] = (
         "dynamic_network_architectures.architectures.primus.Primus"
     )

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from diffaug.training.together import changed_each
+
 CURVE_KNOTS = 6  # of a contrast curve
 FLATTEST = 0.2  # its least slope, over the range of slopes
 FALLING = 0.3  # share of the pieces that run against the others, where some do
@@ -31,12 +33,13 @@ def vary(volumes: Tensor, *, networks: bool = False) -> Tensor:
     Returns:
         As many, each again with mean 0 and variance 1.
     """
-    varied = []
-    for volume in volumes:
+
+    def change(volume: Tensor) -> Tensor:
         changed = _normalised(_noise(_coarsen(_shade(_recolour(volume)))))
         through = networks and bool(torch.rand((), device=volume.device) < NETWORK_CHANCE)
-        varied.append(_normalised(random_network(changed)) if through else changed)
-    return torch.stack(varied)
+        return _normalised(random_network(changed)) if through else changed
+
+    return changed_each(volumes, change)
 
 
 def _happens(like: Tensor) -> bool:

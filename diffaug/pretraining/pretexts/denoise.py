@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffaug.pretraining.pretexts.pretext import Pretext, Shown
+from diffaug.training.together import normal
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Denoise(Pretext):
 
     def solve(self, network: nn.Module, clean: Tensor) -> Shown:
         """See `Pretext.solve`."""
-        sigma = (torch.randn(len(clean), 1, 1, 1, 1, device=clean.device) * self.log_std + self.log_mean).exp()
+        sigma = (normal((len(clean), 1, 1, 1, 1), clean.device) * self.log_std + self.log_mean).exp()
         total = (1 + sigma.square()).sqrt()
-        noisy = clean + sigma * torch.randn_like(clean)
+        noisy = clean + sigma * normal(clean.shape, clean.device)
         raw = network(noisy / total).float()
         target = (clean - noisy / total.square()) * total / sigma
         predicted = noisy / total.square() + raw * sigma / total

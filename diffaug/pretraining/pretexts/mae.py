@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffaug.nnunet.families import Network
 from diffaug.pretraining.pretexts.pretext import Pretext, Shown
+from diffaug.training.together import processes, total, uniform
 
 LARGEST_BLOCK = 16  # voxels
 
@@ -55,11 +55,12 @@ class Mae(Pretext):
         edge = max(1, min(LARGEST_BLOCK, min(size) // self.blocks))
         block = [-(-edge // token) * token for token in self.token]
         cells = [-(-n // edge) for n, edge in zip(size, block, strict=True)]
-        masked = (torch.rand(len(clean), 1, *cells, device=clean.device) < self.masked).float()
+        masked = (uniform((len(clean), 1, *cells), clean.device) < self.masked).float()
         z, y, x = size
         masked = F.interpolate(masked, scale_factor=tuple(map(float, block)), mode="nearest")[..., :z, :y, :x]
         seen = clean * (1 - masked)  # zero is the mean of a normalised scan
         predicted = self.predict(network, seen, masked).float()
         error = (predicted - clean).square() * masked
-        loss = error.sum() / (masked.sum() * clean.shape[1]).clamp_min(1)
+        hidden = total(masked.sum()) / processes()  # each process' loss is a part of the whole batch's mean
+        loss = error.sum() / (hidden * clean.shape[1]).clamp_min(1)
         return Shown(loss, seen, seen + predicted * masked, clean)
