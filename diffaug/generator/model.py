@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import PositiveInt
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from typing_extensions import NotRequired, TypedDict
 
 from diffaug import __version__
 from diffaug.errors import DiffaugError
@@ -24,7 +26,23 @@ from diffaug.generator.denoiser import Denoiser
 from diffaug.generator.plan import GeneratorPlan
 from diffaug.generator.residual_noise import ResidualNoise
 from diffaug.scans.windows import Window, centred, coordinates, scattered
+from diffaug.shapes import require_shape
 from diffaug.training.devices import start_fabric
+
+
+class Seen(TypedDict):
+    """What a generator's file says of its scans."""
+
+    seen: list[str]
+
+
+class Told(TypedDict):
+    """What a generator's file says beside its weights."""
+
+    plan: dict[str, Any]
+    extents: list[tuple[PositiveInt, PositiveInt, PositiveInt]]
+    conditions: NotRequired[list[Condition]]
+    provenance: Seen
 
 
 @dataclass
@@ -154,6 +172,21 @@ class Generator:
         with atomic_path(file) as temporary:
             save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, temporary, {"diffaug": json.dumps(about)})
 
+    def _require_sense(self, tensors: dict[str, Tensor]) -> None:
+        """Find what would only fail, or mislead, when volumes are made."""
+        latent, channels = self.plan.autoencoder["latent_channels"], len(self.plan.channels)
+        rules = {
+            "all numbers are finite": all(bool(t.isfinite().all()) for t in tensors.values()),
+            "latent_mean and latent_std fit the latent": self.mean.shape == (1, latent, 1, 1, 1)
+            and self.std.numel() == 1,
+            "the residual noise has a filter for each channel": self.residual_noise.kernel.shape[:1] == (channels,)
+            and self.residual_noise.kernel.ndim == 4,
+            "there are as many conditions as extents": 0 < len(self.extents) == len(self.conditions),
+        }
+        for rule, kept in rules.items():
+            if not kept:
+                raise ValueError(f"expected that {rule}")
+
     @staticmethod
     def load(file: Path) -> Generator:
         """Read a generator file. Nothing in it is executed.
@@ -173,6 +206,7 @@ class Generator:
             with safe_open(file, framework="pt") as content:
                 about = json.loads((content.metadata() or {})["diffaug"])
                 tensors = {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118 (not a dict)
+            require_shape(about, Told, file, "ask for it anew, or run: diffaug fit --fresh")
             plan = GeneratorPlan.from_dict(about["plan"], file)
             autoencoder, denoiser = Autoencoder(**plan.autoencoder), plan.make_denoiser()
             for name, network in (("autoencoder.", autoencoder), ("denoiser.", denoiser)):
@@ -184,9 +218,11 @@ class Generator:
             residual_noise = ResidualNoise(
                 **{k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
             )
-            return Generator(
+            generator = Generator(
                 plan, autoencoder, denoiser, mean, std, extents, conditions, residual_noise, about["provenance"]
             )
+            generator._require_sense(tensors)
+            return generator
         except DiffaugError:
             raise
         except (SafetensorError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, OSError) as error:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from typing_extensions import NotRequired, TypedDict
 
 from diffaug.budgets import Training
 from diffaug.errors import DiffaugError
@@ -16,10 +18,30 @@ from diffaug.generator.autoencoder import Autoencoder
 from diffaug.generator.conditions import ConditionPlan
 from diffaug.generator.denoiser import Denoiser
 from diffaug.scans.grid import Grid
+from diffaug.shapes import require_shape
 
 # Voxels that the patch discriminator needs along every axis, by the number of its layers: fewer, and nothing is left of
 # a volume after its strides (hearts have 6 to 12 slices)
 DISCRIMINATOR_NEEDS = {2: 12, 1: 6, 0: 4}
+MOST_VOXELS = 2**30  # of a volume: a whole body of 1 mm has a third of it
+
+
+class Written(TypedDict):
+    """A plan as JSON."""
+
+    budget: str
+    channels: list[str]
+    grid: Grid
+    cases: list[str]
+    held_out: list[str]
+    autoencoder: dict[str, Any]
+    autoencoder_crop: list[int]
+    denoiser: dict[str, Any]
+    views: int
+    autoencoder_training: Training
+    denoiser_training: Training
+    conditions: NotRequired[ConditionPlan]
+    discriminator_layers: NotRequired[int | None]
 
 
 @dataclass(frozen=True)
@@ -92,6 +114,7 @@ class GeneratorPlan:
         Raises:
             DiffaugError: If a key is missing or unknown, or the grid does not fit the strides.
         """
+        require_shape(content, Written, source, "fix it or delete it to plan anew")
         try:
             grid = Grid(**{k: _tuples(v) for k, v in content["grid"].items()})
             training = {k: Training(**content[k]) for k in ("autoencoder_training", "denoiser_training")}
@@ -121,6 +144,7 @@ class GeneratorPlan:
         rules = {
             "field_of_view is whole or patch": grid.field_of_view in ("whole", "patch"),
             "orientation names three axes, as LPS does": axes == ["AP", "LR", "SI"],
+            f"shape holds at most {MOST_VOXELS} voxels": math.prod(grid.shape) <= MOST_VOXELS,
             "spacing has three positive numbers": len(grid.spacing) == 3 and min(grid.spacing) > 0,
             "ranges, mean and std have a value for each channel": len(grid.ranges) == len(self.channels)
             and len(grid.mean) == len(grid.std) == len(self.channels),

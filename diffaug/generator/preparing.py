@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from tqdm import tqdm
+from typing_extensions import TypedDict
 
 from diffaug.errors import DiffaugError, first_of
 from diffaug.files import atomic_path, file_hash, fingerprint, read_json
@@ -19,11 +20,25 @@ from diffaug.scans.canonical import to_canonical
 from diffaug.scans.dataset import Case, RawDataset
 from diffaug.scans.grid import Reading, read_off
 from diffaug.scans.hounsfield import in_their_units
+from diffaug.shapes import require_shape
 from diffaug.workspace import Workspace
 
 READINGS = "readings.json"  # what was measured of every scan, in the generator's folder
 UNUSABLE = "unusable.txt"  # scans that cannot be read, and why, in the run folder
 Entries = dict[str, dict[str, Any]]
+
+
+class Measured(TypedDict):
+    """An entry of `readings.json`."""
+
+    case: str
+    size: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    orientation: str
+    ranges: list[tuple[float, float]]
+    mean: list[float]
+    std: list[float]
+    sha256: list[str]
 
 
 def stored_readings(folder: Path) -> Entries:
@@ -35,8 +50,12 @@ def stored_readings(folder: Path) -> Entries:
     Returns:
         By case; empty where nothing was.
     """
-    file = folder / READINGS
-    return read_json(file, "delete it and run diffaug fit again") if file.is_file() else {}
+    file, fix = folder / READINGS, "delete it and run diffaug fit again"
+    if not file.is_file():
+        return {}
+    entries: Entries = read_json(file, fix)
+    require_shape(entries, dict[str, Measured], file, fix)
+    return entries
 
 
 def measure_scans(dataset: RawDataset, workspace: Workspace) -> Entries:

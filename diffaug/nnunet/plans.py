@@ -4,18 +4,53 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from pydantic import Field
+from typing_extensions import NotRequired, TypedDict
 
 from diffaug.errors import DiffaugError
 from diffaug.files import read_json
 from diffaug.nnunet.dataset_json import read_dataset_json
 from diffaug.nnunet.families import Network, network_of
+from diffaug.shapes import require_shape
 from diffaug.workspace import Workspace
 
-__all__ = ["ConfigurationManager", "PlansManager", "read_plans"]
+Axis = Annotated[int, Field(ge=0, le=2)]
+
+__all__ = ["ConfigurationManager", "PlansManager", "read_plans", "understood"]
+
+
+REPAIR = "make the plans anew with nnUNetv2_plan_experiment"
+
+
+class Plans(TypedDict):
+    """What nnU-Net's plans hold, as far as anything is made of it."""
+
+    plans_name: str
+    image_reader_writer: str
+    label_manager: NotRequired[str | None]
+    transpose_forward: tuple[Axis, Axis, Axis]
+    transpose_backward: tuple[Axis, Axis, Axis]
+    foreground_intensity_properties_per_channel: dict[str, dict[str, float]]
+    configurations: dict[str, dict[str, Any]]
+
+
+class Configuration(TypedDict):
+    """What a configuration of nnU-Net's plans holds, its inheritance resolved."""
+
+    patch_size: list[Annotated[int, Field(gt=0, le=4096)]]
+    spacing: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]]
+    batch_size: Annotated[int, Field(gt=0)]
+    normalization_schemes: list[str]
+    use_mask_for_norm: list[bool]
+    preprocessor_name: str
+    resampling_fn_data: str
+    resampling_fn_data_kwargs: dict[str, Any]
+    diffaug: NotRequired[dict[str, Any]]
 
 
 def read_plans(workspace: Workspace) -> tuple[PlansManager, ConfigurationManager]:
@@ -32,16 +67,15 @@ def read_plans(workspace: Workspace) -> tuple[PlansManager, ConfigurationManager
     """
     number = workspace.dataset.removeprefix("Dataset").partition("_")[0]
     content = read_json(workspace.plans_file, f"run: nnUNetv2_plan_and_preprocess -d {number} -c 3d_fullres")
-    known = ", ".join(name for name in content.get("configurations", {}) if not name.startswith("2d"))
-    try:
-        plans = PlansManager(content)
-        configuration = plans.get_configuration(workspace.configuration)
-        found = len(configuration.patch_size)
-    except (KeyError, ValueError, RuntimeError) as error:
+    require_shape(content, Plans, workspace.plans_file, REPAIR)
+    known = ", ".join(name for name in content["configurations"] if not name.startswith("2d"))
+    if workspace.configuration not in content["configurations"]:
         raise DiffaugError(
             f"{workspace.plans_file}: no configuration {workspace.configuration}, expected one of {known}; fix "
             "--configuration, or add it with diffaug plan"
-        ) from error
+        )
+    plans, configuration = understood(content, workspace.configuration, workspace.plans_file)
+    found = len(configuration.patch_size)
     if found != 3:
         raise DiffaugError(
             f"{workspace.plans_file}: configuration {workspace.configuration} is {found}D, expected one of {known}; fix "
@@ -58,6 +92,42 @@ def read_plans(workspace: Workspace) -> tuple[PlansManager, ConfigurationManager
             f"masks, expected one of {known} that takes images alone; fix --configuration"
         )
     return plans, configuration
+
+
+def understood(content: Any, configuration: str, file: Path) -> tuple[PlansManager, ConfigurationManager]:
+    """Have nnU-Net read plans, once they are found to be such.
+
+    Args:
+        content: Of the file.
+        configuration: Name of the configuration.
+        file: Where it was read, for the message.
+
+    Returns:
+        The plans and the configuration.
+
+    Raises:
+        DiffaugError: If they are none.
+    """
+    require_shape(content, Plans, file, REPAIR)
+    try:
+        plans = PlansManager(content)
+        found = plans.get_configuration(configuration)
+        require_shape(found.configuration, Configuration, file, REPAIR)
+        # nnU-Net looks these up by name, and only when they are used
+        _ = (
+            found.preprocessor_class,
+            found.resampling_fn_data,
+            plans.image_reader_writer_class,
+            plans.label_manager_class,
+        )
+    except DiffaugError:
+        raise
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise DiffaugError(
+            f"{file}: configuration {configuration} cannot be understood ({type(error).__name__} {error}), expected what "
+            f"nnU-Net wrote; {REPAIR}"
+        ) from error
+    return plans, found
 
 
 FOLDS = 5

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
+from diffaug.errors import DiffaugError
 from diffaug.nnunet.plans import ConfigurationManager, PlansManager
 from diffaug.nnunet.readers import nonzero_part
 from diffaug.pretraining.sources import Source, require_channels, require_teacher
@@ -55,9 +56,15 @@ def preprocess(
     def make(case: str) -> np.ndarray:
         scan = source.dataset.read(cases[case])
         properties = {"spacing": list(scan.geometry.spacing)}
-        data, _, properties = preprocessor.run_case_npy(
-            scan.voxels.copy(), None, properties, plans, configuration, dataset_json
-        )
+        try:
+            data, _, properties = preprocessor.run_case_npy(
+                scan.voxels.copy(), None, properties, plans, configuration, dataset_json
+            )
+        except (LookupError, TypeError) as error:  # of settings that nnU-Net looks at no sooner
+            raise DiffaugError(
+                f"{cases[case].files[0]}: cannot be preprocessed as nnU-Net's plans say ({type(error).__name__} {error}), "
+                "expected settings that nnU-Net wrote; make the plans anew with nnUNetv2_plan_experiment"
+            ) from error
         data = _standardised(data, configuration.normalization_schemes)
         image = _as_part_of_a_scan(data, scan, source, configuration.normalization_schemes)
         if teacher is None:

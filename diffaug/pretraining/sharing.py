@@ -12,16 +12,17 @@ import torch
 from torch import Tensor
 
 from diffaug.errors import DiffaugError
-from diffaug.files import atomic_path, emptied, locked, write_json
+from diffaug.files import atomic_path, emptied, locked, read_json, write_json
 from diffaug.nnunet.dataset_json import read_dataset_json
 from diffaug.nnunet.families import PLAN, family_of, network_of, trained_network
 from diffaug.nnunet.networks import build_downstream, read_checkpoint
-from diffaug.nnunet.plans import ConfigurationManager, PlansManager, read_plans
+from diffaug.nnunet.plans import ConfigurationManager, PlansManager, read_plans, understood
 from diffaug.nnunet.weights.format import IMPORTED, read_encoder, write_encoder
 from diffaug.nnunet.weights.transfer import load_encoder
 from diffaug.pretraining.images import OWN_IMAGES
 from diffaug.workspace import Workspace
 
+GIVE = "give nnU-Net's folder of a finished training"
 TRAINING_ONLY = ("optimizer_state", "grad_scaler_state", "logging")
 
 
@@ -121,14 +122,16 @@ def import_encoder(workspace: Workspace, file: Path, *, fresh: bool = False) -> 
     return target
 
 
-def _require_own_weights(checkpoint: Path, folder: Path, configuration: ConfigurationManager, trainer: str) -> None:
+def _require_own_weights(
+    checkpoint: Path, plans: PlansManager, configuration: ConfigurationManager, trainer: str
+) -> None:
     """Require that a model's weights are those of the network that its trainer is known to build."""
-    plans, info = PlansManager(str(folder / "plans.json")), read_dataset_json(folder, labels=True)
+    info = read_dataset_json(checkpoint.parents[1], labels=True)
     kind = trained_network(trainer)
     network = build_downstream(configuration, plans, info, network=kind, deep_supervision=False)
     try:
         network.load_state_dict(read_checkpoint(checkpoint)["network_weights"])
-    except RuntimeError as error:
+    except (AttributeError, RuntimeError, TypeError) as error:
         raise DiffaugError(
             f"{checkpoint}: {trainer} trained another network than {'the plans describe' if kind == PLAN else kind}, "
             "expected one that nnU-Net builds without it; share the model's folder as it is"
@@ -156,9 +159,9 @@ def share_model(folder: Path, out: Path) -> Path:
             "nnU-Net's folder TRAINER__PLANS__CONFIGURATION of a finished training; give that"
         )
     trainer, plans, configuration = folder.name.split("__", 2)
-    planned = PlansManager(str(folder / "plans.json")).get_configuration(configuration)
+    told, planned = understood(read_json(folder / "plans.json", GIVE), configuration, folder / "plans.json")
     stock = network_of(planned.configuration, trained_network(trainer)).stock
-    _require_own_weights(checkpoints[0], folder, planned, trainer)
+    _require_own_weights(checkpoints[0], told, planned, trainer)
     if stock is None:
         raise DiffaugError(
             f"{folder}: nnU-Net has no trainer of this network, expected one that it has; share the model's folder as it is "

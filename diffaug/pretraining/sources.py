@@ -7,12 +7,30 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from typing_extensions import NotRequired, TypedDict
 
 from diffaug.errors import DiffaugError
 from diffaug.files import file_hash, read_json
 from diffaug.nnunet.dataset_json import read_dataset_json
 from diffaug.scans.dataset import RawDataset, open_dataset, open_folder
+from diffaug.shapes import require_shape
 from diffaug.workspace import Workspace
+
+
+class GridKept(TypedDict):
+    """The grid of synthetic volumes, as far as it is needed here."""
+
+    field_of_view: str
+    mean: list[float]
+    std: list[float]
+
+
+class Sampled(TypedDict):
+    """What the manifest of finished volumes holds, as far as it is needed here."""
+
+    grid: GridKept
+    seen: list[str]
+    origin: NotRequired[str]
 
 
 @dataclass(frozen=True)
@@ -55,6 +73,7 @@ def synthetic_source(folder: Path, exclude: set[str]) -> Source:
             f"{folder / 'manifest.json'}: no manifest of finished volumes of diffaug sample, expected one; finish it with "
             "diffaug sample, or remove the file if the folder holds other images"
         )
+    require_shape(manifest, Sampled, folder / "manifest.json", "make the volumes anew: diffaug sample --fresh")
     grid = manifest["grid"]
     patch = grid["field_of_view"] == "patch"
     statistics = (np.array(grid["mean"]), np.array(grid["std"])) if patch else None

@@ -16,7 +16,9 @@ from diffaug.errors import DiffaugError
 from diffaug.files import file_hash, fingerprint, read_json, remove
 from diffaug.generator.fitting import COPIES
 from diffaug.generator.model import Generator
+from diffaug.shapes import require_shape
 from diffaug.stages.fit import fitted_scans, open_cache
+from diffaug.stages.manifests import SampleBegun
 from diffaug.stages.stage import MANIFEST, Stage, open_stage
 from diffaug.training.devices import start_fabric
 from diffaug.workspace import Workspace
@@ -39,6 +41,7 @@ def audit(workspace: Workspace, model: Path, volumes: Path, extras: Extras, *, d
         The report, one HTML file that needs nothing beside it. It shows real scans: treat it as patient data.
     """
     manifest = read_json(volumes / MANIFEST, "run: diffaug sample")
+    require_shape(manifest, SampleBegun, volumes / MANIFEST, "make the volumes anew: diffaug sample --fresh")
     inputs = {
         "generator_sha256": file_hash(model),
         "sample_manifest_sha256": file_hash(volumes / MANIFEST),

@@ -13,6 +13,7 @@ from diffaug.generator.condition import Condition
 from diffaug.generator.samplers import SAMPLERS
 from diffaug.options import option
 from diffaug.pretraining.images import named
+from diffaug.shapes import require_shape
 
 Request = TypeVar("Request", "FitRequest", "SampleRequest", "PretrainRequest")
 
@@ -110,6 +111,8 @@ def remembered(kind: type[Request], manifest: Mapping[str, Any], file: Path) -> 
     Raises:
         DiffaugError: If the manifest holds none that this version knows.
     """
+    anew = "discard what is there with --fresh, or use the version that made it"
+    require_shape(manifest.get("request"), kind, file, anew)
     try:
         content: dict[str, Any] = dict(manifest["request"])
         content = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
@@ -118,8 +121,7 @@ def remembered(kind: type[Request], manifest: Mapping[str, Any], file: Path) -> 
         return kind(**content)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DiffaugError(
-            f"{file}: holds no request that this version of diffaug knows ({error}), expected its options; discard what is "
-            "there with --fresh, or use the version that made it"
+            f"{file}: holds no request that this version of diffaug knows ({error}), expected its options; {anew}"
         ) from error
 
 

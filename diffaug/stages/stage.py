@@ -14,6 +14,8 @@ from typing import Any
 from diffaug import __version__
 from diffaug.errors import DiffaugError
 from diffaug.files import discard, locked, read_json, write_json
+from diffaug.shapes import require_shape
+from diffaug.stages.manifests import BEGUN
 from diffaug.stages.requests import Request, as_json, differing, remembered
 
 MANIFEST = "manifest.json"
@@ -148,4 +150,5 @@ def open_stage(name: str, folder: Path, *, fresh: bool, active: bool = True) -> 
             before = read_json(file, f"discard what is there: diffaug {name} --fresh")
             if not isinstance(before, dict) or before.get("stage") != name:
                 raise DiffaugError(f"{file}: no manifest of {name}, expected one; discard it: diffaug {name} --fresh")
+            require_shape(before, BEGUN[name], file, f"restore it, or discard what is there: diffaug {name} --fresh")
         yield Stage(name, folder, fresh, active, before)

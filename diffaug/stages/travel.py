@@ -14,7 +14,9 @@ from diffaug.generator.model import Generator
 from diffaug.generator.preparing import nnunet_geometry
 from diffaug.generator.travelling import ORIGIN, travelling
 from diffaug.nnunet.dataset_json import channels_and_ending, read_dataset_json
+from diffaug.shapes import require_shape
 from diffaug.stages.fit import FOREIGN, GENERATOR
+from diffaug.stages.manifests import AuditFinished
 from diffaug.stages.stage import MANIFEST
 from diffaug.workspace import Workspace
 
@@ -77,20 +79,18 @@ def _audited(workspace: Workspace, generator: Path) -> dict[str, Any]:
     file = workspace.audit / MANIFEST
     advice = f"run: {workspace.command('audit')}"
     report = read_json(file, advice) if file.is_file() else {}
-    if not report.get("finished"):
+    if not isinstance(report, dict) or not report.get("finished"):
         raise DiffaugError(f"{file}: found no finished audit, expected one: no generator travels unaudited; {advice}")
+    require_shape(report, AuditFinished, file, f"{advice} --fresh")
     if report["inputs"].get("generator_sha256") != file_hash(generator):
         raise DiffaugError(f"{file}: is of another generator than {generator}, expected one of this; {advice}")
-    try:
-        return _summary(report, file)
-    except (KeyError, TypeError, ValueError) as error:
-        raise DiffaugError(f"{file}: of a version that said less ({error} is missing); {advice} --fresh") from error
+    return _summary(report, file)
 
 
 def _summary(report: dict[str, Any], file: Path) -> dict[str, Any]:
     """Take from an audit's manifest what travels; copies end it."""
     copies = report["figures"]["copies"]
-    verdict, sentence = report["verdicts"]["copies"]
+    verdict, sentence = report["verdicts"].get("copies", ("bad", "it has no verdict on them"))
     if verdict == "bad" or copies["certain"]:
         raise DiffaugError(
             f"{file}: found copies of training scans ({sentence}), expected none in what leaves the house; fit on more "
@@ -99,7 +99,7 @@ def _summary(report: dict[str, Any], file: Path) -> dict[str, Any]:
     return {
         "summary": " ".join(head for _, head in report["verdicts"].values()),
         "defects": report["defects"],
-        "volumes": report["figures"]["volumes"]["synthetic"],
+        "volumes": report["figures"]["volumes"].get("synthetic"),
         "c2st_auc": report["figures"].get("c2st_auc"),
         "copies": {key: copies[key] for key in ("found", "share", "share_of_real_scans", "by_chance", "planted_found")},
         "date": datetime.fromtimestamp(file.stat().st_mtime, timezone.utc).date().isoformat(),

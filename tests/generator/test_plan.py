@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from planned import blob_plans
 from torch._subclasses import FakeTensorMode
 
 from diffaug.budgets import BUDGETS, PAPER
@@ -248,8 +249,9 @@ def test_configuration_that_does_not_serve_is_refused(task, refusal, configurati
     from diffaug.workspace import Workspace
 
     task.preprocessed.mkdir()
-    plans = {"plans_name": "nnUNetPlans", "transpose_backward": [0, 1, 2], "configurations": {}}
-    plans["configurations"] = {"2d": {"spacing": [1.5, 1.5], "patch_size": [24, 24]}}
+    plans = blob_plans()
+    flat = {"spacing": [1.5, 1.5], "patch_size": [24, 24]}
+    plans["configurations"] = {"2d": plans["configurations"]["3d_fullres"] | flat}
     (task.preprocessed / "nnUNetPlans.json").write_text(json.dumps(plans))
     message = refusal(fit, Workspace(task.dataset, "nnUNetPlans", configuration), device="cpu", plan_only=True)
     assert "nnUNetPlans.json" in message

@@ -117,7 +117,7 @@ def test_no_generator_leaves_without_an_audit_or_with_copies(there, tmp_path, re
         ({"finished": False}, "no finished audit"),
         ({"inputs": {"generator_sha256": "another"}}, "of another generator"),
         ({"verdicts": {"copies": ["bad", "Copies: 3 of 8."]}}, "Copies: 3 of 8."),
-        ({"figures": {}}, "of a version that said less"),
+        ({"figures": {}}, "is missing"),
         ({"figures": {**good["figures"], "copies": {**good["figures"]["copies"], "certain": 1}}}, "found copies"),
     ):
         report(task, **change)

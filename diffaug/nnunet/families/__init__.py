@@ -13,6 +13,7 @@ from diffaug.errors import DiffaugError
 from diffaug.nnunet.families import primus, swin_unetr, unets
 from diffaug.nnunet.families.family import ENCODER_PARTS, Family, Keys, Recipe
 from diffaug.nnunet.families.requirements import require_arguments, require_patch
+from diffaug.shapes import require_shape
 from diffaug.workspace import PLAN
 
 __all__ = [
@@ -161,7 +162,15 @@ class Network:
         """
         try:
             return self.family.build(self.architecture, channels, outputs, deep_supervision=deep_supervision)
-        except (AssertionError, ValueError, TypeError, IndexError, RuntimeError, ZeroDivisionError) as error:
+        except (
+            AssertionError,
+            AttributeError,
+            ArithmeticError,
+            LookupError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as error:
             told = ", ".join(
                 f"{key} {value}" for key, value in self.kwargs.items() if isinstance(value, (int, float, list))
             )
@@ -202,6 +211,7 @@ def network_of(configuration: Mapping[str, Any], name: str = PLAN, *, any_patch:
                 "along; name it (--network, -tr nnUNetTrainerDiffAug<network>), or choose another configuration"
             )
         architecture = configuration["architecture"]
+        require_shape(architecture, unets.Architecture, "architecture in nnU-Net's plans", "make the plans anew")
         if unets.short(architecture["network_class_name"]) not in unets.PER_STAGE:
             raise DiffaugError(
                 f"{architecture['network_class_name']}: no network that diffaug knows, expected "

@@ -22,9 +22,15 @@ def require_patch(family: Family, name: str, patch: Sequence[int], kwargs: Mappi
     Raises:
         DiffaugError: If it cannot.
     """
-    if family.takes(patch, kwargs):
+    try:
+        taken, step = family.takes(patch, kwargs), family.step(kwargs)
+    except (AttributeError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise DiffaugError(
+            f"network {name}: its arguments do not fit each other ({error}), expected those that nnU-Net wrote; fix "
+            "architecture in the plans"
+        ) from error
+    if taken:
         return
-    step = family.step(kwargs)
     more = "" if family.takes(step, kwargs) else ", and more than one of them"
     fix = "choose the configuration's own network with --network, or fix patch_size in the plans"
     if name != PLAN:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from pydantic import Field
 from torch import nn
+from typing_extensions import NotRequired, TypedDict
 
 from diffaug.nnunet.families.family import Family, Keys
 
@@ -35,6 +37,33 @@ PER_STAGE = {"PlainConvUNet": "n_conv_per_stage", "ResidualEncoderUNet": "n_bloc
 # Forward and backward of the plain network, one thread beside another job, a batch of 2 with 24 x 32 x 48 voxels: 0.19 s,
 # with twice the features 0.43 s.
 CPU_FEATURES = (8, 16, 32, 64)
+
+
+OURS = r"^(torch\.nn|dynamic_network_architectures)(\.\w+)+$"  # whatever a plan names is imported: nobody else's code
+Imported = Annotated[str, Field(pattern=OURS)]
+Count = Annotated[int, Field(gt=0, le=4096)]
+
+
+class Arguments(TypedDict):
+    """What the arguments of both networks are made of."""
+
+    n_stages: Annotated[int, Field(gt=0, le=20)]
+    features_per_stage: Count | list[Count]
+    strides: Count | list[Count | list[Count]]
+    kernel_sizes: Count | list[Count | list[Count]]
+    n_conv_per_stage_decoder: Count | list[Count]
+    conv_op: Imported
+    norm_op: Imported | None
+    nonlin: Imported | None
+    dropout_op: NotRequired[Imported | None]
+
+
+class Architecture(TypedDict):
+    """How nnU-Net's plans spell a network."""
+
+    network_class_name: Imported
+    arch_kwargs: Arguments
+    _kw_requires_import: list[Literal["conv_op", "norm_op", "dropout_op", "nonlin", "block"]]
 
 
 class UNets(Family):
@@ -103,6 +132,9 @@ class UNets(Family):
     def step(self, kwargs: Mapping[str, Any]) -> list[int]:
         """See `Family.step`: what the network pools."""
         axes = 2 if short(kwargs.get("conv_op")) == "Conv2d" else 3
+        sizes = [_spread(size, axes) for size in _spread(kwargs["kernel_sizes"], kwargs["n_stages"])]
+        if {len(size) for size in sizes} != {axes}:
+            raise ValueError(f"kernel_sizes {kwargs['kernel_sizes']} where there are {axes} axes")
         strides = [_spread(stride, axes) for stride in _spread(kwargs["strides"], kwargs["n_stages"])]
         return [math.prod(axis) for axis in zip(*strides, strict=True)]
 

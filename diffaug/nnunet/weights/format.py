@@ -10,13 +10,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import TypedDict
 
 from diffaug.errors import DiffaugError
 from diffaug.files import atomic_path, file_hash
 from diffaug.nnunet.families import ENCODER_PARTS, PLAN, network_of
+from diffaug.shapes import require_shape
 from diffaug.workspace import encoder_folder
 
 FORMAT = 1  # of the block `diffaug`
+
+
+class Architecture(TypedDict):
+    """What an encoder file says of its network: of a standard one nnssl tells but the name."""
+
+    arch_class_name: str
+    arch_kwargs: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -150,15 +159,15 @@ def read_encoder(path: Path, fix: str = "make it with: diffaug pretrain --task <
         and all(isinstance(tensor, Tensor) for tensor in weights.values())
         and isinstance(plan, dict)
         and {"architecture_plans", "key_to_encoder", "key_to_stem"} <= plan.keys()
+        and isinstance(content.get("diffaug", {}), dict)
     ):
         raise DiffaugError(
             f"{path}: not an encoder file, expected the keys network_weights and nnssl_adaptation_plan; {fix}"
         )
+    require_shape(plan["architecture_plans"], Architecture, path, fix)
     provenance = dict(content.get("diffaug", {}))
-    if (written := provenance.pop("format", FORMAT)) > FORMAT:
-        raise DiffaugError(
-            f"{path}: is of format {written}, expected {FORMAT} at most; a newer diffaug wrote it: upgrade"
-        )
+    if (written := provenance.pop("format", FORMAT)) != FORMAT:
+        raise DiffaugError(f"{path}: is of format {written}, expected {FORMAT}; a newer diffaug wrote it: upgrade")
     return EncoderFile(path, file_hash(path), weights, plan, provenance, content.get("diffaug_styles"))
 
 

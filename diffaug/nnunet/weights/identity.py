@@ -34,7 +34,10 @@ def require_same_architecture(encoder: EncoderFile, planned: Network, *, with_de
     expected = short(planned.architecture["network_class_name"])
     if name != expected or not kwargs:
         raise _mismatch(encoder.path, "network class", written, expected)
-    theirs = planned.family.identity(kwargs, with_decoder=with_decoder)
+    try:
+        theirs = planned.family.identity(kwargs, with_decoder=with_decoder)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise _mismatch(encoder.path, f"arch_kwargs ({error})", kwargs, "own") from error
     ours = planned.family.identity(planned.kwargs, with_decoder=with_decoder)
     for key, value in ours.items():
         if theirs[key] != value:
