@@ -39,12 +39,13 @@ def held(pid: int) -> tuple[int, int]:
     """
     own = resident = 0
     try:
-        fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+        fields = dict(line.split(":", 1) for line in lines)
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except (FileNotFoundError, ProcessLookupError):  # it has just ended
+    except (FileNotFoundError, PermissionError, ProcessLookupError):  # it has just ended
         return 0, 0
-    if "RssAnon" in fields:
-        own, resident = (int(fields[name].split()[0]) * 1024 for name in ("RssAnon", "VmRSS"))
+    if fields:  # what several processes share is divided among them
+        own, resident = (int(fields[name].split()[0]) * 1024 for name in ("Pss_Anon", "Pss"))
     for child in children:
         more = held(int(child))
         own, resident = own + more[0], resident + more[1]

@@ -71,7 +71,9 @@ def _one_line(error: Exception) -> str | None:
         return f"{error.filename or 'a temporary file'}: the disk is full; free space and run the same command again"
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: cannot be used ({error.strerror}); mend the path or its rights"
-    if "gloo" in str(error) or type(error).__name__.startswith("Dist"):  # of torch.distributed, which is not loaded yet
+    if os.environ.get("WORLD_SIZE", "1") != "1" and (
+        "gloo" in str(error) or type(error).__module__ == "torch.distributed"
+    ):
         return (
             "another process of this run has ended, see what it says; the same command goes on from the last checkpoint"
         )

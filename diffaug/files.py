@@ -103,7 +103,7 @@ def read_json(path: Path, fix: str) -> Any:
         return json.loads(path.read_text())
     except FileNotFoundError as error:
         raise DiffaugError(f"{path}: no such file; {fix}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (RecursionError, ValueError) as error:  # not JSON, not UTF-8, nested too deep, numbers too long
         raise DiffaugError(f"{path}: not valid JSON ({error}); {fix}") from error
 
 

@@ -24,8 +24,14 @@ def require_shape(content: Any, shape: Any, file: Path | str, fix: str) -> None:
     from pydantic import TypeAdapter, ValidationError  # takes a while to import
 
     try:
+        written = json.dumps(content, default=repr)
+    except (RecursionError, TypeError, ValueError) as error:
+        raise DiffaugError(
+            f"{file}: holds what no JSON can ({error}), expected what diffaug or nnU-Net wrote; {fix}"
+        ) from error
+    try:
         # as JSON, where lists are tuples, and strictly, for it is the content itself that is then used
-        TypeAdapter(shape).validate_json(json.dumps(content, default=repr), strict=True)
+        TypeAdapter(shape).validate_json(written, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "content"

@@ -92,8 +92,10 @@ def _take(task: Task, foreign: Foreign, run: Run) -> None:
         from diffaug.stages.travel import import_generator
         from diffaug.training.devices import start_fabric
 
-        with start_fabric(run.device).rank_zero_first():  # the others of torchrun find it there
+        fabric = start_fabric(run.device)
+        if fabric.is_global_zero:
             import_generator(task.workspace(), foreign.generator)
+        fabric.barrier()  # the others of torchrun find it there
 
 
 def _export(task: Task, network: Network, export: Export) -> None:

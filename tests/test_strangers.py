@@ -31,6 +31,7 @@ GENERATOR = f"results/{HERE}/diffaug__nnUNetPlans__3d_fullres/generator"
 SYNTHETIC, AUDIT, ENCODER = (GENERATOR.replace("generator", stage) for stage in ("synthetic", "audit", "encoder"))
 MODEL = "model/nnUNetTrainer__nnUNetPlans__3d_fullres"
 TASK = ("--task", "905")
+PLAN = ("plan", *TASK, "--budget", "cpu-small")
 FIT = ("fit", *TASK, "--plan-only", "--device", "cpu")
 MORE = ("sample", *TASK, "-n", "5", "--device", "cpu")
 PRETRAIN = ("pretrain", *TASK, "--images", "real", "--budget", "cpu-small", "--pretext-steps", "1", "--device", "cpu")
@@ -58,6 +59,7 @@ KINDS = {
     "encoder's manifest": (f"{ENCODER}/manifest.json", spoil_json, [PRETRAIN]),
     "dataset.json": (f"raw/{HERE}/dataset.json", spoil_json, [(*FIT, "--fresh"), ("doctor", *TASK)]),
     "nnU-Net's plans": (f"preprocessed/{HERE}/nnUNetPlans.json", spoil_json, [(*PRETRAIN, "--fresh"), ("doctor", *TASK)]),
+    "nnU-Net's plans once more": (f"preprocessed/{HERE}/nnUNetPlans.json", spoil_json, [PLAN]),
     "splits": ("splits.json", spoil_json, [(*FIT, "--fresh", "--exclude", "splits.json:test")]),
     "folds": (f"preprocessed/{HERE}/splits_final.json", spoil_json, [(*PRETRAIN, "--fresh"), ("doctor", *TASK)]),
     "sites": ("sites.csv", spoil_bytes, [(*FIT, "--fresh", "--sites", "sites.csv")]),
@@ -121,6 +123,26 @@ def whole(blobs, tmp_path_factory) -> Path:
     return root
 
 
+class TooLong(BaseException):
+    """No `Exception`, which a reader of files might turn into a line."""
+
+
+def too_long(*_):
+    raise TooLong(f"more than {SECONDS} s")
+
+
+@pytest.fixture
+def alarm():
+    before = signal.signal(signal.SIGALRM, too_long)
+    yield signal.alarm
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+MOVING = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree")
+
+
 class Watch:
     """Sees what the process opens for writing, starts or unpickles: audit hooks cannot be removed, so there is one."""
 
@@ -136,29 +158,25 @@ class Watch:
             self.seen.append(f"{event} {arguments[:2]}")
         elif event == "pickle.find_class" and arguments[0].split(".")[0] not in ("torch", "multiprocessing"):
             self.seen.append(f"unpickled {arguments}")  # torch's are what loading processes hand over
-        elif event == "open" and isinstance(arguments[0], str) and isinstance(arguments[2], int):
-            writes = arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-            file = Path(arguments[0]).absolute()
-            if (
-                writes
-                and not file.is_relative_to(self.allowed)
-                and not str(file).startswith(("/dev/", "/tmp/tmp", "/proc"))
-            ):
-                self.seen.append(f"wrote {file}")
+        elif event in MOVING or (event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITING):
+            self.judge(arguments[0], event)
+
+    def judge(self, path, event: str) -> None:
+        """Require that a path lies in the task's folders, or in a temporary one."""
+        if isinstance(path, str | Path):
+            file = Path(os.path.normpath(Path(path).absolute()))
+            if not file.is_relative_to(self.allowed) and not str(file).startswith(("/dev/", "/tmp/tmp", "/proc")):
+                self.seen.append(f"{event} {file}")
 
 
 WATCH = Watch()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_strangers_file_ends_in_one_line_and_harms_nothing(whole, folders, kind, capfd, monkeypatch):
+def test_a_strangers_file_ends_in_one_line_and_harms_nothing(whole, folders, kind, capfd, monkeypatch, alarm):
     file, spoil, commands = KINDS[kind]
     root = folders / "root"
 
-    def too_long(*_):
-        raise TimeoutError(f"more than {SECONDS} s")
-
-    before = signal.signal(signal.SIGALRM, too_long)
     refused, failed = 0, []
     for seed in range(MUTANTS):
         shutil.rmtree(root, ignore_errors=True)
@@ -170,7 +188,7 @@ def test_a_strangers_file_ends_in_one_line_and_harms_nothing(whole, folders, kin
         for number, command in enumerate(commands):
             where = f"{kind}, mutant {seed}, {' '.join(command)}"
             capfd.readouterr()
-            signal.alarm(SECONDS)
+            alarm(SECONDS)
             WATCH.allowed, WATCH.seen = root, []
             try:
                 code = main(list(command))
@@ -179,15 +197,18 @@ def test_a_strangers_file_ends_in_one_line_and_harms_nothing(whole, folders, kin
                 continue
             finally:
                 WATCH.allowed = None
-                signal.alarm(0)
+                alarm(0)
             told = [line for line in capfd.readouterr().err.splitlines() if line.startswith("diffaug: ")]
             if code not in (0, 2) or (len(told) != (code == 2) and command[0] != "doctor"):
                 failed.append(f"{where}: ended with {code} and {told}")
             failed += [f"{where}: {each}" for each in WATCH.seen]
             refused += code == 2 and number == 0
-    signal.signal(signal.SIGALRM, before)
     assert not failed, "\n".join(failed)
     assert refused, "none of them was refused"
+
+
+# through what torch's own modules have imported
+REACHED = {"nonlin": "torch.nn.parallel.distributed.os.system", "nonlin_kwargs": {"command": "touch escaped"}}
 
 
 def test_plans_that_name_other_peoples_code_import_none_of_it(whole, folders, monkeypatch, capsys):
@@ -197,12 +218,20 @@ def test_plans_that_name_other_peoples_code_import_none_of_it(whole, folders, mo
         monkeypatch.setenv(f"nnUNet_{name}", str(root / name))
     (root / "theirs.py").write_text(f"open({str(root / 'escaped')!r}, 'w')\nclass PlainConvUNet: ...\n")
     monkeypatch.syspath_prepend(str(root))
+    monkeypatch.chdir(root)
     file = root / "preprocessed" / HERE / "nnUNetPlans.json"
     plans = json.loads(file.read_text())
     architecture = plans["configurations"]["3d_fullres"]["architecture"]
+    kwargs = architecture["arch_kwargs"]
     for key, spoilt in (
         ("network_class_name", architecture | {"network_class_name": "theirs.PlainConvUNet"}),
-        ("norm_op", architecture | {"arch_kwargs": architecture["arch_kwargs"] | {"norm_op": "theirs.PlainConvUNet"}}),
+        ("norm_op", architecture | {"arch_kwargs": kwargs | {"norm_op": "theirs.PlainConvUNet"}}),
+        ("nonlin", architecture | {"arch_kwargs": kwargs | REACHED}),
+        (
+            "block",
+            architecture
+            | {"arch_kwargs": kwargs | {"block": "theirs.PlainConvUNet"}, "_kw_requires_import": ["block"]},
+        ),
     ):
         plans["configurations"]["3d_fullres"]["architecture"] = spoilt
         file.write_text(json.dumps(plans))

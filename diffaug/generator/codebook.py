@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffaug.training.together import own_places, processes, total
+from diffaug.training.together import chance, own_places, processes, total
 
 COMMITMENT = 0.25  # VQ-VAE, arXiv 1711.00937, section 4.1
 DECAY = 0.99  # of the moving averages, as in VQ-VAE-2 (arXiv 1906.00446)
@@ -118,7 +118,10 @@ class Codebook(nn.Module):
     def _candidates(self, parts: Tensor) -> Tensor:
         """Draw as many latent vectors as there are codes, the same ones in every process."""
         count, places = parts.shape[1], own_places(parts.shape[1])
-        picks = torch.randint(count * processes(), (self.codes.shape[1],), device=parts.device) - places.start
+        picks = torch.randint(
+            count * processes(), (self.codes.shape[1],), device=parts.device, generator=chance(parts.device)
+        )
+        picks = picks - places.start
         own = (picks >= 0) & (picks < count)
         return total(parts[:, picks.clamp(0, count - 1)] * own[:, None])
 

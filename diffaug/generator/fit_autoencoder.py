@@ -19,7 +19,7 @@ from diffaug.scans.pictures import mosaic
 from diffaug.scans.similarity import psnr, ssim
 from diffaug.scans.windows import centred, cut, scattered
 from diffaug.training.overfitting import Watch
-from diffaug.training.together import total
+from diffaug.training.together import processes, total
 
 ADVERSARIAL = 0.1  # of the reconstruction's own gradient at the last layer
 ADVERSARIAL_START = 0.5  # share of the training: before that the discriminator would win at once
@@ -117,7 +117,8 @@ class AutoencoderObjective:
         last = self.autoencoder.head.weight
         (by_error,) = torch.autograd.grad(error, last, retain_graph=True)
         (by_critic,) = torch.autograd.grad(adversarial, last, retain_graph=True)
-        return (total(by_error).norm() / (total(by_critic).norm() + 1e-4)).clamp(max=1e3)
+        whole = [total(gradient).norm() / processes() for gradient in (by_error, by_critic)]
+        return (whole[0] / (whole[1] + 1e-4)).clamp(max=1e3)
 
     @torch.no_grad()
     def reconstruct(self, volumes: Sequence[np.ndarray]) -> list[np.ndarray]:

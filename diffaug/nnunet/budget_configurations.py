@@ -17,13 +17,14 @@ from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_en
     nnUNetPlannerResEncM,
     nnUNetPlannerResEncXL,
 )
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from diffaug.budgets import BUDGETS
 from diffaug.errors import DiffaugError
 from diffaug.files import read_json, write_json
 from diffaug.nnunet.dataset_json import read_dataset_json
 from diffaug.nnunet.families import PLAN, Network, network_of
+from diffaug.nnunet.plans import REPAIR, Plans, understood
+from diffaug.shapes import require_shape
 from diffaug.workspace import Workspace
 
 PLANNERS = {
@@ -68,6 +69,7 @@ def add_budget_configuration(
     plans = read_json(
         plans_file, f"run: nnUNetv2_plan_and_preprocess -d {_number(plans_file.parent.name)} -c 3d_fullres"
     )
+    require_shape(plans, Plans, plans_file, REPAIR)
     configurations = plans["configurations"]
     if base not in configurations:
         raise DiffaugError(f"{plans_file}: no configuration {base}, expected one of {', '.join(configurations)}")
@@ -75,7 +77,7 @@ def add_budget_configuration(
     if name in configurations:
         print(f"{plans_file}: configuration {name} is there already, left as it is")
         return name
-    resolved = PlansManager(plans).get_configuration(base).configuration
+    resolved = understood(plans, base, plans_file)[1].configuration
     if len(resolved["patch_size"]) != 3 and (budget == "cpu-small" or network != PLAN):
         raise DiffaugError(
             f"{plans_file}: configuration {base} is {len(resolved['patch_size'])}D, expected a 3D one; choose another base"

@@ -35,7 +35,8 @@ class Plans(TypedDict):
     label_manager: NotRequired[str | None]
     transpose_forward: tuple[Axis, Axis, Axis]
     transpose_backward: tuple[Axis, Axis, Axis]
-    foreground_intensity_properties_per_channel: dict[str, dict[str, float]]
+    foreground_intensity_properties_per_channel: NotRequired[dict[str, dict[str, float]]]
+    foreground_intensity_properties_by_modality: NotRequired[dict[str, dict[str, float]]]  # its old name
     configurations: dict[str, dict[str, Any]]
 
 

@@ -23,6 +23,10 @@ class VolumeCache:
         self.folder = folder
 
     def _file(self, case: str) -> Path:
+        if Path(case).name != case or "\0" in case:  # ids come from files, which may come from elsewhere
+            raise DiffaugError(
+                f"{self.folder}: found the case id {case!r}, expected no path; fix the file that names it"
+            )
         return self.folder / f"{case}.npy"
 
     def fill(self, cases: Iterable[str], make: Callable[[str], np.ndarray]) -> None:
@@ -34,8 +38,9 @@ class VolumeCache:
         """
         for case in cases:
             if not self._file(case).is_file():
+                volume = make(case).clip(-MOST_IN_HALF, MOST_IN_HALF).astype(np.float16)
                 with atomic_path(self._file(case)) as temporary, temporary.open("wb") as file:
-                    np.save(file, make(case).clip(-MOST_IN_HALF, MOST_IN_HALF).astype(np.float16))
+                    np.save(file, volume)
 
     def __getitem__(self, case: str) -> np.ndarray:
         try:

@@ -103,7 +103,8 @@ def _detector(workspace: Workspace, generator: Generator, fabric: Fabric) -> Cop
         told = "the generator came from elsewhere, and its scans are not here; its sender has looked for copies"
         fabric.print(f"sample: {told}")
         return None
-    scans = open_cache(workspace, generator.plan)
+    with fabric.rank_zero_first():  # which makes what is missing
+        scans = open_cache(workspace, generator.plan)
     detector = CopyDetector.load(workspace.generator / COPIES, scans.__getitem__, fabric.device)
     if detector.blind:
         fabric.print("sample: the copy test is blind for these scans (too few, or too alike); no volume is screened")

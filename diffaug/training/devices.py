@@ -15,7 +15,6 @@ from lightning_fabric.strategies import DDPStrategy
 from diffaug.errors import DiffaugError
 
 
-@cache
 def start_fabric(device: str = "auto") -> Fabric:
     """Choose device, precision and number of processes.
 
@@ -33,7 +32,11 @@ def start_fabric(device: str = "auto") -> Fabric:
         raise DiffaugError(f"--device: found '{device}', expected auto, cpu or cuda; fix the option")
     if device == "cuda" and not torch.cuda.is_available():
         raise DiffaugError("--device cuda: torch finds no GPU, expected one; use --device cpu or fix the driver")
-    gpu = device != "cpu" and torch.cuda.is_available()
+    return _started(device != "cpu" and torch.cuda.is_available())
+
+
+@cache
+def _started(gpu: bool) -> Fabric:
     local, world = (int(os.environ.get(v, "1")) for v in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
     fabric = Fabric(
         accelerator="cuda" if gpu else "cpu",

@@ -19,13 +19,16 @@ from torch import Tensor
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# rank and number of processes while a step is made; whatever is done beside steps, each process does alone
-_share: ContextVar[tuple[int, int]] = ContextVar("share", default=(0, 1))
+# rank, number of processes and seed of a step while it is made; whatever is done beside steps, each process does alone
+_share: ContextVar[tuple[int, int, int | None]] = ContextVar("share", default=(0, 1, None))
+_generators: ContextVar[dict[str, torch.Generator]] = ContextVar("generators")
 
 
 @contextmanager
 def step_of(fabric: Fabric, seed: int, step: int) -> Iterator[None]:
-    """Seed a step's chance (noise, masks), in all processes alike; each then keeps the part of its own examples.
+    """Seed a step's chance: noise and masks in all processes alike, each keeping the part of its own examples.
+
+    What layers draw for themselves (dropout, dropped paths) comes from torch's own generator, seeded for each process.
 
     Args:
         fabric: The processes.
@@ -35,12 +38,35 @@ def step_of(fabric: Fabric, seed: int, step: int) -> Iterator[None]:
     Yields:
         Nothing.
     """
-    torch.manual_seed(int(np.random.SeedSequence((seed, step, 0)).generate_state(1)[0]))
-    token = _share.set((fabric.global_rank, fabric.world_size))
+    # zeros at the end make no other sequence
+    own, shared = (
+        int(np.random.SeedSequence((seed, step, n)).generate_state(1)[0]) for n in (1 + fabric.global_rank, 0)
+    )
+    torch.manual_seed(own)
+    tokens = _share.set((fabric.global_rank, fabric.world_size, shared)), _generators.set({})
     try:
         yield
     finally:
-        _share.reset(token)
+        _share.reset(tokens[0])
+        _generators.reset(tokens[1])
+
+
+def chance(device: torch.device) -> torch.Generator | None:
+    """Give what all processes of a step draw from alike.
+
+    Args:
+        device: Where.
+
+    Returns:
+        The generator; None, for torch's own, beside steps.
+    """
+    _, _, seed = _share.get()
+    if seed is None:
+        return None
+    generators = _generators.get()
+    if str(device) not in generators:
+        generators[str(device)] = torch.Generator(device).manual_seed(seed)
+    return generators[str(device)]
 
 
 def normal(shape: Sequence[int], device: torch.device) -> Tensor:
@@ -70,8 +96,8 @@ def uniform(shape: Sequence[int], device: torch.device) -> Tensor:
 
 
 def _own(draw: Callable[..., Tensor], shape: Sequence[int], device: torch.device) -> Tensor:
-    rank, world = _share.get()
-    whole = draw((shape[0] * world, *shape[1:]), device=device)
+    rank, world, _ = _share.get()
+    whole = draw((shape[0] * world, *shape[1:]), device=device, generator=chance(device))
     return whole[rank * shape[0] : (rank + 1) * shape[0]]
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pydoc import locate
 from typing import Annotated, Any, Literal
 
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import nn
 from typing_extensions import NotRequired, TypedDict
 
@@ -39,8 +40,19 @@ PER_STAGE = {"PlainConvUNet": "n_conv_per_stage", "ResidualEncoderUNet": "n_bloc
 CPU_FEATURES = (8, 16, 32, 64)
 
 
-OURS = r"^(torch\.nn|dynamic_network_architectures)(\.\w+)+$"  # whatever a plan names is imported: nobody else's code
-Imported = Annotated[str, Field(pattern=OURS)]
+def _layer(name: str) -> str:
+    """Require that a name is a layer's or a network's."""
+    found = locate(name)
+    if not (isinstance(found, type) and issubclass(found, nn.Module) and found.__module__.startswith(OURS)):
+        raise ValueError("no layer of torch or of nnU-Net's networks")
+    return name
+
+
+# whatever a plan names is imported, and what that has imported can be reached through it: layers alone, and nobody else's
+OURS = ("torch.nn.modules.", "dynamic_network_architectures.")
+Imported = Annotated[
+    str, Field(pattern=r"^(torch\.nn|dynamic_network_architectures)(\.\w+)*\.[A-Z]\w*$"), AfterValidator(_layer)
+]
 Count = Annotated[int, Field(gt=0, le=4096)]
 
 
@@ -53,9 +65,10 @@ class Arguments(TypedDict):
     kernel_sizes: Count | list[Count | list[Count]]
     n_conv_per_stage_decoder: Count | list[Count]
     conv_op: Imported
-    norm_op: Imported | None
-    nonlin: Imported | None
+    norm_op: NotRequired[Imported | None]
+    nonlin: NotRequired[Imported | None]
     dropout_op: NotRequired[Imported | None]
+    block: NotRequired[Imported | None]
 
 
 class Architecture(TypedDict):

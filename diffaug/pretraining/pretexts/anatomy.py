@@ -14,6 +14,7 @@ from diffaug.nnunet.families import Network
 from diffaug.nnunet.restyling import MAPS, Painter, StyleEncoder
 from diffaug.pretraining.pretexts.appearance import vary
 from diffaug.pretraining.pretexts.pretext import Pretext, Shown
+from diffaug.training.together import chance
 
 
 class Appearances(nn.Module):
@@ -64,6 +65,6 @@ class Anatomy(Pretext):
         assert self.helper is not None
         seen = vary(clean, networks=True)
         maps = network(seen).float().softmax(1)
-        axis = int(torch.randint(2, 5, ()))
+        axis = int(torch.randint(2, 5, (), generator=chance(torch.device("cpu"))))
         painted = self.helper(maps, clean.flip(axis))  # mirrored: what lies where is of no use to the painter
         return Shown(F.l1_loss(painted, clean) + F.mse_loss(painted, clean), seen, painted, clean)

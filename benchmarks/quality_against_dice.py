@@ -1,0 +1,127 @@
+"""Does a pool that passes for scans teach more? What the audit says of pools, against what pretraining on them adds.
+
+    python -m benchmarks.quality_against_dice --pool NAME ARM AUDIT/manifest.json CELLS --pool ...
+
+A pool is a name, an arm, the manifest of an audit that held its volumes against the phantoms' site A (`diffaug audit
+--real IMAGES --synthetic POOL --out AUDIT`), and the cells of `benchmarks.scarce_labels` in which it was pretrained on. The
+floor of the audits, other scans of the site, stands for the arm `real`. Gains are over `scratch`, paired by draw and case.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from benchmarks.measuring import machine, write_report
+from benchmarks.scarce.cells import RESULTS, collect
+from benchmarks.scarce.statistics import Difference, compare
+from diffaug.files import read_json
+
+DATA, NETWORKS, LABELLED = "phantom", ("PrimusS", "plan"), 10
+Row = dict[str, str | float]
+
+
+def gains_of(arm: str, cells: Path) -> dict[str, Difference]:
+    """Compare an arm with `scratch`.
+
+    Args:
+        arm: Name of the arm.
+        cells: Where its cells lie; those of `scratch` lie among the benchmark's own.
+
+    Returns:
+        By network, where there are cells.
+    """
+    own = collect(cells, DATA)
+    scratch = collect(RESULTS, DATA)
+    found = {}
+    for network in NETWORKS:
+        kept = own[(own["network"] == network) & (own["arm"] == arm)]
+        against = scratch[(scratch["network"] == network) & (scratch["arm"] == "scratch")]
+        gain = compare(pd.concat([kept, against]), arm, "scratch", LABELLED)
+        if gain is not None:
+            found[network] = gain
+    return found
+
+
+def draw(points: Sequence[tuple[str, dict[str, float], dict[str, Difference]]], file: Path) -> None:
+    """Draw gains over areas.
+
+    Args:
+        points: Name of the pool, its area with its interval, and gains.
+        file: The PNG.
+    """
+    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+    for network, marker in zip(NETWORKS, "os", strict=True):
+        for name, area, gains in points:
+            if network not in gains:
+                continue
+            gain, x = gains[network], area["value"]
+            colour = "C0" if network == NETWORKS[0] else "C1"
+            axes.errorbar(
+                x,
+                gain.mean,
+                xerr=[[x - area["low"]], [area["high"] - x]],
+                yerr=[[gain.mean - gain.low], [gain.high - gain.mean]],
+                fmt=marker,
+                color=colour,
+                capsize=3,
+            )
+            axes.annotate(name, (x, gain.mean), textcoords="offset points", xytext=(6, 6), fontsize=9)
+    axes.axhline(0, color="grey", linewidth=0.8)
+    for network, colour in zip(NETWORKS, ("C0", "C1"), strict=True):
+        axes.plot([], [], "o", color=colour, label=network)
+    axes.set(xlabel="told from scans: area of the audit's classifier (0.5: not at all)", ylabel="Dice over scratch")
+    axes.legend(frameon=False)
+    figure.savefig(file, dpi=120)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Write the page and the picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--pool",
+        nargs=4,
+        action="append",
+        required=True,
+        metavar=("NAME", "ARM", "MANIFEST", "CELLS"),
+        help="see above",
+    )
+    parser.add_argument("--out", type=Path, default=RESULTS.with_name("quality_against_dice"), help="(%(default)s)")
+    arguments = parser.parse_args()
+    points, floors = [], []
+    for name, arm, manifest, cells in arguments.pool:
+        told = read_json(Path(manifest), "give the manifest of an audit")["figures"]["c2st_auc"]
+        floors.append(told["floor"])
+        points.append((name, told["figure"], gains_of(arm, Path(cells))))
+    points.append(("real", floors[0], gains_of("real", RESULTS)))
+    rows = [
+        {
+            "pool": name,
+            "told from scans": f"{area['value']:.3f} ({area['low']:.3f} to {area['high']:.3f})",
+            **{
+                f"{network}, Dice over scratch": f"{gain.mean:+.4f} ({gain.low:+.4f} to {gain.high:+.4f}; {gain.seeds})"
+                if (gain := gains.get(network))
+                else ""
+                for network in NETWORKS
+            },
+        }
+        for name, area, gains in points
+    ]
+    draw(points, arguments.out.with_suffix(".png"))
+    text = f"![area against gain]({arguments.out.name}.png)\n\nPhantom, {LABELLED} labels; 95 % intervals; number of draws."
+    about = {"command": "`python -m benchmarks.quality_against_dice --pool ...`, see its docstring", **machine()}
+    write_report(
+        arguments.out.with_suffix(".md"), "Quality against Dice", about, {"Pools": {"text": text, "rows": rows}}
+    )
+
+
+if __name__ == "__main__":
+    main()
