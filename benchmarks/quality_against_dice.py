@@ -1,10 +1,10 @@
 """Does a pool that passes for scans teach more? What the audit says of pools, against what pretraining on them adds.
 
-    python -m benchmarks.quality_against_dice --pool NAME ARM AUDIT/manifest.json CELLS --pool ...
+    python -m benchmarks.quality_against_dice --pool NAME ARM AUDIT/manifest.json --pool ...
 
-A pool is a name, an arm, the manifest of an audit that held its volumes against the phantoms' site A (`diffaug audit
---real IMAGES --synthetic POOL --out AUDIT`), and the cells of `benchmarks.scarce_labels` in which it was pretrained on. The
-floor of the audits, other scans of the site, stands for the arm `real`. Gains are over `scratch`, paired by draw and case.
+A pool is a name, an arm of `benchmarks.scarce_labels`, and the manifest of an audit that held its volumes against the
+phantoms of site A (`diffaug audit --real IMAGES --synthetic POOL --out AUDIT`). The floor of the first audit, other scans of
+the site, stands for the arm `real`. Gains are over `scratch`, paired by draw and case.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-import pandas as pd
 
 from benchmarks.measuring import machine, write_report
 from benchmarks.scarce.cells import RESULTS, collect
@@ -28,26 +27,18 @@ DATA, NETWORKS, LABELLED = "phantom", ("PrimusS", "plan"), 10
 Row = dict[str, str | float]
 
 
-def gains_of(arm: str, cells: Path) -> dict[str, Difference]:
+def gains_of(arm: str) -> dict[str, Difference]:
     """Compare an arm with `scratch`.
 
     Args:
         arm: Name of the arm.
-        cells: Where its cells lie; those of `scratch` lie among the benchmark's own.
 
     Returns:
         By network, where there are cells.
     """
-    own = collect(cells, DATA)
-    scratch = collect(RESULTS, DATA)
-    found = {}
-    for network in NETWORKS:
-        kept = own[(own["network"] == network) & (own["arm"] == arm)]
-        against = scratch[(scratch["network"] == network) & (scratch["arm"] == "scratch")]
-        gain = compare(pd.concat([kept, against]), arm, "scratch", LABELLED)
-        if gain is not None:
-            found[network] = gain
-    return found
+    cells = collect(RESULTS, DATA)
+    found = {network: compare(cells[cells["network"] == network], arm, "scratch", LABELLED) for network in NETWORKS}
+    return {network: gain for network, gain in found.items() if gain is not None}
 
 
 def draw(points: Sequence[tuple[str, dict[str, float], dict[str, Difference]]], file: Path) -> None:
@@ -88,20 +79,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--pool",
-        nargs=4,
+        nargs=3,
         action="append",
         required=True,
-        metavar=("NAME", "ARM", "MANIFEST", "CELLS"),
+        metavar=("NAME", "ARM", "MANIFEST"),
         help="see above",
     )
     parser.add_argument("--out", type=Path, default=RESULTS.with_name("quality_against_dice"), help="(%(default)s)")
     arguments = parser.parse_args()
     points, floors = [], []
-    for name, arm, manifest, cells in arguments.pool:
+    for name, arm, manifest in arguments.pool:
         told = read_json(Path(manifest), "give the manifest of an audit")["figures"]["c2st_auc"]
         floors.append(told["floor"])
-        points.append((name, told["figure"], gains_of(arm, Path(cells))))
-    points.append(("real", floors[0], gains_of("real", RESULTS)))
+        points.append((name, told["figure"], gains_of(arm)))
+    points.append(("real", floors[0], gains_of("real")))
     rows = [
         {
             "pool": name,

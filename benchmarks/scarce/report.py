@@ -20,6 +20,8 @@ from benchmarks.scarce.statistics import Difference, compare, compare_counts, gr
 from diffaug.errors import DiffaugError
 
 BASELINE, EQUAL_STEPS = "scratch", "scratch-long"
+# an arm that no command makes any more
+BEFORE, GENERATOR = "blobs", "commit 7f7457d, which gave the budgets another generator: its volumes look like blobs"
 LEAST_GAP = 0.005  # Dice; a share of less than that is a share of chance
 READING = (
     f"**Dice**: mean over draws of labelled cases and test cases; in brackets its gain over `{BASELINE}` of the same "
@@ -94,7 +96,7 @@ def _arms(cells: pd.DataFrame, network: str | None = None) -> list[str]:
 
 def _equal_steps(arm: str) -> str:
     """Name the baseline that is trained for as many steps as an arm and its pretraining together."""
-    steps = Arm.parse(arm).steps
+    steps = None if arm.startswith(BEFORE) else Arm.parse(arm).steps
     return f"{EQUAL_STEPS}::{steps}" if steps else EQUAL_STEPS
 
 
@@ -111,7 +113,8 @@ def _told(folder: Path, data: DataSet, cells: pd.DataFrame) -> str:
     options += f" --steps {data.steps} --pretraining {data.pretraining}" if data.variant else ""
     for network, own in kept.groupby("network", sort=True):
         counts = " ".join(map(str, sorted(own["labelled"].unique())))
-        arms = " ".join(f"'{arm}'" if "@" in arm else arm for arm in _arms(cells, str(network)))
+        named = [arm for arm in _arms(cells, str(network)) if not arm.startswith(BEFORE)]
+        arms = " ".join(f"'{arm}'" if "@" in arm else arm for arm in named)
         commands.append(
             f"python -m benchmarks.scarce_labels run --data {data.name} --networks {network} --arms {arms} "
             f"--labelled {counts} --seeds {own['seed'].max() + 1} --processes 2{options}"
@@ -127,6 +130,8 @@ def _told(folder: Path, data: DataSet, cells: pd.DataFrame) -> str:
             f"* {network}: {settings}; {len(own)} cells of {(own['train'] + own['test']).mean():.0f} s on the mean; "
             f"{', '.join(machines)}; {versions}."
         )
+    if any(arm.startswith(BEFORE) for arm in _arms(cells)):
+        told.append(f"* `{BEFORE}` is the arm `synthetic` before {GENERATOR}.")
     return "```\n" + "\n".join(commands) + "\n```\n\n" + "\n".join(told)
 
 
