@@ -154,7 +154,7 @@ def _best(cells: pd.DataFrame, count: int) -> str:
     own = cells[cells["labelled"] == count]
     draws = own.groupby(["network", "arm"])["seed"].nunique()
     means = own.groupby(["network", "arm"])["value"].mean()[draws == draws.max()].sort_values(ascending=False)
-    scratch = means[[not Arm.parse(arm).is_pretrained for _, arm in means.index]]
+    scratch = means[[not (arm.startswith(BEFORE) or Arm.parse(arm).is_pretrained) for _, arm in means.index]]
     text = f"* Best with {count} labels, of what has {draws.max()} draws: {', '.join(means.index[0])} ({means.iloc[0]:.3f})"
     if scratch.empty:
         return f"{text}."
