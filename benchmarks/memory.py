@@ -5,7 +5,8 @@
 Phantoms of site A, a generator of the budget `cpu-small`, as many synthetic volumes as there are scans, their audit, and a
 pretraining on them; trainings have a few steps, for what is held does not depend on their number. Two figures: memory of
 the processes' own, which must be there, and resident memory, in which files that are mapped count as long as nobody else
-needs the room. Linux only: it reads `/proc`.
+needs the room; what several processes share is divided among them. Killed, it goes on with the verb that it was at. Linux
+only: it reads `/proc`.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def held(pid: int) -> tuple[int, int]:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except (FileNotFoundError, PermissionError, ProcessLookupError):  # it has just ended
         return 0, 0
-    if fields:  # what several processes share is divided among them
+    if fields:
         own, resident = (int(fields[name].split()[0]) * 1024 for name in ("Pss_Anon", "Pss"))
     for child in children:
         more = held(int(child))
@@ -122,7 +123,9 @@ def main() -> None:
     command = f"python -m benchmarks.memory --work FOLDER --scans {count} --shape {' '.join(shape)}"
     sizes = f"{count} scans, and as many synthetic volumes, of {' x '.join(shape)} voxels; trainings of {FEW} steps."
     if arguments.out:
-        write_report(arguments.out, "Memory", {"command": f"`{command}`", **machine()}, {"Held": {sizes: rows}})
+        write_report(
+            arguments.out, "Memory", {"command": f"`{command}`", **machine()}, {"Held": {"text": sizes, "rows": rows}}
+        )
 
 
 if __name__ == "__main__":

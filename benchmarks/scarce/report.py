@@ -94,9 +94,13 @@ def _arms(cells: pd.DataFrame, network: str | None = None) -> list[str]:
     return sorted(found, key=lambda arm: (not arm.startswith(BASELINE), arm))
 
 
+def _parsed(arm: str) -> Arm:
+    return Arm.parse(arm.replace(BEFORE, "synthetic"))
+
+
 def _equal_steps(arm: str) -> str:
     """Name the baseline that is trained for as many steps as an arm and its pretraining together."""
-    steps = None if arm.startswith(BEFORE) else Arm.parse(arm).steps
+    steps = _parsed(arm).steps
     return f"{EQUAL_STEPS}::{steps}" if steps else EQUAL_STEPS
 
 
@@ -154,7 +158,7 @@ def _best(cells: pd.DataFrame, count: int) -> str:
     own = cells[cells["labelled"] == count]
     draws = own.groupby(["network", "arm"])["seed"].nunique()
     means = own.groupby(["network", "arm"])["value"].mean()[draws == draws.max()].sort_values(ascending=False)
-    scratch = means[[not (arm.startswith(BEFORE) or Arm.parse(arm).is_pretrained) for _, arm in means.index]]
+    scratch = means[[not _parsed(arm).is_pretrained for _, arm in means.index]]
     text = f"* Best with {count} labels, of what has {draws.max()} draws: {', '.join(means.index[0])} ({means.iloc[0]:.3f})"
     if scratch.empty:
         return f"{text}."

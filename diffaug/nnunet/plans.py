@@ -68,15 +68,8 @@ def read_plans(workspace: Workspace) -> tuple[PlansManager, ConfigurationManager
     """
     number = workspace.dataset.removeprefix("Dataset").partition("_")[0]
     content = read_json(workspace.plans_file, f"run: nnUNetv2_plan_and_preprocess -d {number} -c 3d_fullres")
-    require_shape(content, Plans, workspace.plans_file, REPAIR)
-    known = ", ".join(name for name in content["configurations"] if not name.startswith("2d"))
-    if workspace.configuration not in content["configurations"]:
-        raise DiffaugError(
-            f"{workspace.plans_file}: no configuration {workspace.configuration}, expected one of {known}; fix "
-            "--configuration, or add it with diffaug plan"
-        )
     plans, configuration = understood(content, workspace.configuration, workspace.plans_file)
-    found = len(configuration.patch_size)
+    known, found = _in_3d(content), len(configuration.patch_size)
     if found != 3:
         raise DiffaugError(
             f"{workspace.plans_file}: configuration {workspace.configuration} is {found}D, expected one of {known}; fix "
@@ -107,9 +100,14 @@ def understood(content: Any, configuration: str, file: Path) -> tuple[PlansManag
         The plans and the configuration.
 
     Raises:
-        DiffaugError: If they are none.
+        DiffaugError: If they are none, or lack the configuration.
     """
     require_shape(content, Plans, file, REPAIR)
+    if configuration not in content["configurations"]:
+        raise DiffaugError(
+            f"{file}: no configuration {configuration}, expected one of {_in_3d(content)}; fix --configuration, or add it "
+            "with diffaug plan"
+        )
     try:
         plans = PlansManager(content)
         found = plans.get_configuration(configuration)
@@ -129,6 +127,10 @@ def understood(content: Any, configuration: str, file: Path) -> tuple[PlansManag
             f"nnU-Net wrote; {REPAIR}"
         ) from error
     return plans, found
+
+
+def _in_3d(content: dict[str, Any]) -> str:
+    return ", ".join(name for name in content["configurations"] if not name.startswith("2d"))
 
 
 FOLDS = 5
