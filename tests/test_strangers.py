@@ -15,7 +15,7 @@ from strangers import spoil_bytes, spoil_json, spoil_safetensors, spoil_torch
 
 from blobs import LABELLED, UNLABELLED, Task
 from diffaug.cli import main
-from diffaug.files import file_hash, write_json
+from diffaug.files import write_json
 from diffaug.generator.model import Generator
 from diffaug.generator.travelling import travelling
 from diffaug.nnunet.networks import build_downstream
@@ -86,23 +86,7 @@ def whole(blobs, tmp_path_factory) -> Path:
         request = PretrainRequest(images=("real",), budget="cpu-small", pretext_steps=1, exclude=("none",))
         pretrain(task.workspace, request, device="cpu")
         export_encoder(task.workspace, root / "theirs.pt")
-        copies = {
-            "found": 0,
-            "share": 0.0,
-            "share_of_real_scans": {},
-            "by_chance": 1.0,
-            "planted_found": {},
-            "certain": 0,
-        }
-        audit = {
-            "stage": "audit",
-            "finished": True,
-            "inputs": {"generator_sha256": file_hash(task.workspace.generator / "generator.safetensors")},
-            "verdicts": {"copies": ["good", "Copies: no sign of them."]},
-            "defects": [],
-            "figures": {"volumes": {"synthetic": 8}, "copies": copies, "c2st_auc": {"value": 0.7}},
-        }
-        write_json(task.workspace.audit / "manifest.json", audit)
+        task.audit_manifest()
         told = {"scans": 6, "of": "blobs", "licence": "CC0", "version": "0", "exported": "2026-01-01"}
         told |= {"audit": {"date": "2026-01-01", "summary": "Copies: none."}}
         generator = Generator.load(task.workspace.generator / "generator.safetensors")

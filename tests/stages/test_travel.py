@@ -8,7 +8,7 @@ import torch
 
 from blobs import LABELLED, UNLABELLED, Task
 from diffaug.cli import main
-from diffaug.files import file_hash, write_json
+from diffaug.files import file_hash
 from diffaug.generator.model import Generator
 from diffaug.pretraining.sources import synthetic_source
 from diffaug.stages.pipeline import audit, fit, sample
@@ -36,22 +36,8 @@ def sender(blobs, tmp_path_factory):
         request = FitRequest(budget="cpu-small", exclude=("none",))
         task.tiny_plan(2, request)
         fit(task.workspace, request, device="cpu")
-        report(task)
+        task.audit_manifest()
     return root
-
-
-def report(task, **changes):
-    copies = {"found": 0, "share": 0.0, "share_of_real_scans": {}, "by_chance": 1.0, "planted_found": {}, "certain": 0}
-    told = {
-        "stage": "audit",
-        "finished": True,
-        "inputs": {"generator_sha256": file_hash(task.workspace.generator / "generator.safetensors")},
-        "verdicts": {"copies": ["good", "Copies: no sign of them."]},
-        "defects": [],
-        "figures": {"volumes": {"synthetic": 8}, "copies": copies, "c2st_auc": {"value": 0.7}},
-    }
-    write_json(task.workspace.audit / "manifest.json", {**told, **changes})
-    return told
 
 
 @pytest.fixture
@@ -105,7 +91,7 @@ def test_an_imported_generator_is_neither_fitted_further_nor_audited_nor_passed_
     import_generator(other.workspace, export_generator(task.workspace, tmp_path / "g.safetensors", **TOLD))
     assert "was imported" in refusal(fit, other.workspace, device="cpu")
     assert "audit --real" in refusal(audit, other.workspace, device="cpu")
-    report(other)
+    other.audit_manifest()
     assert "came from elsewhere" in refusal(export_generator, other.workspace, tmp_path / "h.safetensors", **TOLD)
 
 
@@ -120,11 +106,11 @@ def test_no_generator_leaves_without_an_audit_or_with_copies(there, tmp_path, re
         ({"figures": {}}, "is missing"),
         ({"figures": {**good["figures"], "copies": {**good["figures"]["copies"], "certain": 1}}}, "found copies"),
     ):
-        report(task, **change)
+        task.audit_manifest(**change)
         assert found in refusal(export_generator, task.workspace, out, **TOLD)
     file.unlink()
     assert "no finished audit" in refusal(export_generator, task.workspace, out, **TOLD)
-    report(task)
+    task.audit_manifest()
     assert "--licence" in refusal(export_generator, task.workspace, out, origin="ours", licence=" ")
     assert ".safetensors" in refusal(export_generator, task.workspace, tmp_path / "g.pt", **TOLD)
     assert not out.exists()
