@@ -94,8 +94,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"diffaug {__version__}")
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
+    groups: dict[str, Any] = {}
     for name, verb in VERBS.items():
-        made = verbs.add_parser(name, help=verb.about, description=verb.about)
+        group, _, own = name.rpartition(" ")
+        if group and group not in groups:
+            parts = [each for each in VERBS if each.startswith(f"{group} ")]
+            about = f"{', '.join(part.removeprefix(f'{group} ') for part in parts)}: {VERBS[parts[0]].about}"
+            groups[group] = verbs.add_parser(group, help=about, description=about).add_subparsers(
+                title="verbs", required=True, metavar="VERB"
+            )
+        made = groups.get(group, verbs).add_parser(own, help=verb.about, description=verb.about)
         for kind, only in _kinds(verb):
             add_options(made, kind, only)
         made.add_argument("--debug", action="store_true", help="show the traceback of an error")

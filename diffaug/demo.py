@@ -18,6 +18,7 @@ SHIPPED = Path(__file__).parent / "phantom" / "hospital_a.safetensors"  # how it
 SHAPE = "16 24 32"
 SCANS_OF_A, UNSEEN_SCANS, LABELLED, TEST = 300, 60, 10, 20
 SYNTHETIC = 200
+READ = 3  # scans, and as many samples, that the reader of the page may try to tell apart
 # as long as twelve minutes allow; what more is worth is measured in benchmarks/scarce_labels.py
 PRETEXT_STEPS = 1000
 EPOCHS, ITERATIONS = 50, 12
@@ -66,6 +67,8 @@ def demo(out: Path, *, seed: int = 0, fit: bool = False) -> None:
     run("other phantoms of A", f"diffaug phantom --out {_q(raw)} --task {UNSEEN_OF_A} {others} {size}")
     real = raw / NAME_OTHERS / "imagesUn"
     run("audit", f"diffaug audit --real {_q(real)} --synthetic {_q(synthetic / 'imagesTr')} --out {_q(out / 'audit')}")
+    sides = f"--real {_q(real)} --synthetic {_q(synthetic / 'imagesTr')} --real-count {READ} --synthetic-count {READ}"
+    run("reader study", f"diffaug reader-study make {sides} --out {_q(out / 'reader_study')}")
     run("pretrain", f"diffaug pretrain {task} --network PrimusS --budget cpu-small --pretext-steps {PRETEXT_STEPS}")
     environment["nnUNet_extTrainer"] = run.output("diffaug trainer-path")
     for arm, trainer in ARMS.items():
@@ -76,6 +79,7 @@ def demo(out: Path, *, seed: int = 0, fit: bool = False) -> None:
             scans=real,
             synthetic=synthetic / "imagesTr",
             audit=out / "audit",
+            study=out / "reader_study" / "index.html",
             tests=raw / NAME / "imagesTs",
             truth=raw / NAME / "labelsTs",
             predictions={arm: out / "predictions" / trainer for arm, trainer in ARMS.items()},

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from diffaug.audit import page as html
+from diffaug import page as html
 from diffaug.audit.figures import mean_figure
 from diffaug.files import atomic_path, read_json, write_json
 from diffaug.scans.pictures import brightness, mosaic, outlines, read_upright
@@ -29,6 +29,7 @@ class Shown:
         scans: Folder of scans that the generator might have made.
         synthetic: Folder of its volumes.
         audit: Folder of their audit.
+        study: Page of a reader study of both.
         tests: Folder of the test cases.
         truth: Folder of their masks.
         predictions: By arm the folder of its masks; the first is the one that is not pretrained.
@@ -38,6 +39,7 @@ class Shown:
     scans: Path
     synthetic: Path
     audit: Path
+    study: Path
     tests: Path
     truth: Path
     predictions: Mapping[str, Path]
@@ -90,6 +92,7 @@ def _body(
         f"Above scans of hospital A that the generator never saw, below its samples, the first {SHOWN_PAIRS} of each: axial, "
         f"coronal, sagittal, {scale[0]:.0f} black and {scale[1]:.0f} white",
     )
+    yield html.link(shown.study.relative_to(out).as_posix(), "Can you tell them apart? A reader study of six volumes")
     yield html.heading("What the audit says")
     verdicts = read_json(shown.audit / "manifest.json", "run: diffaug audit")["verdicts"]
     for subject, (kind, sentence) in verdicts.items():

@@ -9,6 +9,7 @@ from typing import Any
 
 from diffaug.audit.requests import Extras
 from diffaug.errors import DiffaugError
+from diffaug.reader_study.requests import AnalyseRequest, MakeRequest, ServeRequest
 from diffaug.stages.requests import FitRequest, PretrainRequest, SampleRequest
 from diffaug.verb_options import (
     Demo,
@@ -161,6 +162,37 @@ def _doctor(task: MaybeTask, network: Network) -> None:
     examine(task.task or None, task.plans, task.configuration, network.network)
 
 
+def _make_study(task: MaybeTask, request: MakeRequest, run: Run) -> None:
+    from diffaug.reader_study.making import make
+    from diffaug.reader_study.sides import of_folders
+    from diffaug.stages.study import sides_of_task
+
+    if task.task and not (request.real or request.synthetic):
+        workspace = task.workspace()
+        page = make(request, workspace.dataset, lambda: sides_of_task(workspace, request), fresh=run.fresh)
+    elif not task.task:
+        page = make(request, "", lambda: of_folders(request), fresh=run.fresh)
+    else:
+        raise DiffaugError(
+            "reader-study make: expected --task, or --real and --synthetic and no --task; fix the options"
+        )
+    print(f"reader-study make: {page}, give readers its folder; the key stays with you: {request.key_file}")
+
+
+def _serve_study(request: ServeRequest) -> None:
+    from diffaug.reader_study.serving import address, open_server
+
+    with open_server(request) as server:
+        print(f"reader-study serve: {address(server)}, answers go to {request.answers}; Ctrl-C ends", flush=True)
+        server.serve_forever()
+
+
+def _analyse_study(request: AnalyseRequest) -> None:
+    from diffaug.reader_study.analysing import analyse
+
+    print(f"reader-study analyse: {analyse(request)}")
+
+
 def _demo(wanted: Demo) -> None:
     from diffaug.demo import demo
 
@@ -201,5 +233,14 @@ VERBS = {
         (MaybeTask, Network),
         _doctor,
     ),
+    "reader-study make": Verb(
+        "write a page on which people grade real and synthetic volumes, not knowing which is which",
+        (MaybeTask, MakeRequest, (Run, "fresh")),
+        _make_study,
+    ),
+    "reader-study serve": Verb(
+        "serve a study to this machine's browsers, and keep the answers on disk", (ServeRequest,), _serve_study
+    ),
+    "reader-study analyse": Verb("say what readers' answers come to", (AnalyseRequest,), _analyse_study),
     "demo": Verb("the whole road on phantoms, on a CPU, in minutes", (Demo,), _demo),
 }

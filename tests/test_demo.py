@@ -51,7 +51,8 @@ def shown(tmp_path):
         (folder / "summary.json").write_text(json.dumps({"metric_per_case": cases}))
     audit = tmp_path / "audit"
     write_json(audit / "manifest.json", {"verdicts": {"telling": ["bad", "Told from scans <at once>."]}})
-    return Shown(**folders, audit=audit, predictions=predictions, seconds={"sample": 12.3})
+    study = tmp_path / "out" / "study" / "index.html"
+    return Shown(**folders, audit=audit, study=study, predictions=predictions, seconds={"sample": 12.3})
 
 
 def test_the_page_shows_samples_verdicts_masks_and_dice_and_needs_nothing_beside_it(

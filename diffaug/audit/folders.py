@@ -10,13 +10,13 @@ import numpy as np
 from tqdm import tqdm
 
 from diffaug.audit.inputs import AuditInputs
-from diffaug.audit.listing import identity, open_images
 from diffaug.audit.requests import FoldersRequest
 from diffaug.errors import DiffaugError
 from diffaug.files import fingerprint, read_json, write_json
 from diffaug.scans.cache import VolumeCache
 from diffaug.scans.canonical import to_canonical
 from diffaug.scans.dataset import RawDataset
+from diffaug.scans.folders import identity, open_images
 from diffaug.scans.grid import Grid, is_ct, median_spacing, plan_grid, read_off
 from diffaug.scans.hounsfield import in_their_units
 

@@ -10,8 +10,8 @@ from diffaug.audit.catalogue import SINGLE, entry_of
 from diffaug.audit.figures import Compared, Figure
 from diffaug.audit.findings import Findings
 from diffaug.audit.memorisation import Judged, Memorisation
-from diffaug.audit.page import card, heading, page, paragraph, picture, table
 from diffaug.audit.verdicts import Verdict, defects
+from diffaug.page import card, heading, page, paragraph, picture, table
 
 ROWS = 40  # of a table; all of them are in copies.csv
 PICTURES = {

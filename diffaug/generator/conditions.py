@@ -96,7 +96,7 @@ def canonical_spacing(reading: Reading, grid: Grid) -> tuple[float, ...]:
     Returns:
         In mm, (Z, Y, X).
     """
-    return tuple(reading.spacing[axis] for axis in axis_order(reading, grid.orientation))
+    return tuple(reading.spacing[axis] for axis in axis_order(reading.orientation, grid.orientation))
 
 
 def plan_conditions(

@@ -39,11 +39,38 @@ def to_canonical(scan: Scan, reading: Reading, grid: Grid) -> tuple[np.ndarray, 
     turned = reorient(scan, grid.orientation)
     placement = Placement(turned.size, turned.geometry, scan.geometry.orientation, reading.ranges)
     voxels = np.stack([_to_unit(v, r) for v, r in zip(turned.voxels, reading.ranges, strict=True)])
-    ratio = np.array(turned.geometry.spacing) / np.array(grid.spacing)
+    return np.clip(at_spacing(voxels, turned.geometry.spacing, grid.spacing), -1, 1), placement
+
+
+def size_at(size: Sequence[int], spacing: Sequence[float], wanted: Sequence[float]) -> tuple[int, ...]:
+    """Tell how many voxels a scan has once it is resampled.
+
+    Args:
+        size: Voxels (Z, Y, X).
+        spacing: In mm, its own.
+        wanted: In mm.
+
+    Returns:
+        Voxels (Z, Y, X).
+    """
+    ratio = np.array(spacing) / np.array(wanted)
     # resampling by a hair would blur every voxel and move none
     ratio[np.abs(ratio - 1) < SPACING_TOLERANCE] = 1
-    shape = np.maximum(np.round(np.array(turned.size) * ratio), 1).astype(int)
-    return _resampled(voxels, shape), placement
+    return tuple(map(int, np.maximum(np.round(np.array(size) * ratio), 1)))
+
+
+def at_spacing(voxels: np.ndarray, spacing: Sequence[float], wanted: Sequence[float]) -> np.ndarray:
+    """Resample a scan to another spacing.
+
+    Args:
+        voxels: `(C, Z, Y, X)`.
+        spacing: In mm, its own.
+        wanted: In mm.
+
+    Returns:
+        `(C, *size_at(...))` float32; where voxels get larger they are smoothed first, so that nothing aliases.
+    """
+    return _resampled(voxels, size_at(voxels.shape[1:], spacing, wanted))
 
 
 def from_canonical(voxels: np.ndarray, placement: Placement) -> Scan:
@@ -56,7 +83,7 @@ def from_canonical(voxels: np.ndarray, placement: Placement) -> Scan:
     Returns:
         A scan with the original's size, spacing, origin, direction and units.
     """
-    native = _resampled(voxels.astype(np.float32), placement.size)
+    native = np.clip(_resampled(voxels.astype(np.float32), placement.size), -1, 1)
     units = np.stack([_from_unit(v, r) for v, r in zip(native, placement.ranges, strict=True)])
     return reorient(Scan(units, placement.geometry), placement.orientation)
 
@@ -95,4 +122,4 @@ def _resampled(voxels: np.ndarray, shape: Sequence[int]) -> np.ndarray:
         return voxels.astype(np.float32)
     smooth = any(new < old for new, old in zip(shape, voxels.shape[1:], strict=True))
     channels = [resize(v, shape, order=1, mode="edge", anti_aliasing=smooth, preserve_range=True) for v in voxels]
-    return np.clip(np.stack(channels), -1, 1).astype(np.float32)
+    return np.stack(channels).astype(np.float32)

@@ -116,19 +116,19 @@ class Grid:
         return 2 - next(i for i, letter in enumerate(self.orientation) if letter in "LR")
 
 
-def axis_order(reading: Reading, orientation: str) -> list[int]:
+def axis_order(own: str, orientation: str) -> list[int]:
     """Find which of a scan's array axes (Z, Y, X) becomes which of the canonical ones.
 
     Args:
-        reading: The scan.
+        own: Where the scan's x, y and z run to.
         orientation: The canonical orientation.
 
     Returns:
         For each canonical axis (Z, Y, X) the index of the scan's own axis.
     """
     pairs = {"L": 0, "R": 0, "A": 1, "P": 1, "S": 2, "I": 2}
-    own = [pairs[letter] for letter in reading.orientation[::-1]]
-    return [own.index(pairs[letter]) for letter in orientation[::-1]]
+    axes = [pairs[letter] for letter in own[::-1]]
+    return [axes.index(pairs[letter]) for letter in orientation[::-1]]
 
 
 def main_orientation(readings: Sequence[Reading]) -> str:
@@ -147,7 +147,7 @@ def main_orientation(readings: Sequence[Reading]) -> str:
 def _in_order(readings: Sequence[Reading], values: Sequence[tuple[float, ...]]) -> np.ndarray:
     """Bring what was measured along each scan's own axes into the order of the canonical ones."""
     main = main_orientation(readings)
-    return np.array([np.array(v)[axis_order(r, main)] for r, v in zip(readings, values, strict=True)])
+    return np.array([np.array(v)[axis_order(r.orientation, main)] for r, v in zip(readings, values, strict=True)])
 
 
 def median_spacing(readings: Sequence[Reading]) -> tuple[float, ...]:

@@ -10,12 +10,12 @@ from diffaug import __version__
 from diffaug.audit.auditing import Audited, Report, make_report
 from diffaug.audit.folders import from_folders, open_folders
 from diffaug.audit.inputs import from_task
-from diffaug.audit.listing import identity
 from diffaug.audit.requests import Extras, FoldersRequest
 from diffaug.errors import DiffaugError
 from diffaug.files import file_hash, fingerprint, read_json, remove
 from diffaug.generator.fitting import COPIES
 from diffaug.generator.model import Generator
+from diffaug.scans.folders import identity
 from diffaug.shapes import require_shape
 from diffaug.stages.fit import fitted_scans, open_cache
 from diffaug.stages.manifests import SampleBegun

@@ -7,7 +7,7 @@ import pytest
 
 from blobs import blob, write_image
 from diffaug.audit.folders import FoldersRequest, from_folders, open_folders
-from diffaug.audit.listing import open_images
+from diffaug.scans.folders import open_images
 
 SIZE = (12, 16, 14)
 

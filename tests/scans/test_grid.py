@@ -149,9 +149,9 @@ def test_a_hair_of_spacing_difference_is_not_resampled():
 def test_axes_of_sagittal_and_axial_scans_are_matched():
     axial, sagittal = reading_of((30, 200, 180), (4.0, 1.0, 1.0)), reading_of((180, 30, 200), (1.0, 4.0, 1.0), "PSR")
     # PSR: x runs to P, y to S, z to R: the array's (Z, Y, X) are (right, superior, posterior)
-    assert axis_order(axial, "LPS") == [0, 1, 2]
-    assert axis_order(sagittal, "LPS") == [1, 2, 0]
-    assert np.array(sagittal.size)[axis_order(sagittal, "LPS")].tolist() == [30, 200, 180]
+    assert axis_order(axial.orientation, "LPS") == [0, 1, 2]
+    assert axis_order(sagittal.orientation, "LPS") == [1, 2, 0]
+    assert np.array(sagittal.size)[axis_order(sagittal.orientation, "LPS")].tolist() == [30, 200, 180]
     assert main_orientation([axial, axial, sagittal]) == "LPS"
     assert median_spacing([axial, axial, sagittal]) == (4.0, 1.0, 1.0)
 

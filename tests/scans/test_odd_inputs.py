@@ -15,7 +15,6 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from blobs import LABELLED, UNLABELLED, blob, write_image
 from diffaug.audit.folders import open_folders
-from diffaug.audit.listing import open_images
 from diffaug.audit.requests import FoldersRequest
 from diffaug.doctor import examine
 from diffaug.errors import DiffaugError, Notice
@@ -25,6 +24,7 @@ from diffaug.scans.cache import VolumeCache
 from diffaug.scans.canonical import to_canonical
 from diffaug.scans.dataset import open_dataset
 from diffaug.scans.exclusion import excluded_ids
+from diffaug.scans.folders import open_images
 from diffaug.scans.grid import median_spacing, plan_grid, read_off
 from diffaug.scans.headers import look_at_headers
 from diffaug.scans.hounsfield import windows_of

@@ -103,6 +103,19 @@ def picture(file: Path, caption: str) -> str:
     return f"<figure>{image}<figcaption>{text(caption)}</figcaption></figure>"
 
 
+def link(where: str, content: str) -> str:
+    """Write a paragraph that leads to another page.
+
+    Args:
+        where: Its address, relative to this one.
+        content: What it is.
+
+    Returns:
+        The HTML.
+    """
+    return f'<p><a href="{text(where)}">{text(content)}</a></p>'
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Write a table.
 

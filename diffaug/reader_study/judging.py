@@ -1,0 +1,94 @@
+"""What readers made of both sides: grades of each category, and whether they told real from synthetic."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import binomtest, bootstrap, mannwhitneyu
+
+from diffaug.reader_study.texts import CATEGORIES, GRADES
+
+ALL = "all"  # readers together
+SEED = 0  # of the bootstrap
+SIDES = ("real", "synthetic")
+
+
+def grades(table: pd.DataFrame) -> pd.DataFrame:
+    """Count the grades.
+
+    Args:
+        table: From `read_answers`.
+
+    Returns:
+        A row for each category, kind and reader, and for all readers: `category`, `kind`, `reader`, `answers`, the share of
+        each grade (`grade_1` to `grade_4`), `mean`, and, in the rows of synthetic volumes, `p`: how often chance alone would
+        part the grades of real and synthetic volumes so far (Mann-Whitney; for all readers, of their means per volume).
+    """
+    rows = []
+    for category in CATEGORIES:
+        for reader, part in _by_reader(table):
+            given = {kind: part.loc[part["kind"] == kind, category].dropna().astype(float) for kind in SIDES}
+            values = given
+            if reader == ALL:  # one figure for each volume: answers about one volume are not independent
+                values = {k: part[part["kind"] == k].groupby("volume")[category].mean().dropna() for k in SIDES}
+            both = all(len(value) for value in values.values())
+            for kind, grade in given.items():
+                if len(grade):
+                    row: dict[str, Any] = {"category": category, "kind": kind, "reader": reader, "answers": len(grade)}
+                    row |= {f"grade_{n}": float((grade == n).mean()) for n in range(1, GRADES + 1)}
+                    row["mean"] = float(grade.mean())
+                    asked = both and kind == "synthetic"
+                    row["p"] = float(mannwhitneyu(values["real"], values["synthetic"]).pvalue) if asked else np.nan
+                    rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def guesses(table: pd.DataFrame) -> pd.DataFrame:
+    """Count how often real and synthetic were told apart.
+
+    Args:
+        table: From `read_answers`.
+
+    Returns:
+        A row for each reader and figure, and for all readers: `reader`, `figure` (`sensitivity`: synthetic volumes called
+        synthetic; `specificity`: real ones called real; `accuracy`), `right`, `answers`, `value`, `low` and `high` (95 %:
+        Wilson's for a reader, for all readers a bootstrap over volumes), and for a reader's accuracy `p` against guessing
+        (exact binomial test).
+    """
+    rows = []
+    told = table.dropna(subset=["guess"]).assign(right=lambda t: t["guess"] == t["kind"])
+    for reader, part in _by_reader(told):
+        for figure, kinds in (("sensitivity", SIDES[1:]), ("specificity", SIDES[:1]), ("accuracy", SIDES)):
+            some = part[part["kind"].isin(kinds)]
+            if some.empty:
+                continue
+            right, answers = int(some["right"].sum()), len(some)
+            test = binomtest(right, answers)
+            low, high = _over_volumes(some) if reader == ALL else test.proportion_ci(method="wilson")
+            p = test.pvalue if figure == "accuracy" and reader != ALL else np.nan
+            rows.append(
+                {"reader": reader, "figure": figure, "right": right, "answers": answers, "value": right / answers}
+                | {"low": float(low), "high": float(high), "p": float(p)}
+            )
+    return pd.DataFrame(rows)
+
+
+def _by_reader(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    each = [(str(reader), part) for reader, part in table.groupby("reader")]
+    return [*each, (ALL, table)] if len(each) > 1 else each
+
+
+def _over_volumes(some: pd.DataFrame) -> tuple[float, float]:
+    """Draw volumes anew, each with all that was said of it."""
+    parts = [part.groupby("volume")["right"].mean().to_numpy(dtype=float) for _, part in some.groupby("kind")]
+    if min(map(len, parts)) < 2:
+        return np.nan, np.nan
+    counts = np.array([len(part) for part in parts])
+
+    def mean(*drawn: np.ndarray, axis: int = -1) -> np.ndarray:
+        return np.average([part.mean(axis=axis) for part in drawn], axis=0, weights=counts)
+
+    found = bootstrap(parts, mean, method="percentile", vectorized=True, rng=np.random.default_rng(SEED))
+    return found.confidence_interval
