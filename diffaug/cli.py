@@ -8,6 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Any
 
 from diffaug import __version__
@@ -92,7 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="diffaug",
         description="Unlabelled scans in, a pretrained nnU-Net out. Every verb goes on where it stopped.",
     )
-    parser.add_argument("--version", action="version", version=f"diffaug {__version__}")
+    parser.add_argument("--version", action="version", version=_versions())
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
     groups: dict[str, Any] = {}
     for name, verb in VERBS.items():
@@ -103,12 +104,24 @@ def build_parser() -> argparse.ArgumentParser:
             groups[group] = verbs.add_parser(group, help=about, description=about).add_subparsers(
                 title="verbs", required=True, metavar="VERB"
             )
-        made = groups.get(group, verbs).add_parser(own, help=verb.about, description=verb.about)
+        made = groups.get(group, verbs).add_parser(
+            own,
+            help=verb.about,
+            description=verb.about,
+            epilog=f"example:\n  {verb.example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         for kind, only in _kinds(verb):
             add_options(made, kind, only)
         made.add_argument("--debug", action="store_true", help="show the traceback of an error")
         made.set_defaults(verb=verb)
     return parser
+
+
+def _versions() -> str:
+    """Tell the versions of what results depend on; from metadata, so that nothing is loaded for it."""
+    others = ", ".join(f"{name} {version(name)}" for name in ("nnunetv2", "torch"))
+    return f"diffaug {__version__} ({others})"
 
 
 def _kinds(verb: Verb) -> list[tuple[type, tuple[str, ...]]]:

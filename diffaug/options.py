@@ -23,6 +23,7 @@ def option(
     *,
     read: Callable[[Any], Any] | None = None,
     short: str = "",
+    positional: bool = False,
     listed: Mapping[str, str] | None = None,
     **how: Any,
 ) -> Any:
@@ -32,13 +33,17 @@ def option(
         default: Of the field; without one the option is required.
         read: Turns what was given into the field's value.
         short: A second name, as `-n`.
+        positional: Whether it is given without a name, one or more of them.
         listed: What may be given and what each is, told in the help.
         **how: What argparse's `add_argument` shall be told beyond what follows from the type.
 
     Returns:
         The field.
     """
-    return field(default=default, metadata={"read": read, "short": short, "listed": listed or {}, "how": how})
+    return field(
+        default=default,
+        metadata={"read": read, "short": short, "positional": positional, "listed": listed or {}, "how": how},
+    )
 
 
 def add_options(parser: argparse.ArgumentParser, kind: type, only: Collection[str] = ()) -> None:
@@ -71,6 +76,9 @@ def add_options(parser: argparse.ArgumentParser, kind: type, only: Collection[st
         if each.name in there:
             if there[each.name].help != how["help"]:
                 raise TypeError(f"{kind.__name__}.{each.name}: means something else in another class of the verb")
+            continue
+        if each.metadata.get("positional"):
+            parser.add_argument(each.name, nargs="+", type=how["type"], metavar=how["metavar"], help=how["help"])
             continue
         short = each.metadata.get("short", "")
         parser.add_argument(*([short] if short else []), f"--{each.name.replace('_', '-')}", **how)

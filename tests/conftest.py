@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 from blobs import LABELLED, UNLABELLED, Task, blob, write_image
+from diffaug.budgets import BUDGETS, Training
 from diffaug.errors import DiffaugError
 
 
@@ -59,6 +61,23 @@ def folders(tmp_path, monkeypatch) -> Path:
 def task(blobs, folders) -> Task:
     shutil.copytree(blobs, folders, dirs_exist_ok=True)
     return Task(folders)
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """The CPU's budget with a few steps of each fit and smaller networks."""
+    few = Training(steps=4, batch_size=2, learning_rate=1e-3, warmup_steps=1)
+    small = BUDGETS["cpu-small"]
+    changed = replace(
+        small,
+        autoencoder={**small.autoencoder, "channels": [8, 8], "codes": 64},
+        denoiser={**small.denoiser, "channels": [8, 8]},
+        autoencoder_training=few,
+        denoiser_training=replace(few, ema_decay=0.9),
+        pretraining=few,
+        nnunet={**small.nnunet, "epochs": 1, "iterations_per_epoch": 2, "val_iterations_per_epoch": 1},
+    )
+    monkeypatch.setitem(BUDGETS, "cpu-small", changed)
 
 
 @pytest.fixture

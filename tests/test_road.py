@@ -133,23 +133,6 @@ def shorten(plan):
 EXAMPLE = Path(__file__).parents[1] / "examples" / "own_folder.py"
 
 
-@pytest.fixture
-def short(monkeypatch):
-    """The CPU's budget with a few steps of each fit and smaller networks."""
-    few = Training(steps=4, batch_size=2, learning_rate=1e-3, warmup_steps=1)
-    small = BUDGETS["cpu-small"]
-    changed = replace(
-        small,
-        autoencoder={**small.autoencoder, "channels": [8, 8], "codes": 64},
-        denoiser={**small.denoiser, "channels": [8, 8]},
-        autoencoder_training=few,
-        denoiser_training=replace(few, ema_decay=0.9),
-        pretraining=few,
-        nnunet={**small.nnunet, "epochs": 1, "iterations_per_epoch": 2, "val_iterations_per_epoch": 1},
-    )
-    monkeypatch.setitem(BUDGETS, "cpu-small", changed)
-
-
 @pytest.mark.slow
 def test_own_folder(tmp_path, monkeypatch, capsys, short):
     monkeypatch.setenv("nnUNet_def_n_proc", "1")

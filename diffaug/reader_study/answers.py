@@ -16,7 +16,7 @@ from diffaug.shapes import require_shape
 
 KEY_FORMAT = 1
 QUESTIONS = (*CATEGORIES, "guess")
-FIX = "ask the reader for the file again, or leave it out"
+ASK_AGAIN = "ask the reader for the file again, or leave it out"
 
 
 class KeyVolume(TypedDict):
@@ -95,8 +95,8 @@ def read_answers(files: Sequence[Path], key: Key, *, incomplete: bool) -> pd.Dat
     found: dict[str, Path] = {}
     rows = []
     for file in _listed(files):
-        content = read_json(file, FIX)
-        require_shape(content, ReaderAnswers, file, FIX)
+        content = read_json(file, ASK_AGAIN)
+        require_shape(content, ReaderAnswers, file, ASK_AGAIN)
         _require_ours(file, content, key)
         reader = content["reader"]
         if reader in found:
@@ -114,7 +114,7 @@ def read_answers(files: Sequence[Path], key: Key, *, incomplete: bool) -> pd.Dat
     columns = ["reader", "volume", "kind", "case", *QUESTIONS, "remark", "seconds"]
     table = pd.DataFrame(rows).reindex(columns=columns)
     if table[list(QUESTIONS)].isna().all(axis=None):
-        raise DiffaugError(f"{next(iter(found.values()))}: no question is answered, expected answers; {FIX}")
+        raise DiffaugError(f"{next(iter(found.values()))}: no question is answered, expected answers; {ASK_AGAIN}")
     return table
 
 
@@ -135,7 +135,9 @@ def _require_ours(file: Path, content: ReaderAnswers, key: Key) -> None:
             "key"
         )
     if foreign := content["answers"].keys() - key["volumes"].keys():
-        raise DiffaugError(f"{file}: answers of volume {min(foreign)}, expected 1 to {len(key['volumes'])}; {FIX}")
+        raise DiffaugError(
+            f"{file}: answers of volume {min(foreign)}, expected 1 to {len(key['volumes'])}; {ASK_AGAIN}"
+        )
 
 
 def _require_complete(file: Path, content: ReaderAnswers, key: Key) -> None:

@@ -1,0 +1,108 @@
+"""The key of an import: who is who, and which volume is whose. It stays where the patients are."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+from typing import Any, Literal
+
+from typing_extensions import TypedDict
+
+from diffaug.dicom.stacks import Stack
+from diffaug.errors import DiffaugError
+from diffaug.files import fingerprint, read_json, write_json
+from diffaug.shapes import require_shape
+
+RESTORE_KEY = "restore it; without it nobody can be told from somebody new"
+DIGITS = 5  # of a pseudonym
+
+
+class Imported(TypedDict):
+    """A volume."""
+
+    patient: str
+    study: str
+    series: str
+    description: str
+    phase: int
+    case: str
+
+
+class KeyFile(TypedDict):
+    """The key."""
+
+    format: Literal[1]
+    dataset: str
+    patients: dict[str, str]
+    volumes: dict[str, Imported]
+
+
+class Pseudonyms:
+    """Gives patients and volumes names that tell nothing; the same ones when asked again.
+
+    A name is drawn, so that neither the order of names nor that of dates is kept. All volumes of a patient begin alike.
+    """
+
+    def __init__(self, file: Path, dataset: str) -> None:
+        """Open the key.
+
+        Args:
+            file: The key; a new one if it is missing.
+            dataset: Name of the dataset it is of.
+
+        Raises:
+            DiffaugError: If it is of another dataset, or broken.
+        """
+        self.file = file
+        self.content: dict[str, Any] = {"format": 1, "dataset": dataset, "patients": {}, "volumes": {}}
+        if file.is_file():
+            content = read_json(file, RESTORE_KEY)
+            require_shape(content, KeyFile, file, RESTORE_KEY)
+            if content["dataset"] != dataset:
+                raise DiffaugError(
+                    f"{file}: is the key of {content['dataset']}, expected that of {dataset}; name its own"
+                )
+            self.content = content
+
+    def case(self, stack: Stack) -> str:
+        """Name a volume.
+
+        Args:
+            stack: The volume.
+
+        Returns:
+            Its case id, as `P04711V2`: never what nnU-Net could take for a channel.
+        """
+        volume = fingerprint([stack.header.series, *stack.place, *stack.geometry.direction, stack.phase])
+        known = self.content["volumes"].get(volume)
+        if known is None:
+            # without an id, nobody knows whose it is: each study is a patient of its own
+            patient = stack.header.patient or f"study {stack.header.study}"
+            name = self.content["patients"].get(patient) or self._draw()
+            self.content["patients"][patient] = name
+            count = sum(each["case"].startswith(f"{name}V") for each in self.content["volumes"].values())
+            known = {
+                "patient": patient,
+                "study": stack.header.study,
+                "series": stack.header.series,
+                "description": stack.header.description,
+                "phase": stack.phase,
+                "case": f"{name}V{count + 1}",
+            }
+            self.content["volumes"][volume] = known
+        return str(known["case"])
+
+    def save(self) -> None:
+        """Write the key."""
+        write_json(self.file, self.content)
+
+    @property
+    def cases(self) -> set[str]:
+        """All case ids that were given."""
+        return {each["case"] for each in self.content["volumes"].values()}
+
+    def _draw(self) -> str:
+        taken = set(self.content["patients"].values())
+        while (name := f"P{secrets.randbelow(10**DIGITS):0{DIGITS}d}") in taken:
+            pass
+        return name
