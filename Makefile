@@ -6,7 +6,7 @@ INSTALLED := .venv/installed
 # one thread and no flood of workers: what a small CPU needs, and what makes results repeat
 TEST_ENVIRONMENT := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive nnUNet_n_proc_DA=0 nnUNet_def_n_proc=1
 
-.PHONY: demo test check format clean
+.PHONY: demo test check docs package format clean
 
 demo: $(INSTALLED)
 	$(BIN)/diffaug demo --out diffaug_demo
@@ -20,7 +20,16 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/pydoclint --quiet diffaug nnunet_plugin benchmarks
+	$(MAKE) docs package
 	$(MAKE) test
+
+docs: $(INSTALLED)
+	$(BIN)/mkdocs build --strict --quiet
+
+package: $(INSTALLED)
+	rm -rf dist
+	$(BIN)/python -m build --quiet
+	$(BIN)/twine check --strict dist/*
 
 format: $(INSTALLED)
 	$(BIN)/ruff format .

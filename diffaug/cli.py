@@ -9,7 +9,10 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
+
+import shtab
 
 from diffaug import __version__
 from diffaug.errors import DiffaugError, Notice
@@ -93,6 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="diffaug",
         description="Unlabelled scans in, a pretrained nnU-Net out. Every verb goes on where it stopped.",
     )
+    shtab.add_argument_to(parser, "--print-completion", help="print what a shell needs to complete commands")
     parser.add_argument("--version", action="version", version=_versions())
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
     groups: dict[str, Any] = {}
@@ -115,6 +119,9 @@ def build_parser() -> argparse.ArgumentParser:
             add_options(made, kind, only)
         made.add_argument("--debug", action="store_true", help="show the traceback of an error")
         made.set_defaults(verb=verb)
+        for action in made._actions:
+            if action.type is Path:
+                action.complete = shtab.DIRECTORY if action.metavar == "FOLDER" else shtab.FILE  # type: ignore[attr-defined]
     return parser
 
 

@@ -461,3 +461,12 @@ def test_command_prints_where_its_result_is(fitted, capsys):
     assert main([*SAMPLE]) == 0
     assert str(fitted.workspace.synthetic) in capsys.readouterr().out.splitlines()[-1]
     assert torch.get_num_threads() == 1
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_shells_are_told_how_to_complete(shell, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--print-completion", shell])
+    told = capsys.readouterr().out
+    assert all(word in told for word in ("pretrain", "--exclude", "reader-study", "import-dicom"))
+    assert shutil.which(shell) is None or subprocess.run([shell, "-n"], input=told, text=True).returncode == 0

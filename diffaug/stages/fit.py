@@ -11,6 +11,7 @@ from lightning_fabric import Fabric
 
 from diffaug.errors import DiffaugError
 from diffaug.files import file_hash, read_json, write_json
+from diffaug.generator.cards import write_cards
 from diffaug.generator.fitting import clear, fit_networks
 from diffaug.generator.model import Generator
 from diffaug.generator.plan import GeneratorPlan
@@ -162,6 +163,7 @@ def _finish(stage: Stage, generator: Generator, entries: Entries, target: Path) 
     figures = generator.provenance.pop("figures")
     generator.provenance = {"seen": manifest["cases"], "excluded": manifest["excluded"], "figures": figures}
     generator.save(target)
+    write_cards(stage.folder, generator.plan, list(readings_of(entries).values()), figures, manifest["excluded"])
     inputs: dict[str, Any] = {case: entry["sha256"] for case, entry in entries.items()}
     stage.finish(figures=figures, inputs=inputs, generator_sha256=file_hash(target))
     clear(stage.folder)
