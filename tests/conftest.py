@@ -8,15 +8,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import shortened
 import torch
 
 from blobs import LABELLED, UNLABELLED, Task, blob, write_image
-from diffaug.budgets import BUDGETS, Training
+from diffaug.audit import apartness
+from diffaug.audit.fit_feature_space import FEATURE_STEPS
+from diffaug.budgets import BUDGETS
 from diffaug.errors import DiffaugError
 
 
@@ -65,19 +67,10 @@ def task(blobs, folders) -> Task:
 
 @pytest.fixture
 def short(monkeypatch):
-    """The CPU's budget with a few steps of each fit and smaller networks."""
-    few = Training(steps=4, batch_size=2, learning_rate=1e-3, warmup_steps=1)
-    small = BUDGETS["cpu-small"]
-    changed = replace(
-        small,
-        autoencoder={**small.autoencoder, "channels": [8, 8], "codes": 64},
-        denoiser={**small.denoiser, "channels": [8, 8]},
-        autoencoder_training=few,
-        denoiser_training=replace(few, ema_decay=0.9),
-        pretraining=few,
-        nnunet={**small.nnunet, "epochs": 1, "iterations_per_epoch": 2, "val_iterations_per_epoch": 1},
-    )
-    monkeypatch.setitem(BUDGETS, "cpu-small", changed)
+    """The CPU's budget with a few steps of each fit and smaller networks, and an audit with short trainings."""
+    monkeypatch.setitem(BUDGETS, "cpu-small", shortened.short(BUDGETS["cpu-small"]))
+    monkeypatch.setattr(apartness, "CLASSIFIER_STEPS", shortened.STEPS)
+    monkeypatch.setitem(FEATURE_STEPS, "cpu", shortened.STEPS)
 
 
 @pytest.fixture
@@ -124,3 +117,9 @@ def diffaug() -> Callable[..., subprocess.CompletedProcess]:
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, **keywords)
 
     return run
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take minutes: begun last, they keep one process busy while the other has nothing left."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)  # stable: within a file nothing moves

@@ -14,8 +14,6 @@ from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess_data
 from nnunetv2.run.run_training import get_trainer_from_args
 
 from benchmarks.dicoms import known, write_series
-from diffaug.audit import apartness
-from diffaug.audit.fit_feature_space import FEATURE_STEPS
 from diffaug.cli import main
 from diffaug.reader_study import requests
 from diffaug.verbs import VERBS
@@ -30,8 +28,6 @@ SHORT = {"epochs": 1, "iterations_per_epoch": 2, "val_iterations_per_epoch": 1}
 def test_every_example_runs_as_it_stands(folders, monkeypatch, capsys, short):
     monkeypatch.chdir(folders)
     monkeypatch.setenv("nnUNet_extTrainer", trainer_path())
-    monkeypatch.setattr(apartness, "CLASSIFIER_STEPS", 20)
-    monkeypatch.setitem(FEATURE_STEPS, "cpu", 20)
     run = set()
 
     def example(name):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections import defaultdict
@@ -13,7 +14,7 @@ import SimpleITK as sitk
 from scipy.ndimage import shift
 
 from diffaug.dicom.headers import Slice
-from diffaug.dicom.sources import Source, opened
+from diffaug.dicom.sources import DAMAGED, Source, first_line, opened
 from diffaug.dicom.stacks import Stack
 from diffaug.errors import DiffaugError
 from diffaug.scans.scan import Scan
@@ -38,7 +39,7 @@ def decode(stack: Stack) -> Scan:
     with tempfile.TemporaryDirectory(prefix="diffaug-dicom-") as folder:
         for source, content in opened(list(by_source)):
             frames = _frames(source, content, Path(folder))
-            for place, one in by_source.pop(source):
+            for place, one in by_source.pop(source, []):
                 if frames.shape[1:] != one.size or one.frame >= len(frames):
                     raise DiffaugError(
                         f"{source}: found {frames.shape} voxels, expected {one.size} as its header says; get it anew"
@@ -59,10 +60,17 @@ def _meant(values: np.ndarray, one: Slice) -> np.ndarray:
 
 def _frames(source: Source, content: BinaryIO, folder: Path) -> np.ndarray:
     file = source.file
-    if source.member:
+    if source.member or not _in_utf8(file):  # ITK ends the whole process at other names
         file = folder / "instance.dcm"  # never by the name that the archive gives it
-        with file.open("wb") as copy:
-            shutil.copyfileobj(content, copy)
+        try:
+            with file.open("wb") as copy:
+                shutil.copyfileobj(content, copy)
+        except DAMAGED as error:
+            if isinstance(error, OSError) and error.errno:
+                raise
+            raise DiffaugError(
+                f"{source}: is damaged ({first_line(error)}), expected a whole archive; copy it again"
+            ) from error
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
     reader.SetFileName(str(file))
@@ -75,6 +83,14 @@ def _frames(source: Source, content: BinaryIO, folder: Path) -> np.ndarray:
             "instance; get it anew"
         ) from error
     return image if image.ndim == 3 else image[None]
+
+
+def _in_utf8(file: Path) -> bool:
+    try:
+        os.fsencode(file).decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _margin(stack: Stack) -> tuple[np.ndarray, np.ndarray]:

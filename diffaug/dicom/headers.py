@@ -10,19 +10,21 @@ import numpy as np
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import InvalidDicomError
-from pydicom.multival import MultiValue
-from pydicom.tag import Tag
 
+from diffaug.dicom.elements import PHILIPS_SLOPE, joined, meant, one_of, plain, rescale
 from diffaug.dicom.sources import Source
 
-PHILIPS_SLOPE = Tag(0x2005, 0x100E)  # private: the scale slope
+BARE = (b"\x08\x00", b"\x02\x00")  # a bare instance begins with an element of one of these
+MODALITIES = ("CT", "MR", "PT", "NM")  # of scans; SEG, RTDOSE and the like hold volumes that are none
 SHARED_GROUPS, PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
 WANTED: list[Any] = [
     "SOPInstanceUID", "SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientID", "Modality", "SeriesDescription",
     "SeriesNumber", "ImageType", "Rows", "Columns", "SamplesPerPixel", "NumberOfFrames", "ImagePositionPatient",
     "ImageOrientationPatient", "PixelSpacing", "InstanceNumber", "AcquisitionNumber", "AcquisitionDate", "AcquisitionTime",
     "AcquisitionDateTime", "ContentTime", "SeriesTime", "StudyDate", "TemporalPositionIdentifier", "TriggerTime", "EchoTime",
-    "RescaleSlope", "RescaleIntercept", "Manufacturer", SHARED_GROUPS, PER_FRAME, PHILIPS_SLOPE, "SpecificCharacterSet",
+    "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence",
+    "PhotometricInterpretation", "IssuerOfPatientID", "Manufacturer", SHARED_GROUPS, PER_FRAME, PHILIPS_SLOPE,
+    "SpecificCharacterSet",
 ]  # fmt: skip
 
 
@@ -62,7 +64,7 @@ class Header:
     """What an instance says of the series that it is of.
 
     Attributes:
-        patient: Id of the patient.
+        patient: Id of the patient, and who gave it.
         study: UID of the study.
         series: UID of the series.
         description: Of the series.
@@ -100,7 +102,9 @@ def read_header(source: Source, content: BinaryIO) -> Header | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of values that break the standard: what matters is checked here
             data = dcmread(content, stop_before_pixels=True, specific_tags=WANTED, force=False)
-    except (InvalidDicomError, EOFError):
+    except InvalidDicomError:
+        return _read_bare(source, content)
+    except EOFError:
         return None
     except Exception as error:  # a stranger's file: pydicom raises whatever its parts do
         return _without(
@@ -114,6 +118,20 @@ def read_header(source: Source, content: BinaryIO) -> Header | None:
         return _without(data, f"has a broken header ({type(error).__name__}: {str(error)[:80]})")
 
 
+def _read_bare(source: Source, content: BinaryIO) -> Header | None:
+    """Read an instance without the preamble by which files are known, as old scanners and archives write them."""
+    try:
+        content.seek(0)
+        if content.read(2) not in BARE:
+            return None
+        content.seek(0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _header(source, dcmread(content, stop_before_pixels=True, specific_tags=WANTED, force=True))
+    except Exception:  # then it was none
+        return None
+
+
 def _header(source: Source, data: FileDataset) -> Header | None:
     if "SOPInstanceUID" not in data or "DICOMDIR" in data.get("SOPClassUID", ""):
         return None if "SOPClassUID" not in data else _without(data, "holds no image")
@@ -121,12 +139,20 @@ def _header(source: Source, data: FileDataset) -> Header | None:
         return _without(data, "holds no image")
     if int(data.get("SamplesPerPixel", 1)) != 1:
         return _without(data, "is a colour picture")
+    if data.get("Modality") not in MODALITIES:
+        return _without(
+            data, f"is {data.get('Modality') or 'of no modality'}, and only {', '.join(MODALITIES)} are scans"
+        )
+    if data.get("PhotometricInterpretation") == "MONOCHROME1":
+        return _without(data, "is inverted (MONOCHROME1)")
+    if data.get("ModalityLUTSequence"):
+        return _without(data, "has a table in place of a slope for its values")
     groups = _groups(data)
-    rescales = [_rescale(data, group) for group in groups]
+    rescales = [rescale(group) for group in groups]
     slices = []
     for number, group in enumerate(groups):
         position, rows, spacing = (
-            _one_of(group, name) for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+            one_of(group, name) for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
         )
         if position is None or rows is None or spacing is None:
             return _without(data, "lies nowhere in the patient (no position, orientation or spacing)")
@@ -139,12 +165,14 @@ def _header(source: Source, data: FileDataset) -> Header | None:
                 tuple(map(float, rows)),
                 tuple(map(float, spacing)),
                 (int(data.Rows), int(data.Columns)),
-                _meant(data, rescales[number]),
+                meant(group, rescales[number]),
                 rescales[0],
                 _moment(data, group),
                 (int(data.get("InstanceNumber") or 0), number),
             )
         )
+    if not all((len(s.position), len(s.rows), len(s.spacing)) == (3, 6, 2) and min(s.spacing) > 0 for s in slices):
+        return _without(data, "has a position, orientation or spacing that is none")
     if not all(np.isfinite([*s.position, *s.rows, *s.spacing, *s.rescale]).all() for s in slices):
         return _without(data, "has numbers in its header that are none")
     return _without(data, "", tuple(slices))
@@ -160,48 +188,17 @@ def _groups(data: Dataset) -> list[list[Dataset]]:
     return [[*own[i : i + 1], *shared, data] for i in range(frames)]
 
 
-def _one_of(group: list[Dataset], name: str) -> Any:
-    """Find a property: in the functional groups, where each stands in a sequence of its own, then in the dataset itself."""
-    *functional, data = group
-    for element in (element for groups in functional for element in groups if element.VR == "SQ"):
-        for item in element.value:
-            if item.get(name) not in (None, ""):
-                return item.get(name)
-    value = data.get(name)
-    return None if value == "" else value
-
-
-def _rescale(data: Dataset, group: list[Dataset]) -> tuple[float, float]:
-    slope, intercept = _one_of(group, "RescaleSlope"), _one_of(group, "RescaleIntercept")
-    return float(1 if slope is None else slope), float(0 if intercept is None else intercept)
-
-
-def _meant(data: Dataset, rescale: tuple[float, float]) -> tuple[float, float]:
-    """Turn what Philips' MR scanners display into what is comparable between scans (doi 10.1593/tlo.13811)."""
-    element = data.get(PHILIPS_SLOPE)
-    if element is None or not str(data.get("Manufacturer", "")).lower().startswith("philips"):
-        return rescale
-    # in implicit VR a private element has no type
-    value = np.frombuffer(element.value, "<f4")[0] if isinstance(element.value, bytes) else element.value
-    total = rescale[0] * float(value)
-    return (rescale[0] / total, rescale[1] / total) if total else rescale
-
-
 def _moment(data: Dataset, group: list[Dataset]) -> tuple[tuple[str, Any], ...]:
     """What may differ between volumes that lie in one place, what they are of before when they are from."""
     found = {
-        "type": _joined(data.get("ImageType")),
-        "echo": _one_of(group, "EchoTime") or _one_of(group, "EffectiveEchoTime"),
-        "temporal position": _one_of(group, "TemporalPositionIdentifier") or _one_of(group, "TemporalPositionIndex"),
+        "type": joined(data.get("ImageType")),
+        "echo": one_of(group, "EchoTime") or one_of(group, "EffectiveEchoTime"),
+        "temporal position": one_of(group, "TemporalPositionIdentifier") or one_of(group, "TemporalPositionIndex"),
         "acquisition": data.get("AcquisitionNumber"),
-        "trigger": _one_of(group, "TriggerTime"),
+        "trigger": one_of(group, "TriggerTime"),
         "time": data.get("AcquisitionDateTime") or data.get("AcquisitionTime"),
     }
-    return tuple((name, None if value in (None, "") else value) for name, value in found.items())
-
-
-def _joined(value: Any) -> str:
-    return "/".join(map(str, value)) if isinstance(value, MultiValue) else str(value or "")
+    return tuple((name, plain(value)) for name, value in found.items())
 
 
 def _without(data: Dataset, lacks: str, slices: tuple[Slice, ...] = ()) -> Header:
@@ -210,12 +207,12 @@ def _without(data: Dataset, lacks: str, slices: tuple[Slice, ...] = ()) -> Heade
             value = data.get(name)
         except Exception:  # pydicom looks at a value only now
             return ""
-        return _joined(value)
+        return joined(value)
 
     number, day = text("SeriesNumber"), text("AcquisitionDate") or text("StudyDate")
     time = text("AcquisitionTime") or text("ContentTime") or text("SeriesTime")
     return Header(
-        text("PatientID"),
+        "/".join(part for part in (text("IssuerOfPatientID").strip(), text("PatientID").strip()) if part),
         text("StudyInstanceUID"),
         text("SeriesInstanceUID"),
         text("SeriesDescription"),

@@ -17,13 +17,13 @@ from diffaug.dicom.headers import Header, read_header
 from diffaug.dicom.pseudonyms import Pseudonyms
 from diffaug.dicom.requests import ImportRequest
 from diffaug.dicom.rules import Rules
-from diffaug.dicom.sources import list_sources, opened
+from diffaug.dicom.sources import list_sources, opened, printable
 from diffaug.dicom.stacks import Stack, stacks_of
 from diffaug.errors import DiffaugError
 from diffaug.files import atomic_path, locked, write_json
 from diffaug.nnunet.dataset_json import channels_and_ending, read_dataset_json
 from diffaug.scans.grid import is_ct
-from diffaug.scans.scan import Scan, to_images
+from diffaug.scans.scan import Scan, to_images, write_image
 
 ENDING = ".nii.gz"
 NAMELESS = "(no description)"
@@ -51,11 +51,14 @@ class Found:
             A line for all that is alike, what is taken first.
         """
         taken = Counter(
-            f"{s.header.description or NAMELESS}, {s.header.modality} {s.plane}, {_text(s.size)} voxels of "
+            f"{printable(s.header.description) or NAMELESS}, {s.header.modality} {s.plane}, {_text(s.size)} voxels of "
             f"{_text(s.geometry.spacing)} mm"
             for s in self.stacks
         )
-        passed = Counter(f"{h.description or NAMELESS}, {h.modality or '?'}: {why}" for h, why in self.passed)
+        passed = Counter(
+            f"{printable(h.description) or NAMELESS}, {printable(h.modality) or '?'}: {printable(why)}"
+            for h, why in self.passed
+        )
         both = (("taken", taken), ("passed over", passed))
         lines = [f"{kind:>12} {count:>5} x {text}" for kind, found in both for text, count in found.most_common()]
         return [*lines, *([f"{'':>12} {self.others:>5} x files that are no DICOM instances"] if self.others else [])]
@@ -90,14 +93,14 @@ def find(request: ImportRequest) -> Found:
     """
     rules = Rules.parse(request.series)
     sources = list_sources(request.studies)
-    series: dict[tuple[str, str], list[Header]] = defaultdict(list)
+    series: dict[tuple[str, ...], list[Header]] = defaultdict(list)
     others = 0
     looking = tqdm(opened(sources), "looking at files", total=len(sources), unit="file", ascii=True)
     for source, content in looking:
         if (header := read_header(source, content)) is None:
             others += 1
         else:
-            series[header.study, header.series].append(header)
+            series[header.patient, header.study, header.series].append(header)
     if not series:
         raise DiffaugError(
             f"{request.studies[0]}: found {len(sources)} files and none of them DICOM, expected studies; fix the path"
@@ -105,7 +108,10 @@ def find(request: ImportRequest) -> Found:
     stacks: list[Stack] = []
     passed: list[tuple[Header, str]] = []
     for headers in series.values():
-        made, lacking = stacks_of(headers)
+        try:
+            made, lacking = stacks_of(headers)
+        except Exception as error:  # headers of a kind that nobody has thought of cost their own series alone
+            made, lacking = [], [(headers[0], f"has headers that make no volume ({type(error).__name__})")]
         stacks += made
         passed += lacking
     why = rules.choose(stacks)
@@ -132,25 +138,30 @@ def import_studies(request: ImportRequest, dataset: Path) -> Path:
         raise DiffaugError(
             f"--key {key_file}: lies in the dataset, which may be passed on, expected another place; fix it"
         )
+    if key_file.suffix != ".json":
+        raise DiffaugError(f"--key {key_file}: expected a name that ends in .json; fix the option")
+    names = Pseudonyms(key_file, dataset.name)  # what is wrong with the key or the dataset is told before the long look
+    if (dataset / "dataset.json").is_file():
+        read_dataset_json(dataset)
     found = find(request)
     print("\n".join(found.summary()), flush=True)
     if not found.stacks:
         raise DiffaugError(f"{request.studies[0]}: no volume is taken, expected some; above stands why, see --series")
-    ct = {is_ct(stack.header.modality) for stack in found.stacks}
-    if len(ct) > 1:
+    modalities = sorted({stack.header.modality for stack in found.stacks})
+    if len(modalities) > 1:
         raise DiffaugError(
-            f"{request.studies[0]}: CT and other volumes would be taken, expected one kind; choose with --series modality=CT"
+            f"{request.studies[0]}: {' and '.join(modalities)} would be taken, expected one kind; choose with --series "
+            f"modality={modalities[0]}"
         )
     folder = dataset / request.into
     if request.dry_run:
         return folder
     with locked(dataset):
-        _require_fitting(dataset, ct.pop(), key_file)
-        names = Pseudonyms(key_file, dataset.name)
+        _require_fitting(dataset, modalities[0], key_file)
         cases = [names.case(stack) for stack in found.stacks]
         names.save()  # before any volume: a case that nobody can be told from would be worse than none
         failed = _write_all(found.stacks, cases, folder)
-        with atomic_path(key_file.with_suffix(".csv")) as temporary:
+        with atomic_path(key_file.with_name(f"{key_file.stem}_volumes.csv")) as temporary:
             found.listing(cases).to_csv(temporary, index=False)
     for told in failed:
         print(f"import-dicom: passed over: {told}", flush=True)
@@ -180,22 +191,20 @@ def _write(scan: Scan, file: Path) -> None:
     voxels = scan.voxels
     if np.array_equal(np.round(voxels), voxels) and INT16.min <= voxels.min() and voxels.max() <= INT16.max:
         image = sitk.Cast(image, sitk.sitkInt16)
-    with atomic_path(file) as temporary:
-        sitk.WriteImage(image, str(temporary), useCompression=True)
+    write_image(image, file)
 
 
-def _require_fitting(dataset: Path, ct: bool, key_file: Path) -> None:
+def _require_fitting(dataset: Path, modality: str, key_file: Path) -> None:
     """Require a dataset of one such channel, or begin one."""
     file = dataset / "dataset.json"
     if not file.is_file():
-        channel = "CT" if ct else "MR"
-        info = {"channel_names": {"0": channel}, "labels": {"background": 0}, "numTraining": 0, "file_ending": ENDING}
+        info = {"channel_names": {"0": modality}, "labels": {"background": 0}, "numTraining": 0, "file_ending": ENDING}
         write_json(file, info)  # labels and numTraining are for whoever draws masks
         return
     channels, ending = channels_and_ending(read_dataset_json(dataset))
-    if len(channels) != 1 or ending != ENDING or is_ct(channels[0]) != ct:
+    if len(channels) != 1 or ending != ENDING or is_ct(channels[0]) != is_ct(modality):
         raise DiffaugError(
-            f"{file}: has channels {', '.join(channels)} in {ending}, expected {'CT' if ct else 'MR'} alone in {ENDING}; "
+            f"{file}: has channels {', '.join(channels)} in {ending}, expected {modality} alone in {ENDING}; "
             "import into a dataset of its own"
         )
     there = [image for name in ("imagesTr", "imagesUn") for image in (dataset / name).glob("P*V*_0000.nii.gz")]

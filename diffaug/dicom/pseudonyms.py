@@ -73,21 +73,22 @@ class Pseudonyms:
         Returns:
             Its case id, as `P04711V2`: never what nnU-Net could take for a channel.
         """
-        volume = fingerprint([stack.header.series, *stack.place, *stack.geometry.direction, stack.phase])
+        volume = fingerprint([[one.uid, one.frame] for one in stack.slices])
         known = self.content["volumes"].get(volume)
         if known is None:
             # without an id, nobody knows whose it is: each study is a patient of its own
-            patient = stack.header.patient or f"study {stack.header.study}"
+            patient = stack.header.patient or f"study {stack.header.study or stack.header.series}"
             name = self.content["patients"].get(patient) or self._draw()
             self.content["patients"][patient] = name
-            count = sum(each["case"].startswith(f"{name}V") for each in self.content["volumes"].values())
+            prefix = f"{name}V"
+            taken = [int(case.removeprefix(prefix)) for case in self.cases if case.startswith(prefix)]
             known = {
                 "patient": patient,
                 "study": stack.header.study,
                 "series": stack.header.series,
                 "description": stack.header.description,
                 "phase": stack.phase,
-                "case": f"{name}V{count + 1}",
+                "case": f"{prefix}{max(taken, default=0) + 1}",
             }
             self.content["volumes"][volume] = known
         return str(known["case"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -63,11 +62,14 @@ class Rules:
         """
         why = {number: reason for number, stack in enumerate(stacks) if (reason := self._other(stack))}
         if phases := self.wanted.get("phase"):
-            together: dict[tuple[object, ...], list[int]] = defaultdict(list)
+            together: list[list[int]] = []
             for number, stack in enumerate(stacks):
                 if number not in why:
-                    together[stack.place].append(number)
-            for numbers in together.values():
+                    mates = next((each for each in together if stacks[each[0]].lies_with(stack)), None)
+                    if mates is None:
+                        together.append(mates := [])
+                    mates.append(number)
+            for numbers in together:
                 for phase, number in enumerate(sorted(numbers, key=lambda number: stacks[number].time)):
                     if str(phase) not in phases:
                         why[number] = f"is phase {phase} of {len(numbers)}"
@@ -75,13 +77,15 @@ class Rules:
 
     def _other(self, stack: Stack) -> str:
         header = stack.header
-        kind = header.image_type.upper()
+        kind = header.image_type.upper().split("/")
         if "type" not in self.wanted and (derived := next((word for word in DERIVED if word in kind), "")):
             return f"is {derived.lower()} by its image type"
         texts = {"description": header.description, "type": header.image_type, "modality": header.modality}
         for key, text in texts.items():
             patterns = self.wanted.get(key)
-            if patterns and not any(fnmatchcase(text.casefold(), pattern.casefold()) for pattern in patterns):
+            if patterns and not any(
+                fnmatchcase(text.casefold(), pattern.casefold().replace("[", "[[]")) for pattern in patterns
+            ):
                 return f"has another {key}"
         if self.wanted.get("plane") and stack.plane not in self.wanted["plane"]:
             return f"is {stack.plane}"

@@ -12,11 +12,14 @@ from diffaug.dicom.headers import Header, Slice
 from diffaug.scans.scan import Geometry
 
 MOST_IN_STACK = 2**31  # voxels; a header may say anything
+SPARSE = 1.5  # times the usual distance of slices: more is a gap
+SHIFTED_MM = 0.5  # between corners of volumes that lie in one place
+STEEPEST = 1.0  # tilt: mm within the plane per mm along the normal
 FEWEST_SLICES = 5  # fewer are a localiser, or single pictures
 ALIKE = 1e-3  # of direction cosines and spacings, as headers round them
 UNEVEN = 0.02  # relative, of the distance between slices; and mm
 UNEVEN_MM = 0.02
-TILTED = 0.01  # mm between slices within their plane; less is rounding
+HALF_VOXEL = 0.5
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Stack:
         geometry: Of the voxels, as if the slices were not tilted.
         tilt: How much further than its neighbour each slice lies along y and x, mm; zero but for a tilted gantry.
         phase: Place in time among the volumes of its series that lie in one place.
+        began: When the first instance of its series was acquired, to be sorted by.
     """
 
     header: Header
@@ -36,6 +40,7 @@ class Stack:
     geometry: Geometry
     tilt: tuple[float, float]
     phase: int
+    began: str
 
     @property
     def size(self) -> tuple[int, int, int]:
@@ -49,15 +54,25 @@ class Stack:
         return ("sagittal", "coronal", "axial")[int(normal.argmax())]
 
     @property
-    def place(self) -> tuple[object, ...]:
-        """Equal for volumes that lie in one place."""
-        corner = tuple(round(v, 1) for v in self.geometry.origin)
-        return self.header.study, self.size, corner, tuple(round(v, 3) for v in self.geometry.spacing)
+    def time(self) -> tuple[str, int, str, int]:
+        """What volumes are put into order by: series by their beginning, volumes of one series by their phase."""
+        return self.began, self.header.series_number, self.header.series, self.phase
 
-    @property
-    def time(self) -> tuple[str, int, int]:
-        """What volumes are put into order by."""
-        return self.header.time, self.header.series_number, self.phase
+    def lies_with(self, other: Stack) -> bool:
+        """Tell whether another volume of the study lies in the same place, but for rounding.
+
+        Args:
+            other: The other volume.
+
+        Returns:
+            Whether it does.
+        """
+        if self.header.study != other.header.study or self.size != other.size:
+            return False
+        both = self.geometry, other.geometry
+        near = all(abs(a - b) < SHIFTED_MM for a, b in zip(both[0].origin, both[1].origin, strict=True))
+        alike = np.allclose(both[0].spacing, both[1].spacing, rtol=UNEVEN)
+        return near and alike and bool(np.allclose(both[0].direction, both[1].direction, atol=ALIKE * 10))
 
 
 def stacks_of(headers: Sequence[Header]) -> tuple[list[Stack], list[tuple[Header, str]]]:
@@ -77,18 +92,22 @@ def stacks_of(headers: Sequence[Header]) -> tuple[list[Stack], list[tuple[Header
             first.setdefault(header.lacks, header)
     lacking = [(first[reason], reason) for reason in passed]
     found: list[Stack] = []
-    parts: dict[tuple[object, ...], list[tuple[Header, Slice]]] = defaultdict(list)
-    seen: set[tuple[str, int]] = set()
+    parts: list[list[tuple[Header, Slice]]] = []
+    seen: set[tuple[object, ...]] = set()
+    began = min((header.time for header in headers if header.slices), default="")
     for header in headers:
         for one in header.slices:
-            if (one.uid, one.frame) not in seen:  # an instance that was sent twice
-                seen.add((one.uid, one.frame))
-                parts[_frame_of(one)].append((header, one))
-    for part in parts.values():
+            if (one.uid, one.frame, one.position) not in seen:  # not an instance that was sent twice
+                seen.add((one.uid, one.frame, one.position))
+                part = next((part for part in parts if _alike(part[0][1], one)), None)
+                if part is None:
+                    parts.append(part := [])
+                part.append((header, one))
+    for part in parts:
         volumes = _told_apart([one for _, one in part])
         header = part[0][0]
         for number, slices in enumerate(volumes):
-            made = _stack({one.uid: header for header, one in part}[slices[0].uid], slices, number)
+            made = _stack({one.uid: header for header, one in part}[slices[0].uid], slices, number, began)
             if isinstance(made, Stack):
                 found.append(made)
             else:
@@ -96,10 +115,12 @@ def stacks_of(headers: Sequence[Header]) -> tuple[list[Stack], list[tuple[Header
     return found, lacking
 
 
-def _frame_of(one: Slice) -> tuple[object, ...]:
-    """What slices of one volume have in common."""
-    rows = tuple(float(v) + 0.0 for v in np.round(np.array(one.rows), 2))
-    return one.size, tuple(round(v, 3) for v in one.spacing), rows
+def _alike(one: Slice, other: Slice) -> bool:
+    """Tell whether slices may be of one volume, but for rounding."""
+    if one.size != other.size:
+        return False
+    turned = max(abs(a - b) for a, b in zip(one.rows, other.rows, strict=True))
+    return turned < ALIKE * 10 and all(abs(a - b) < ALIKE * a for a, b in zip(one.spacing, other.spacing, strict=True))
 
 
 def _told_apart(slices: list[Slice]) -> list[list[Slice]]:
@@ -110,8 +131,7 @@ def _told_apart(slices: list[Slice]) -> list[list[Slice]]:
         groups: dict[object, list[Slice]] = defaultdict(list)
         for one in slices:
             groups[dict(one.moment)[name]].append(one)
-        # a property that is another for every slice, as its time may be, tells no volumes apart
-        if len(groups) > 1 and max(map(len, groups.values())) >= FEWEST_SLICES and _fewer(groups.values(), slices):
+        if len(groups) > 1 and _whole(list(groups.values())):
             order = sorted(groups, key=lambda value: (value is None, str(type(value)), value))
             return [volume for value in order for volume in _told_apart(groups[value])]
     by_place = defaultdict(list)
@@ -123,6 +143,20 @@ def _told_apart(slices: list[Slice]) -> list[list[Slice]]:
     return [[group[i] for group in by_place.values()] for i in range(counts.pop())]
 
 
+def _whole(groups: list[list[Slice]]) -> bool:
+    """Tell whether a property parts volumes: each has every place, or all places from its own first to its last, once.
+
+    What a property gives to every second slice, as the time of slices that were acquired in turn, parts none.
+    """
+    places = [sorted(set(map(_along, group))) for group in groups]
+    if all(each == places[0] for each in places):
+        return True
+    usual = float(np.median(np.diff(sorted({place for each in places for place in each}))))
+    return not any(map(_repeated, groups)) and all(
+        len(each) > 1 and np.diff(each).max() < SPARSE * usual for each in places
+    )
+
+
 def _along(one: Slice) -> float:
     """Where a slice lies along its normal, mm."""
     return round(float(np.dot(one.position, np.cross(one.rows[:3], one.rows[3:]))), 2)
@@ -132,11 +166,7 @@ def _repeated(slices: Sequence[Slice]) -> int:
     return len(slices) - len({_along(one) for one in slices})
 
 
-def _fewer(groups, slices: Sequence[Slice]) -> bool:  # type: ignore[no-untyped-def]
-    return sum(map(_repeated, groups)) < _repeated(slices)
-
-
-def _stack(header: Header, slices: list[Slice], phase: int) -> Stack | str:
+def _stack(header: Header, slices: list[Slice], phase: int, began: str) -> Stack | str:
     """Make a volume, or say why not."""
     if len(slices) < FEWEST_SLICES:
         return f"has {len(slices)} parallel slice{'s' * (len(slices) > 1)}, a localiser or single pictures"
@@ -166,12 +196,14 @@ def _stack(header: Header, slices: list[Slice], phase: int) -> Stack | str:
     tilt = np.median(drift, axis=0)
     if np.abs(drift - tilt).max() > UNEVEN * distance + UNEVEN_MM:
         return "has slices that are shifted against each other"
-    if np.abs(tilt).max() < TILTED + UNEVEN * distance / 10:
-        tilt = np.zeros(2)
+    if np.abs(tilt).max() > STEEPEST * distance:
+        return "has slices that lie further beside than above each other"
+    if (np.abs(tilt) * (len(slices) - 1) < HALF_VOXEL * np.array(slices[0].spacing)).all():
+        tilt = np.zeros(2)  # from the first slice to the last: rounding
     distance = float(along.mean())
     geometry = Geometry(
         (distance, *slices[0].spacing),
         tuple(map(float, positions[0])),
         tuple(map(float, np.stack([x, y, normal], axis=1).ravel())),
     )
-    return Stack(header, tuple(slices), geometry, (float(tilt[0]), float(tilt[1])), phase)
+    return Stack(header, tuple(slices), geometry, (float(tilt[0]), float(tilt[1])), phase, began)

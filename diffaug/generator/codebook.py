@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from diffaug.training.together import chance, own_places, processes, total
 
-COMMITMENT = 0.25  # VQ-VAE, arXiv 1711.00937, section 4.1
+COMMITMENT = 0.25  # VQ-VAE, arXiv 1711.00937, section 3.2
 DECAY = 0.99  # of the moving averages, as in VQ-VAE-2 (arXiv 1906.00446)
 DEAD = (
     0.05  # a code used less than this share of the mean is restarted (as Jukebox does, arXiv 2005.00341, section 3.2)

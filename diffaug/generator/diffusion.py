@@ -8,7 +8,7 @@ from torch import Tensor
 from diffaug.generator.denoiser import Denoiser
 from diffaug.training.together import normal
 
-LOG_MEAN = -0.4  # of log(sigma) in training; EDM's -1.2 at sigma_data 0.5, moved by the ratio of standard deviations
+LOG_MEAN = -0.4  # of log(sigma) in training; EDM's -1.2 at a standard deviation of 0.5 would be -0.5 here
 LOG_STD = 1.2
 
 

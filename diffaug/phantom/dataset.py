@@ -9,7 +9,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from diffaug.errors import DiffaugError
-from diffaug.files import atomic_path, read_json, write_json
+from diffaug.files import read_json, write_json
+from diffaug.images import write_image
 from diffaug.phantom.anatomy import build
 from diffaug.phantom.drawing import draw_parameters
 from diffaug.phantom.parameters import PhantomParameters
@@ -209,5 +210,4 @@ def _write_volume(values: np.ndarray, parameters: PhantomParameters, file: Path)
     # The table's isocentre lies in the chest: patients are never centred on the first voxel.
     corner = [-(n - 1) / 2 * step for n, step in zip(values.shape, spacing, strict=True)]
     volume.SetOrigin((corner[2] - scan.shift[1], corner[1] + scan.front / 4, corner[0] - scan.shift[0]))
-    with atomic_path(file) as temporary:
-        sitk.WriteImage(volume, str(temporary), useCompression=True)
+    write_image(volume, file)

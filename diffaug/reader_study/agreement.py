@@ -61,7 +61,9 @@ def _cohen(ratings: pd.DataFrame, graded: bool) -> float:
     for one, other in combinations(ratings.columns, 2):
         both = ratings[[one, other]].dropna()
         if len(both) and both.to_numpy().min() < both.to_numpy().max():
-            found.append(cohen_kappa_score(both[one], both[other], weights="quadratic" if graded else None))
+            # all grades, those too that nobody gave: weights are of the distance between grades
+            how = {"labels": range(1, GRADES + 1), "weights": "quadratic"} if graded else {}
+            found.append(cohen_kappa_score(both[one], both[other], **how))
     return float(np.mean(found)) if found else np.nan
 
 

@@ -51,7 +51,7 @@ def _draw(table: pd.DataFrame, file: Path) -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    rows = max(len(part) for _, part in table.groupby("category"))
+    rows = max((len(part) for _, part in table.groupby("category")), default=1)
     figure, axes = pyplot.subplots(
         1, len(CATEGORIES), figsize=(12, 1.2 + 0.32 * rows), sharey=True, layout="constrained"
     )
@@ -59,7 +59,7 @@ def _draw(table: pd.DataFrame, file: Path) -> None:
         part = table[table["category"] == category].sort_values(["reader", "kind"], ascending=False)
         names, left = part["reader"] + ", " + part["kind"], np.zeros(len(part))
         for grade in range(1, GRADES + 1):
-            share = part[f"grade_{grade}"].to_numpy()
+            share = part[f"grade_{grade}"].to_numpy(dtype=float)
             axis.barh(names, share, left=left, color=COLOURS[grade - 1], label=f"grade {grade}")
             left += share
         axis.set_title(category)

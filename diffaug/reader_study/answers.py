@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,8 @@ from diffaug.shapes import require_shape
 
 KEY_FORMAT = 1
 QUESTIONS = (*CATEGORIES, "guess")
+ANSWERED = (*QUESTIONS, "remark", "seconds")
+READER = re.compile(r"[A-Za-z0-9_-]{1,40}")  # as the page has it
 ASK_AGAIN = "ask the reader for the file again, or leave it out"
 
 
@@ -74,6 +77,10 @@ def read_key(file: Path) -> Key:
     """
     key = read_json(file, "name the key that reader-study make wrote")
     require_shape(key, Key, file, "name the key that reader-study make wrote")
+    if list(key["volumes"]) != [str(number) for number in range(1, len(key["volumes"]) + 1)]:
+        raise DiffaugError(
+            f"{file}: its volumes are not numbered from 1, expected the key as it was written; restore it"
+        )
     return key
 
 
@@ -108,10 +115,12 @@ def read_answers(files: Sequence[Path], key: Key, *, incomplete: bool) -> pd.Dat
         if not incomplete:
             _require_complete(file, content, key)
         for number, volume in key["volumes"].items():
+            # by name: whatever else a file says must not take the place of what the key says
+            given = {name: content["answers"].get(number, {}).get(name) for name in ANSWERED}
             rows.append(
-                {"reader": reader, "volume": int(number), **volume, **content["answers"].get(number, {})},
+                {"reader": reader, "volume": int(number), "kind": volume["kind"], "case": volume["case"], **given}
             )
-    columns = ["reader", "volume", "kind", "case", *QUESTIONS, "remark", "seconds"]
+    columns = ["reader", "volume", "kind", "case", *ANSWERED]
     table = pd.DataFrame(rows).reindex(columns=columns)
     if table[list(QUESTIONS)].isna().all(axis=None):
         raise DiffaugError(f"{next(iter(found.values()))}: no question is answered, expected answers; {ASK_AGAIN}")
@@ -133,6 +142,10 @@ def _require_ours(file: Path, content: ReaderAnswers, key: Key) -> None:
         raise DiffaugError(
             f"{file}: answers of study {content['study']}, expected {key['study']}, the key's; leave it out, or name its own "
             "key"
+        )
+    if not READER.fullmatch(content["reader"]):
+        raise DiffaugError(
+            f"{file}: reader is {content['reader']!r:.60}, expected letters, digits, - and _; {ASK_AGAIN}"
         )
     if foreign := content["answers"].keys() - key["volumes"].keys():
         raise DiffaugError(

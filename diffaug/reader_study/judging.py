@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest, bootstrap, mannwhitneyu
+from scipy.stats import binomtest, bootstrap, fisher_exact, mannwhitneyu
 
 from diffaug.reader_study.texts import CATEGORIES, GRADES
 
-ALL = "all"  # readers together
+ALL = "all readers"  # together; no reader can have this name
 SEED = 0  # of the bootstrap
 SIDES = ("real", "synthetic")
 
@@ -42,7 +42,8 @@ def grades(table: pd.DataFrame) -> pd.DataFrame:
                     asked = both and kind == "synthetic"
                     row["p"] = float(mannwhitneyu(values["real"], values["synthetic"]).pvalue) if asked else np.nan
                     rows.append(row)
-    return pd.DataFrame(rows)
+    columns = ["category", "kind", "reader", "answers", *(f"grade_{n}" for n in range(1, GRADES + 1)), "mean", "p"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def guesses(table: pd.DataFrame) -> pd.DataFrame:
@@ -54,8 +55,8 @@ def guesses(table: pd.DataFrame) -> pd.DataFrame:
     Returns:
         A row for each reader and figure, and for all readers: `reader`, `figure` (`sensitivity`: synthetic volumes called
         synthetic; `specificity`: real ones called real; `accuracy`), `right`, `answers`, `value`, `low` and `high` (95 %:
-        Wilson's for a reader, for all readers a bootstrap over volumes), and for a reader's accuracy `p` against guessing
-        (exact binomial test).
+        Wilson's for a reader; for all readers `value` is the mean over volumes, and a bootstrap over volumes gives the
+        interval), and for a reader's accuracy `p`: of guesses that have nothing to do with the volumes (Fisher's exact test).
     """
     rows = []
     told = table.dropna(subset=["guess"]).assign(right=lambda t: t["guess"] == t["kind"])
@@ -66,10 +67,12 @@ def guesses(table: pd.DataFrame) -> pd.DataFrame:
                 continue
             right, answers = int(some["right"].sum()), len(some)
             test = binomtest(right, answers)
-            low, high = _over_volumes(some) if reader == ALL else test.proportion_ci(method="wilson")
-            p = test.pvalue if figure == "accuracy" and reader != ALL else np.nan
+            value, (low, high) = right / answers, test.proportion_ci(method="wilson")
+            if reader == ALL:
+                value, (low, high) = some.groupby("volume")["right"].mean().mean(), _over_volumes(some)
+            p = _independent(part) if figure == "accuracy" and reader != ALL else np.nan
             rows.append(
-                {"reader": reader, "figure": figure, "right": right, "answers": answers, "value": right / answers}
+                {"reader": reader, "figure": figure, "right": right, "answers": answers, "value": float(value)}
                 | {"low": float(low), "high": float(high), "p": float(p)}
             )
     return pd.DataFrame(rows)
@@ -80,12 +83,20 @@ def _by_reader(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return [*each, (ALL, table)] if len(each) > 1 else each
 
 
+def _independent(part: pd.DataFrame) -> float:
+    """Test whether a reader's guesses have anything to do with what the volumes are."""
+    counts = [[int(((part["kind"] == kind) & (part["guess"] == guess)).sum()) for guess in SIDES] for kind in SIDES]
+    return float(fisher_exact(counts).pvalue)
+
+
 def _over_volumes(some: pd.DataFrame) -> tuple[float, float]:
     """Draw volumes anew, each with all that was said of it."""
     parts = [part.groupby("volume")["right"].mean().to_numpy(dtype=float) for _, part in some.groupby("kind")]
     if min(map(len, parts)) < 2:
         return np.nan, np.nan
-    counts = np.array([len(part) for part in parts])
+    counts, means = np.array([len(part) for part in parts]), np.concatenate(parts)
+    if means.min() == means.max():  # a bootstrap knows nothing beyond what it was shown
+        return binomtest(round(means.sum()), len(means)).proportion_ci(method="wilson")
 
     def mean(*drawn: np.ndarray, axis: int = -1) -> np.ndarray:
         return np.average([part.mean(axis=axis) for part in drawn], axis=0, weights=counts)

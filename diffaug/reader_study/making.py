@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from diffaug.errors import DiffaugError
-from diffaug.files import LOCK, atomic_path, discard, locked, read_json, write_json
+from diffaug.files import LOCK, atomic_path, discard, fingerprint, locked, read_json, write_json
 from diffaug.reader_study.answers import KEY_FORMAT, Key
 from diffaug.reader_study.requests import MakeRequest
 from diffaug.reader_study.texts import TEXTS_FILE, read_texts
@@ -52,7 +52,9 @@ def make(request: MakeRequest, task: str, gather: Callable[[], list[Side]], *, f
         raise DiffaugError(
             f"--key {key_file}: lies in the study's folder, which readers are given, expected another place; fix the option"
         )
-    texts, asked = read_texts(request.texts), _asked(request, task)
+    texts = read_texts(request.texts)
+    asked = _asked(request, task) | {"texts": fingerprint(texts)}
+    _require_own(out, request)
     sides = gather()
     with locked(out):
         key = None if fresh else _begun(asked, key_file, out)
@@ -60,11 +62,12 @@ def make(request: MakeRequest, task: str, gather: Callable[[], list[Side]], *, f
             return out / PAGE
         drawn = key["drawn"] if key else (secrets.token_hex(16) if request.seed is None else str(request.seed))
         rng = np.random.default_rng(list(drawn.encode()))
-        study = rng.bytes(6).hex()
+        study = key["study"] if key else secrets.token_hex(6)  # drawn apart: from it nobody can work out the order
         frame, picks = choose(sides, request.channel, rng)
         volumes = {str(number): {"kind": p.kind, "case": p.case.id} for number, p in enumerate(picks, 1)}
         if key is None:
             if fresh:
+                _require_key(key_file)
                 discard(out)
             about = {"format": KEY_FORMAT, "study": study, "drawn": drawn, "request": asked, "frame": asdict(frame)}
             write_json(key_file, about | {"volumes": volumes})
@@ -87,8 +90,28 @@ def _write_volumes(
     for number, pick in enumerate(tqdm(picks, "writing volumes", unit="volume", ascii=True), 1):
         file = folder / f"{number}.js"
         if not file.is_file():
-            voxels = framed(datasets[pick.kind].read(pick.case), channel, frame, pick.place)
+            chance = np.random.default_rng([number, *frame.shape])
+            voxels = framed(datasets[pick.kind].read(pick.case), channel, frame, pick.place, chance)
             _write(file, f'receiveVolume({number:>6}, "{base64.b64encode(nifti(voxels, frame)).decode()}");\n')
+
+
+def _require_own(out: Path, request: MakeRequest) -> None:
+    """Require a folder that is empty or a study: readers are given all of it, and `--fresh` empties it."""
+    for side in (request.real, request.synthetic):
+        if side is not None and (side.resolve().is_relative_to(out) or out.is_relative_to(side.resolve())):
+            raise DiffaugError(
+                f"--out {out}: and {side} lie in one another, expected a folder of its own; name another"
+            )
+    if out.is_dir() and any(entry.name != LOCK for entry in out.iterdir()) and not (out / "volumes").is_dir():
+        raise DiffaugError(f"--out {out}: holds other files, expected an empty folder or a study; name another")
+
+
+def _require_key(key_file: Path) -> None:
+    """Require that what is written over is the key of a study."""
+    if key_file.is_file():
+        require_shape(
+            read_json(key_file, "name another --key"), Key, key_file, "it is no study's key: name another --key"
+        )
 
 
 def _begun(asked: Mapping[str, Any], key_file: Path, out: Path) -> dict[str, Any] | None:

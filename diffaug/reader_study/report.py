@@ -65,7 +65,7 @@ def _body(key: Key, tables: Mapping[str, pd.DataFrame], picture: Path) -> Iterat
     yield html.paragraph(
         "Sensitivity: synthetic volumes called synthetic. Specificity: real ones called real. Who guesses has an accuracy of "
         "0.5 where there are as many of each. Intervals of 95 %: of a reader Wilson's, of all a bootstrap over volumes; p: "
-        "of an accuracy at least as far from 0.5 by guessing alone (exact binomial test).",
+        "of guesses so far from blind ones by chance alone (Fisher's exact test).",
         "note",
     )
     yield html.table(

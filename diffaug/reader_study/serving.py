@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from functools import partial
 from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -19,6 +20,7 @@ from diffaug.shapes import require_shape
 
 HOST = "127.0.0.1"
 ADDRESS = re.compile(r"/answers/(?P<study>[0-9a-f]{12})/(?P<reader>[A-Za-z0-9_-]{1,40})")
+STUDY_ID = re.compile(r'"id": "([0-9a-f]{12})"')
 MOST_BYTES = 10 * 2**20  # of a reader's answers
 
 
@@ -38,7 +40,10 @@ def open_server(request: ServeRequest) -> ThreadingHTTPServer:
         raise DiffaugError(
             f"{request.study}: found no {PAGE}, expected a study's folder; make one: diffaug reader-study make"
         )
-    handler = partial(_Handler, request.answers, directory=str(request.study))
+    study = STUDY_ID.search((request.study / "study.js").read_text(encoding="utf-8"))
+    if study is None:
+        raise DiffaugError(f"{request.study}/study.js: names no study, expected what make wrote; make the study anew")
+    handler = partial(_Handler, request.answers, study[1], threading.Lock(), directory=str(request.study))
     try:
         return ThreadingHTTPServer((HOST, request.port), handler)
     except (OSError, OverflowError) as error:
@@ -59,10 +64,18 @@ def address(server: ThreadingHTTPServer) -> str:
     return f"http://{HOST}:{server.server_port}/"
 
 
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
 class _Handler(SimpleHTTPRequestHandler):
-    def __init__(self, answers: Path, *args: Any, **how: Any) -> None:
-        self.answers = answers
+    def __init__(self, answers: Path, study: str, lock: threading.Lock, *args: Any, **how: Any) -> None:
+        self.answers, self.study, self.lock = answers, study, lock
         super().__init__(*args, **how)
+
+    def do_HEAD(self) -> None:
+        if self._from_here():
+            super().do_HEAD()
 
     def do_GET(self) -> None:
         if not self._from_here():
@@ -87,7 +100,7 @@ class _Handler(SimpleHTTPRequestHandler):
             return
         body = self.rfile.read(length)
         try:
-            content = json.loads(body)
+            content = json.loads(body, parse_constant=_refuse)
             require_shape(content, ReaderAnswers, "answers", "send what the page sends")
             if f"answers_{content['study']}_{content['reader']}.json" != file.name:
                 raise DiffaugError("answers of another reader")
@@ -95,7 +108,8 @@ class _Handler(SimpleHTTPRequestHandler):
             self.send_error(HTTPStatus.BAD_REQUEST)
             return
         try:
-            write_json(file, content)
+            with self.lock:  # a page's tabs write beside each other
+                write_json(file, content)
         except (DiffaugError, OSError) as error:
             print(f"reader-study serve: {error}", flush=True)
             self.send_error(HTTPStatus.INSUFFICIENT_STORAGE)
@@ -105,6 +119,12 @@ class _Handler(SimpleHTTPRequestHandler):
     def list_directory(self, path: Any) -> None:
         self.send_error(HTTPStatus.NOT_FOUND)
 
+    def handle(self) -> None:
+        try:
+            super().handle()
+        except (BrokenPipeError, ConnectionResetError):  # a browser that was closed
+            self.close_connection = True
+
     def log_message(self, *args: Any) -> None:
         """Say nothing of each file that is fetched."""
 
@@ -113,14 +133,17 @@ class _Handler(SimpleHTTPRequestHandler):
         port = self.server.server_port  # type: ignore[attr-defined]
         here = {f"{host}:{port}" for host in (HOST, "localhost")}
         origin = self.headers.get("Origin")
-        if self.headers.get("Host") in here and (origin is None or origin.removeprefix("http://") in here):
+        known = "%00" not in self.path and self.headers.get("Host") in here
+        if known and (origin is None or origin.removeprefix("http://") in here):
             return True
         self.send_error(HTTPStatus.FORBIDDEN)
         return False
 
     def _file(self) -> Path | None:
         match = ADDRESS.fullmatch(self.path)
-        return self.answers / f"answers_{match['study']}_{match['reader']}.json" if match else None
+        if match is None or match["study"] != self.study:
+            return None
+        return self.answers / f"answers_{self.study}_{match['reader']}.json"
 
     def _send(self, content: bytes) -> None:
         self.send_response(HTTPStatus.OK)

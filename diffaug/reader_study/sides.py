@@ -20,6 +20,12 @@ def of_folders(request: MakeRequest) -> list[Side]:
     Raises:
         DiffaugError: If a folder is missing, or the channel, or the sides differ in channels.
     """
+    if min(request.real_count, request.synthetic_count) < 0:
+        raise DiffaugError(
+            "reader-study make: found a number below 0, expected how many volumes are shown; fix --real-count"
+        )
+    if request.real and request.synthetic and request.real.resolve() == request.synthetic.resolve():
+        raise DiffaugError(f"--synthetic {request.synthetic}: is --real, too, expected another folder; fix the option")
     sides = []
     for kind, folder, count in (
         ("real", request.real, request.real_count),

@@ -12,12 +12,15 @@ import numpy as np
 from diffaug.errors import DiffaugError
 from diffaug.scans.canonical import at_spacing, size_at
 from diffaug.scans.dataset import Case, RawDataset
-from diffaug.scans.grid import CT_WINDOW, MR_PERCENTILES, axis_order, is_ct
+from diffaug.scans.grid import MR_PERCENTILES, axis_order, is_ct
 from diffaug.scans.scan import Geometry, Scan, reorient
 
 SPARE = 2  # volumes looked at for every one that is shown, so that small ones can be passed over
 STEPS = (25, 20, 15, 10, 5, 0)  # percentiles of a side's extents that the box may have
+# HU: above the air of every scanner, so that on both sides air is the lowest value
+CT_SHOWN = (-950.0, 1000.0)
 MR_SHOWN = (0, 1000)  # what a channel without units is scaled to
+MANY_VALUES = 5000  # of a volume: more are no steps
 FEWEST_VOXELS = 4  # of the box along an axis
 
 Triple = tuple[float, float, float]
@@ -122,7 +125,7 @@ def choose(sides: Sequence[Side], channel: int, rng: np.random.Generator) -> tup
         for i, at in zip(order, where, strict=True)
     ]
     name = sides[0].dataset.channels[channel]
-    limits = CT_WINDOW if is_ct(name) else None
+    limits = CT_SHOWN if is_ct(name) else None
     return Frame(orientation, tuple(map(float, spacing)), tuple(map(int, box)), limits), picks
 
 
@@ -163,7 +166,7 @@ def _text(values: np.ndarray) -> str:
     return " x ".join(f"{value:.3g}" for value in values)
 
 
-def framed(scan: Scan, channel: int, frame: Frame, place: Triple) -> np.ndarray:
+def framed(scan: Scan, channel: int, frame: Frame, place: Triple, chance: np.random.Generator) -> np.ndarray:
     """Cut one channel of a scan to the frame and scale it.
 
     Args:
@@ -171,6 +174,8 @@ def framed(scan: Scan, channel: int, frame: Frame, place: Triple) -> np.ndarray:
         channel: Which channel.
         frame: The frame.
         place: Where in the scan the middle of the box shall lie, (Z, Y, X) from 0 to 1; the box stays inside.
+        chance: Draws within the steps in which the file's values come: scans have few values, samples have many, and a
+            histogram would tell them apart at once.
 
     Returns:
         `(Z, Y, X)` int16 within `frame.shown`.
@@ -182,11 +187,18 @@ def framed(scan: Scan, channel: int, frame: Frame, place: Triple) -> np.ndarray:
         start = min(max(round(middle * size - length / 2), 0), size - length)
         box.append(slice(start, start + length))
     cut = voxels[0][tuple(box)]
+    cut = cut + chance.uniform(-0.5, 0.5, cut.shape) * _step(cut)
     low, high = frame.limits or tuple(np.percentile(cut, MR_PERCENTILES))
     if not high > low:
         low, high = float(cut.min()), float(cut.max()) + (cut.min() == cut.max())
     first, last = frame.shown
     return np.round(np.clip((cut - low) / (high - low), 0, 1) * (last - first) + first).astype(np.int16)
+
+
+def _step(values: np.ndarray) -> float:
+    """Find the step in which values come; 0 where they are many."""
+    distinct = np.unique(values)
+    return float(np.diff(distinct).min()) if 1 < len(distinct) < MANY_VALUES else 0.0
 
 
 def nifti(voxels: np.ndarray, frame: Frame) -> bytes:

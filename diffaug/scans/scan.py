@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from diffaug.files import atomic_path
+from diffaug.images import write_image
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,6 @@ def write_scan(scan: Scan, folder: Path, case: str) -> list[Path]:
     files = []
     for channel, image in enumerate(to_images(scan)):
         file = folder / f"{case}_{channel:04d}.nii.gz"
-        with atomic_path(file) as temporary:
-            sitk.WriteImage(image, str(temporary), useCompression=True)
+        write_image(image, file)
         files.append(file)
     return files

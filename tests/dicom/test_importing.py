@@ -1,6 +1,7 @@
 """DICOM in, nnU-Net cases out: the right values in the right place, and nothing that names anybody."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -223,7 +224,7 @@ def test_nobody_is_named_and_the_key_tells_who_is_who(studies, into, tmp_path):
     for patient, name in key["patients"].items():
         own = {volume["case"] for volume in key["volumes"].values() if volume["patient"] == patient}
         assert own == {f"{name}V1", f"{name}V2"}
-    assert len(pd.read_csv(tmp_path / "key.csv")) == 4
+    assert len(pd.read_csv(tmp_path / "key_volumes.csv")) == 4
 
 
 def test_nnunets_own_reader_reads_what_was_imported(studies, into, tmp_path):
@@ -277,7 +278,7 @@ def test_archives_are_read_and_their_paths_lead_nowhere(studies, into, tmp_path)
 def test_two_kinds_of_units_are_not_mixed(studies, into):
     write_series(studies / "ct", known(modality="CT"), number=1)
     write_series(studies / "mr", known(), number=2)
-    with pytest.raises(DiffaugError, match="CT and other volumes"):
+    with pytest.raises(DiffaugError, match="CT and MR would be taken"):
         into()
     assert len(into("modality=CT")) == 1
     with pytest.raises(DiffaugError, match="has channels CT"):
@@ -341,6 +342,170 @@ def test_damaged_instances_are_passed_over_and_never_a_traceback(studies, tmp_pa
             import_studies(request, tmp_path / str(round_) / "Dataset304_Damaged")
         except DiffaugError as error:
             assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("phases", [2, 3])
+def test_slices_acquired_in_turn_make_whole_volumes(studies, into, phases):
+    uid = pydicom.uid.generate_uid()
+    for phase in range(phases):
+        for file in write_series(studies / str(phase), known(phase, tags={"SeriesInstanceUID": uid}), number=phase + 1):
+            data = pydicom.dcmread(file)
+            data.InstanceNumber += phase * 100
+            data.AcquisitionTime = f"10{phase:02d}{data.InstanceNumber % 2:02d}"
+            data.save_as(file)
+    files = into()
+    assert len(files) == phases
+    assert all(sitk.ReadImage(str(file)).GetSize() == SHAPE[::-1] for file in files)
+
+
+def test_a_phase_that_comes_later_is_not_taken_for_another(studies, into, tmp_path):
+    uid = pydicom.uid.generate_uid()
+    for phase in (1, 2):
+        tags = {"SeriesInstanceUID": uid, "TemporalPositionIdentifier": phase}
+        write_series(studies / str(phase), known(phase, tags=tags), number=phase + 1)
+    before = {file.name: file.read_bytes() for file in into()}
+    write_series(studies / "0", known(0, tags={"SeriesInstanceUID": uid, "TemporalPositionIdentifier": 0}), number=9)
+    after = into()
+    assert len(after) == 3
+    assert {file.name: file.read_bytes() for file in after if file.name in before} == before
+    (new,) = [file for file in after if file.name not in before]
+    assert np.array_equal(values_at(new, known(0)), known(0).voxels)
+
+
+def test_phases_of_a_cine_are_in_the_order_of_their_triggers(studies, into):
+    uid = pydicom.uid.generate_uid()
+    for phase in range(3):
+        tags = {"SeriesInstanceUID": uid, "TriggerTime": 100.0 * phase}
+        for file in write_series(studies / str(5 - phase), known(phase, tags=tags), number=phase + 1):
+            data = pydicom.dcmread(file)
+            data.AcquisitionTime = f"10{int(data.InstanceNumber):02d}{9 - phase:02d}"
+            data.save_as(file)
+    (file,) = into("phase=2")
+    assert np.array_equal(values_at(file, known(2)), known(2).voxels)
+
+
+def test_a_small_tilt_is_judged_by_where_it_leads(studies, into):
+    long = replace(known(modality="CT"), voxels=np.concatenate([known(i).voxels for i in range(20)]))
+    write_series(studies, long, shear=0.02)  # mm a slice, and 2.4 mm from the first to the last: three voxels
+    (file,) = into()
+    assert sitk.ReadImage(str(file)).GetSize()[1] == SHAPE[1] + 3
+
+
+@pytest.mark.parametrize(
+    ("tags", "said"),
+    [
+        ({"Modality": "SEG"}, "is SEG, and only CT, MR, PT, NM are scans"),
+        ({"ModalityLUTSequence": pydicom.Sequence([pydicom.Dataset()])}, "has a table"),
+    ],
+)
+def test_what_holds_no_scan_is_passed_over(studies, tags, said):
+    write_series(studies, known(tags=tags))
+    assert all(said in reason for reason in why(studies))
+    assert why(studies)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PhotometricInterpretation", "MONOCHROME1"),
+        ("ImageOrientationPatient", [1, 0, 0, 0, 1]),
+        ("ImagePositionPatient", [1, 2]),
+        ("PixelSpacing", [1, 1, 1]),
+        ("PixelSpacing", [0, 0]),
+        ("PixelSpacing", [-1, 1]),
+    ],
+)
+def test_headers_that_make_no_volume_cost_their_own_series_alone(studies, into, name, value):
+    for file in write_series(studies / "bad", known()):
+        data = pydicom.dcmread(file)
+        setattr(data, name, value)
+        data.save_as(file)
+    write_series(studies / "good", known(1), number=2)
+    (file,) = into()
+    assert np.array_equal(values_at(file, known(1)), known(1).voxels)
+
+
+def test_rounding_splits_no_series_and_no_phase(studies, into):
+    for phase in range(2):
+        for file in write_series(studies / str(phase), known(phase, axes=dicoms.turned("oblique")), number=phase + 1):
+            data = pydicom.dcmread(file)
+            data.PixelSpacing = [0.8 + 1e-6 * phase, 1.25]
+            data.ImageOrientationPatient = [v + 2e-5 * (data.InstanceNumber % 2) for v in data.ImageOrientationPatient]
+            data.ImagePositionPatient = [v + 0.05 * phase for v in data.ImagePositionPatient]
+            data.SeriesTime = data.AcquisitionTime = f"1{phase}0000"
+            data.save_as(file)
+    assert why(studies, "phase=1") == ["is phase 0 of 2"]
+
+
+def test_patients_are_told_apart_by_who_named_them(studies, into, tmp_path):
+    for number, issuer in enumerate(("H0", "H1")):
+        tags = {"IssuerOfPatientID": issuer}
+        write_series(studies / issuer, known(number, tags=tags), number=number, study=f"1.2.{number}", patient="A")
+    into()
+    assert len(json.loads((tmp_path / "key.json").read_text())["patients"]) == 2
+
+
+def test_names_that_are_no_utf8_links_and_bare_instances_are_read(studies, into, tmp_path):
+    folder = os.path.join(os.fsencode(studies), b"M\xfcller")  # noqa: PTH118
+    os.makedirs(folder)  # noqa: PTH103
+    for file in write_series(tmp_path / "plain", known()):
+        shutil.copy(file, os.path.join(folder, os.fsencode(file.name)))  # noqa: PTH118
+    write_series(tmp_path / "elsewhere", known(1), number=2, patient="B")
+    (studies / "link").symlink_to(tmp_path / "elsewhere")
+    (studies / "circle").symlink_to(studies)
+    (studies / "bare").mkdir()
+    for file in write_series(tmp_path / "bare", known(2), number=3, patient="C"):
+        data = pydicom.dcmread(file)
+        data.save_as(studies / "bare" / file.name, implicit_vr=False, little_endian=True)
+        content = (studies / "bare" / file.name).read_bytes()
+        start = content.index(b"DICM") + 4 if b"DICM" in content[:140] else 0
+        (studies / "bare" / file.name).write_bytes(content[start:])
+    assert len(into()) == 3
+
+
+def test_damaged_archives_cost_what_they_hold_alone(studies, into, tmp_path, capsys):
+    files = write_series(tmp_path / "plain", known())
+    studies.mkdir()
+    with tarfile.open(studies / "twice.tar", "w") as archive:
+        for file in (*files, files[0]):
+            archive.add(file, file.name)
+    write_series(tmp_path / "second", known(1), number=2, patient="B")
+    with zipfile.ZipFile(studies / "bad.zip", "w") as archive:
+        for file in (tmp_path / "second").iterdir():
+            archive.write(file, file.name)
+    content = bytearray((studies / "bad.zip").read_bytes())
+    content[3000:3050] = bytes(50)
+    (studies / "bad.zip").write_bytes(content)
+    (file,) = into()
+    assert np.array_equal(values_at(file, known()), known().voxels)
+
+
+def test_the_key_is_never_written_over(studies, into, tmp_path):
+    write_series(studies, known())
+    with pytest.raises(DiffaugError, match=r"expected a name that ends in \.json"):
+        into(key=tmp_path / "key.csv")
+    (tmp_path / "key.json").write_text("{}")
+    with pytest.raises(DiffaugError, match="format is missing"):
+        into()
+    assert (tmp_path / "key.json").read_text() == "{}"
+
+
+def test_a_full_disk_leaves_no_half_volume(studies, into, tmp_path, monkeypatch):
+    from diffaug import images
+
+    write_series(studies, known())
+    whole = sitk.WriteImage
+
+    def short(image, name, **how):  # what ITK leaves behind on a full disk, without a word
+        whole(image, name, **how)
+        Path(name).write_bytes(Path(name).read_bytes()[:-200])
+
+    monkeypatch.setattr(images.sitk, "WriteImage", short)
+    with pytest.raises(DiffaugError, match="disk is full"):
+        into()
+    monkeypatch.undo()
+    (file,) = into()
+    assert np.array_equal(values_at(file, known()), known().voxels)
 
 
 def test_the_command_line_tells_before_it_takes(studies, folders, capsys, monkeypatch):

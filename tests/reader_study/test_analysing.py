@@ -15,8 +15,8 @@ from diffaug.reader_study.judging import grades, guesses
 GRADE = {"appearance": 3, "slices": 4, "anatomy": 2}
 
 
-def write_answers(folder, key, reader, given, **other):
-    content = {"format": 1, "study": key["study"], "reader": reader, "begun": "b", "saved": "s", "volumes": 6}
+def write_answers(folder, key, name, given, **other):
+    content = {"format": 1, "study": key["study"], "reader": name, "begun": "b", "saved": "s", "volumes": 6}
     content["answers"] = given
     file = folder / f"{len(list(folder.iterdir()))}.json"
     file.write_text(json.dumps(content | other))
@@ -50,7 +50,7 @@ def test_guesses_become_sensitivity_specificity_and_accuracy():
     assert found["value"].to_dict() == {"sensitivity": 0.8, "specificity": 0.9, "accuracy": 0.85}
     # Wilson's interval of 8 of 10, from Newcombe 1998 (method 3)
     assert found.loc["sensitivity", ["low", "high"]].tolist() == pytest.approx([0.4902, 0.9433], abs=1e-4)
-    assert found.loc["accuracy", "p"] == pytest.approx(2 * (1140 + 190 + 20 + 1) / 2**20)
+    assert found.loc["accuracy", "p"] == pytest.approx(0.00548, abs=1e-5)  # Fisher, 8 2 / 1 9
 
 
 def test_readers_together_are_judged_by_volumes_not_by_answers():
@@ -60,7 +60,7 @@ def test_readers_together_are_judged_by_volumes_not_by_answers():
         for v in range(20)
     ]
     found = guesses(table_of(rows))
-    everybody = found[(found["reader"] == "all") & (found["figure"] == "accuracy")].iloc[0]
+    everybody = found[(found["reader"] == "all readers") & (found["figure"] == "accuracy")].iloc[0]
     one = found[(found["reader"] == "a") & (found["figure"] == "accuracy")].iloc[0]
     # eight readers of one mind know no more than one of them
     assert everybody["high"] - everybody["low"] == pytest.approx(one["high"] - one["low"], abs=0.1)
@@ -107,13 +107,12 @@ def test_the_command_line_writes_page_picture_and_tables(study, key, tmp_path, c
     folder = tmp_path / "answers"
     folder.mkdir()
     write_answers(folder, key, "anna", knowing(key, wrong=["2"]) | {"3": {**knowing(key)["3"], "remark": "<b>odd"}})
-    write_answers(folder, key, "<script>bert", knowing(key, appearance=4))
+    write_answers(folder, key, "bert", knowing(key, appearance=4))
     out = tmp_path / "results"
     arguments = ["--key", str(study.key_file), "--answers", str(folder), "--out", str(out)]
     assert main(["reader-study", "analyse", *arguments]) == 0
     page = (out / "report.html").read_text()
-    assert "<script>bert" not in page
-    assert "&lt;script&gt;bert" in page
+    assert "bert, synthetic" not in page
     assert "5 of 6" in page
     assert (out / "grades.png").stat().st_size > 5000
     answers = pd.read_csv(out / "answers.csv")
@@ -131,6 +130,8 @@ def test_the_command_line_writes_page_picture_and_tables(study, key, tmp_path, c
         ({"answers": {"1": {"slices": 5}}}, "slices is 5"),
         ({"answers": {}}, r"6 of 6 volumes are not answered in full \(1, 2, 3, 4 ...\)"),
         ({"format": 2}, "format is 2"),
+        ({"reader": "<script>"}, "reader is '<script>', expected letters"),
+        ({"reader": "all readers"}, "expected letters"),
     ],
 )
 def test_answers_that_cannot_be_used_are_told_in_one_line(key, tmp_path, other, said):
@@ -139,6 +140,45 @@ def test_answers_that_cannot_be_used_are_told_in_one_line(key, tmp_path, other, 
         read_answers([file], key, incomplete=False)
     assert str(file) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_what_a_file_says_beyond_answers_is_not_believed(key, tmp_path):
+    lying = {number: answer | {"kind": "synthetic", "reader": "B"} for number, answer in knowing(key).items()}
+    table = read_answers([write_answers(tmp_path, key, "anna", lying)], key, incomplete=False)
+    assert set(table["reader"]) == {"anna"}
+    assert (table["kind"] == "real").sum() == 3
+
+
+def test_kappa_weighs_the_distance_of_grades_that_nobody_gave(key):
+    one, other = [1, 3, 4, 1, 4, 3, 4, 1, 3, 4], [1, 4, 4, 3, 3, 3, 4, 1, 1, 4]
+    rows = [(r, v, "real", grade, "real") for r, given in (("a", one), ("b", other)) for v, grade in enumerate(given)]
+    observed, expected = np.array(one), np.array(other)
+    disagreement = ((observed - expected) ** 2).mean()
+    by_chance = ((observed[:, None] - expected) ** 2).mean()
+    found = agreement(table_of(rows)).set_index("question")
+    assert found.loc["anatomy", "cohen"] == pytest.approx(1 - disagreement / by_chance)
+
+
+def test_who_says_synthetic_to_everything_has_told_nothing_apart():
+    rows = [("a", v, "real" if v < 20 else "synthetic", 1, "synthetic") for v in range(100)]
+    found = guesses(table_of(rows)).set_index("figure")
+    assert found.loc["accuracy", "value"] == 0.8
+    assert found.loc["accuracy", "p"] == 1
+
+
+def test_all_right_is_not_certainly_always_right():
+    rows = [(r, v, k, 1, k) for r in "ab" for v, k in enumerate(["real", "synthetic"] * 5)]
+    found = guesses(table_of(rows))
+    pooled = found[(found["reader"] == "all readers") & (found["figure"] == "accuracy")].iloc[0]
+    assert (pooled["value"], pooled["high"]) == (1, 1)
+    assert pooled["low"] == pytest.approx(0.72, abs=0.01)
+
+
+def test_guesses_alone_are_analysed(study, key, tmp_path):
+    some = {number: {"guess": volume["kind"]} for number, volume in key["volumes"].items()}
+    file = write_answers(tmp_path, key, "anna", some)
+    arguments = ["--key", str(study.key_file), "--answers", str(file), "--out", str(tmp_path / "out")]
+    assert main(["reader-study", "analyse", *arguments, "--incomplete"]) == 0
 
 
 def test_a_reader_counts_once(key, tmp_path):

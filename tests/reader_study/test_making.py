@@ -78,7 +78,7 @@ def test_ct_keeps_its_units(sides):
             file.unlink()
         images = folder / "imagesTr"
         for seed, case in enumerate(names):
-            write_image(images / f"{case}_0000.nii.gz", np.round(blob(seed)) * 3 - 1000)
+            write_image(images / f"{case}_0000.nii.gz", np.round(blob(seed)) - 900)
         info = {"channel_names": {"0": "CT"}, "labels": {"background": 0}, "numTraining": 3, "file_ending": ".nii.gz"}
         (folder / "dataset.json").write_text(json.dumps(info))
     write_study(sides)
@@ -87,9 +87,41 @@ def test_ct_keeps_its_units(sides):
     for number, (_, image) in shown.items():
         names = REAL if source[str(number)]["kind"] == "real" else SYNTHETIC
         seed = names.index(source[str(number)]["case"])
-        there = np.clip(np.round(blob(seed)) * 3 - 1000, -1000, 1000).transpose(2, 1, 0)
+        there = np.clip(np.round(blob(seed)) - 900, -950, 1000).transpose(2, 1, 0)
         back = np.asanyarray(image.dataobj)[::-1, ::-1]  # LPS to RAS or not: the affine says
-        assert np.array_equal(np.sort(back, axis=None), np.sort(there, axis=None))
+        assert np.abs(np.sort(back, axis=None) - np.sort(there, axis=None)).max() <= 1
+
+
+def test_a_histogram_does_not_tell_scans_by_their_few_values(sides):
+    for file in sides.real.iterdir():
+        scan = sitk.ReadImage(str(file))
+        sitk.WriteImage(sitk.Cast(sitk.Round(scan / 20), sitk.sitkInt16), str(file))  # fifty grey values
+    write_study(sides)
+    source = json.loads(sides.key_file.read_text())["volumes"]
+    counts = {"real": [], "synthetic": []}
+    for number, (_, image) in volumes(sides).items():
+        counts[source[str(number)]["kind"]].append(len(np.unique(np.asanyarray(image.dataobj))))
+    assert min(counts["real"]) > 0.8 * max(counts["synthetic"])
+
+
+def test_a_folder_that_is_no_study_is_left_alone(sides, tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("1")
+    (tmp_path / "other.json").write_text("{}")
+    for wrong, said in (
+        ({"out": tmp_path / "thesis"}, "holds other files"),
+        ({"out": sides.real}, "lie in one another"),
+        ({"out": tmp_path}, "lie in one another"),
+        ({"key": tmp_path / "other.json"}, "format is missing"),
+        ({"synthetic": sides.real}, "is --real, too"),
+        ({"real_count": -1}, "a number below 0"),
+    ):
+        for fresh in (False, True):
+            with pytest.raises(DiffaugError, match=said):
+                write_study(replace(sides, **wrong), fresh=fresh)
+    assert (tmp_path / "thesis" / "chapter.txt").read_text() == "1"
+    assert (tmp_path / "other.json").read_text() == "{}"
+    assert len(list(sides.real.iterdir())) == len(REAL)
 
 
 def test_a_killed_call_goes_on_to_the_same_study(study):

@@ -63,6 +63,8 @@ def test_what_is_no_answer_is_not_kept(server, key, tmp_path):
         (address, "[" * 100_000, {}),
         (address, json.dumps({"a": 1}), {}),
         (address, json.dumps(content(key["study"], "bert")), {}),
+        (address, good.replace('"begun": ""', '"begun": NaN'), {}),
+        (f"/answers/{'0' * 12}/anna", json.dumps(content("0" * 12)), {}),
         (address, good, {"Content-Length": "-1"}),
         (address, good, {"Content-Length": str(2**40)}),
         ("/answers/../../x", good, {}),
@@ -72,7 +74,20 @@ def test_what_is_no_answer_is_not_kept(server, key, tmp_path):
     for headers in ({"Host": "elsewhere.org"}, {"Origin": "https://elsewhere.org"}, {"Origin": "null"}):
         assert ask(server, "PUT", address, good, **headers)[0] == 403
         assert ask(server, "GET", "/", **headers)[0] == 403
+        assert ask(server, "HEAD", "/", **headers)[0] == 403
+    assert ask(server, "GET", f"{address}%00")[0] in (403, 404)
     assert not (tmp_path / "answers").exists()
+
+
+def test_two_tabs_write_beside_each_other(server, key, tmp_path):
+    address, good = f"/answers/{key['study']}/anna", json.dumps(content(key["study"]))
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(ask(server, "PUT", address, good)[0])) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [200] * 16
 
 
 def test_a_folder_without_a_study_and_a_taken_port_are_told_in_one_line(server, study, tmp_path):
