@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -19,7 +19,8 @@ MODALITIES = ("CT", "MR", "PT", "NM")  # of scans; SEG, RTDOSE and the like hold
 SHARED_GROUPS, PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
 WANTED: list[Any] = [
     "SOPInstanceUID", "SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientID", "Modality", "SeriesDescription",
-    "SeriesNumber", "ImageType", "Rows", "Columns", "SamplesPerPixel", "NumberOfFrames", "ImagePositionPatient",
+    "SeriesNumber", "ImageType", "Rows", "Columns",
+    "BitsAllocated", "SamplesPerPixel", "NumberOfFrames", "ImagePositionPatient",
     "ImageOrientationPatient", "PixelSpacing", "InstanceNumber", "AcquisitionNumber", "AcquisitionDate", "AcquisitionTime",
     "AcquisitionDateTime", "ContentTime", "SeriesTime", "StudyDate", "TemporalPositionIdentifier", "TriggerTime", "EchoTime",
     "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence",
@@ -74,6 +75,7 @@ class Header:
         time: When it was acquired, to be sorted by.
         slices: Its slices; none where it holds no image that lies somewhere.
         lacks: Why it has no slices.
+        damage: Why its slices cannot be used, nor others without them.
     """
 
     patient: str
@@ -86,6 +88,7 @@ class Header:
     time: str
     slices: tuple[Slice, ...]
     lacks: str
+    damage: str = ""
 
 
 def read_header(source: Source, content: BinaryIO) -> Header | None:
@@ -113,9 +116,20 @@ def read_header(source: Source, content: BinaryIO) -> Header | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _header(source, data)
+            header = _header(source, data)
+            return replace(header, damage=_damage(source, content, data)) if header and header.slices else header
     except Exception as error:
         return _without(data, f"has a broken header ({type(error).__name__}: {str(error)[:80]})")
+
+
+def _damage(source: Source, content: BinaryIO, data: FileDataset) -> str:
+    """Find out whether a file ends before its voxels do; older decoders fill up what is missing."""
+    if source.member or data.file_meta.TransferSyntaxUID.is_compressed:
+        return ""
+    voxels = int(data.Rows) * int(data.Columns) * int(data.get("NumberOfFrames") or 1)
+    wanted = content.tell() + voxels * int(data.get("BitsAllocated") or 16) // 8
+    size = source.file.stat().st_size
+    return f"{source} ends after {size} of {wanted} bytes" if size < wanted else ""
 
 
 def _read_bare(source: Source, content: BinaryIO) -> Header | None:

@@ -91,6 +91,8 @@ def stacks_of(headers: Sequence[Header]) -> tuple[list[Stack], list[tuple[Header
             passed[header.lacks] += 1
             first.setdefault(header.lacks, header)
     lacking = [(first[reason], reason) for reason in passed]
+    if damaged := next((header for header in headers if header.damage), None):
+        return [], [*lacking, (damaged, damaged.damage)]
     found: list[Stack] = []
     parts: list[list[tuple[Header, Slice]]] = []
     seen: set[tuple[object, ...]] = set()
