@@ -75,7 +75,9 @@ class Found:
         both = [(s.header, case, "") for s, case in zip(self.stacks, cases, strict=True)]
         both += [(header, "", why) for header, why in self.passed]
         columns = ["patient", "study", "series", "description", "case", "why"]
-        rows = [(h.patient, h.study, h.series, h.description, case, why) for h, case, why in both]
+        rows = [
+            tuple(map(printable, (h.patient, h.study, h.series, h.description, case, why))) for h, case, why in both
+        ]
         return pd.DataFrame(rows, columns=columns)
 
 
