@@ -20,7 +20,7 @@ from diffaug.dicom.rules import Rules
 from diffaug.dicom.sources import list_sources, opened, printable
 from diffaug.dicom.stacks import Stack, stacks_of
 from diffaug.errors import DiffaugError
-from diffaug.files import atomic_path, locked, write_json
+from diffaug.files import LOCK, atomic_path, locked, write_json
 from diffaug.nnunet.dataset_json import channels_and_ending, read_dataset_json
 from diffaug.scans.grid import is_ct
 from diffaug.scans.scan import Scan, to_images, write_image
@@ -165,6 +165,7 @@ def import_studies(request: ImportRequest, dataset: Path) -> Path:
         failed = _write_all(found.stacks, cases, folder)
         with atomic_path(key_file.with_name(f"{key_file.stem}_volumes.csv")) as temporary:
             found.listing(cases).to_csv(temporary, index=False)
+    (dataset / LOCK).unlink(missing_ok=True)  # it names this machine
     for told in failed:
         print(f"import-dicom: passed over: {told}", flush=True)
     if len(failed) == len(cases):
