@@ -12,7 +12,7 @@ demo: $(INSTALLED)
 	$(BIN)/diffaug demo --out diffaug_demo
 
 test: $(INSTALLED)
-	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 30
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

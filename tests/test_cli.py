@@ -14,7 +14,7 @@ import SimpleITK as sitk
 import torch
 
 from blobs import Task, blob, write_image
-from diffaug import __version__, doctor
+from diffaug import doctor
 from diffaug.cli import main
 from diffaug.errors import DiffaugError
 
@@ -293,13 +293,6 @@ def test_real_process_tells_an_unset_variable_in_one_line(task, diffaug, monkeyp
     assert done.returncode == 2
     assert "nnUNet_results" in error_line(done.stderr)
     assert done.stdout == ""
-
-
-def test_version(capsys):
-    with pytest.raises(SystemExit) as caught:
-        main(["--version"])
-    assert caught.value.code == 0
-    assert capsys.readouterr().out.strip() == f"diffaug {__version__}"
 
 
 def test_trainer_path_is_a_folder_nnunet_can_import_from(capsys):

@@ -99,4 +99,4 @@ def test_the_version_tells_what_results_depend_on(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["--version"])
     told = capsys.readouterr().out
-    assert all(f"{name} {version(name)}" in told for name in ("nnunetv2", "torch"))
+    assert all(f"{name} {version(name)}" in told for name in ("diffaug", "nnunetv2", "torch"))
