@@ -97,7 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Unlabelled scans in, a pretrained nnU-Net out. Every verb goes on where it stopped.",
     )
     shtab.add_argument_to(parser, "--print-completion", help="print what a shell needs to complete commands")
-    parser.add_argument("--version", action="version", version=_versions())
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the versions that results depend on")
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
     groups: dict[str, Any] = {}
     for name, verb in VERBS.items():
@@ -125,10 +125,13 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _versions() -> str:
-    """Tell the versions of what results depend on; from metadata, so that nothing is loaded for it."""
-    others = ", ".join(f"{name} {version(name)}" for name in ("nnunetv2", "torch"))
-    return f"diffaug {__version__} ({others})"
+class _Version(argparse.Action):
+    """Tells versions from packages' metadata: looked up here alone, for `doctor` must run where a package is missing."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *given: Any) -> None:
+        others = ", ".join(f"{name} {version(name)}" for name in ("nnunetv2", "torch"))
+        print(f"diffaug {__version__} ({others})")
+        parser.exit()
 
 
 def _kinds(verb: Verb) -> list[tuple[type, tuple[str, ...]]]:

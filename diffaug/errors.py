@@ -1,6 +1,7 @@
 """The one exception a user may cause: it carries one line that says what was found, expected and to do."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Integral
 
 
 class Notice(UserWarning):
@@ -25,3 +26,15 @@ def first_of(names: Sequence[str], count: int = 3) -> str:
         The first, and dots where there are more.
     """
     return ", ".join(names[:count]) + (" ..." if len(names) > count else "")
+
+
+def times(values: Iterable[float]) -> str:
+    """Write a size or a spacing for people.
+
+    Args:
+        values: Along each axis.
+
+    Returns:
+        As `12 x 64 x 64`, or `2.5 x 0.8 x 0.8`.
+    """
+    return " x ".join(str(value) if isinstance(value, Integral) else f"{value:.3g}" for value in values)

@@ -19,7 +19,7 @@ from diffaug.dicom.requests import ImportRequest
 from diffaug.dicom.rules import Rules
 from diffaug.dicom.sources import list_sources, opened, printable
 from diffaug.dicom.stacks import Stack, stacks_of
-from diffaug.errors import DiffaugError
+from diffaug.errors import DiffaugError, times
 from diffaug.files import LOCK, atomic_path, locked, write_json
 from diffaug.nnunet.dataset_json import channels_and_ending, read_dataset_json
 from diffaug.scans.grid import is_ct
@@ -51,8 +51,8 @@ class Found:
             A line for all that is alike, what is taken first.
         """
         taken = Counter(
-            f"{printable(s.header.description) or NAMELESS}, {s.header.modality} {s.plane}, {_text(s.size)} voxels of "
-            f"{_text(s.geometry.spacing)} mm"
+            f"{printable(s.header.description) or NAMELESS}, {s.header.modality} {s.plane}, {times(s.size)} voxels of "
+            f"{times(s.geometry.spacing)} mm"
             for s in self.stacks
         )
         passed = Counter(
@@ -215,7 +215,3 @@ def _require_fitting(dataset: Path, modality: str, key_file: Path) -> None:
         raise DiffaugError(
             f"{key_file}: no such file, but {dataset.name} holds imported volumes, expected their key; name it with --key"
         )
-
-
-def _text(values: Sequence[float]) -> str:
-    return " x ".join(f"{value:.3g}" for value in values)

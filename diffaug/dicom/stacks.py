@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -84,13 +84,11 @@ def stacks_of(headers: Sequence[Header]) -> tuple[list[Stack], list[tuple[Header
     Returns:
         The volumes, and what makes none, with the reason.
     """
-    passed: Counter[str] = Counter()
     first: dict[str, Header] = {}
     for header in headers:
         if header.lacks:
-            passed[header.lacks] += 1
             first.setdefault(header.lacks, header)
-    lacking = [(first[reason], reason) for reason in passed]
+    lacking = [(header, reason) for reason, header in first.items()]
     if damaged := next((header for header in headers if header.damage), None):
         return [], [*lacking, (damaged, damaged.damage)]
     found: list[Stack] = []
@@ -106,14 +104,13 @@ def stacks_of(headers: Sequence[Header]) -> tuple[list[Stack], list[tuple[Header
                     parts.append(part := [])
                 part.append((header, one))
     for part in parts:
-        volumes = _told_apart([one for _, one in part])
-        header = part[0][0]
-        for number, slices in enumerate(volumes):
-            made = _stack({one.uid: header for header, one in part}[slices[0].uid], slices, number, began)
+        header_of = {one.uid: header for header, one in part}
+        for number, slices in enumerate(_told_apart([one for _, one in part])):
+            made = _stack(header_of[slices[0].uid], slices, number, began)
             if isinstance(made, Stack):
                 found.append(made)
             else:
-                lacking.append((header, made))
+                lacking.append((part[0][0], made))
     return found, lacking
 
 
@@ -129,10 +126,10 @@ def _told_apart(slices: list[Slice]) -> list[list[Slice]]:
     """Tell volumes that lie in one place apart: by what headers say, last by the number of the instance."""
     if not _repeated(slices):
         return [slices]
-    for name, _ in slices[0].moment:
+    for place in range(len(slices[0].moment)):
         groups: dict[object, list[Slice]] = defaultdict(list)
         for one in slices:
-            groups[dict(one.moment)[name]].append(one)
+            groups[one.moment[place][1]].append(one)
         if len(groups) > 1 and _whole(list(groups.values())):
             order = sorted(groups, key=lambda value: (value is None, str(type(value)), value))
             return [volume for value in order for volume in _told_apart(groups[value])]

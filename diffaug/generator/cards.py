@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from diffaug import __version__
+from diffaug.errors import times
 from diffaug.files import atomic_path
 from diffaug.generator.plan import GeneratorPlan
 from diffaug.scans.grid import Reading
@@ -61,7 +62,7 @@ def _model(plan: GeneratorPlan, figures: Mapping[str, Any]) -> list[str]:
         "",
         f"* A latent diffusion model of {', '.join(plan.channels)} volumes: {kind}, and a denoiser of its latents.",
         "* It makes images without masks, and knows nothing of disease unless the scans show it.",
-        f"* {_voxels(grid.shape)} voxels of {_mm(grid.spacing)} mm: {shown}.",
+        f"* {times(grid.shape)} voxels of {times(grid.spacing)} mm: {shown}.",
         *(f"* {name}: {t.steps} steps of {t.batch_size}, seed {t.seed}." for name, t in trainings.items()),
         f"* {OPEN} who fitted it, for what, whom to ask.",
         "",
@@ -133,14 +134,6 @@ def _data(plan: GeneratorPlan, readings: Sequence[Reading], excluded: Collection
     ]
 
 
-def _voxels(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape))
-
-
-def _mm(spacing: Sequence[float]) -> str:
-    return " x ".join(f"{value:.3g}" for value in spacing)
-
-
 def _spread(values: np.ndarray) -> str:
     median, low, high = np.median(values, axis=0), values.min(0), values.max(0)
-    return f"{_mm(median)}; {_mm(low)}, {_mm(high)}"
+    return f"{times(median)}; {times(low)}, {times(high)}"

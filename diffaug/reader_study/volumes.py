@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 import nibabel
 import numpy as np
 
-from diffaug.errors import DiffaugError
+from diffaug.errors import DiffaugError, times
 from diffaug.scans.canonical import at_spacing, size_at
 from diffaug.scans.dataset import Case, RawDataset
 from diffaug.scans.grid import MR_PERCENTILES, axis_order, is_ct
-from diffaug.scans.scan import Geometry, Scan, reorient
+from diffaug.scans.scan import Geometry, Scan, centred_geometry, reorient
 
 SPARE = 2  # volumes looked at for every one that is shown, so that small ones can be passed over
 STEPS = (25, 20, 15, 10, 5, 0)  # percentiles of a side's extents that the box may have
@@ -98,7 +98,7 @@ def choose(sides: Sequence[Side], channel: int, rng: np.random.Generator) -> tup
                 f"{side.dataset.name}: found {len(side.dataset.cases)} {side.kind} volumes, expected {side.count}; add some, "
                 f"or ask for fewer with --{side.kind}-count"
             )
-    looked = {side.kind: _look(side, rng) for side in sides if side.count}
+    looked = {side.kind: _look(side, rng) for side in sides}
     geometries = [geometry for found in looked.values() for _, _, geometry in found]
     orientation = Counter(geometry.orientation for geometry in geometries).most_common(1)[0][0]
     turned = {
@@ -113,7 +113,7 @@ def choose(sides: Sequence[Side], channel: int, rng: np.random.Generator) -> tup
     box, filling = _box(extents, {side.kind: side.count for side in sides})
     if (box < FEWEST_VOXELS).any():
         raise DiffaugError(
-            f"{' and '.join(side.dataset.name for side in sides)}: {_text(box)} voxels of {_text(spacing)} mm in common, "
+            f"{' and '.join(side.dataset.name for side in sides)}: {times(box)} voxels of {times(spacing)} mm in common, "
             "expected volumes of the same part of the body; choose others"
         )
     picks = [Pick(side.kind, case, MIDDLE) for side in sides for case in _first(side, turned, filling)]
@@ -156,14 +156,8 @@ def _box(extents: Mapping[str, np.ndarray], counts: Mapping[str, int]) -> tuple[
 
 
 def _first(side: Side, turned: Mapping[str, list], filling: Mapping[str, np.ndarray]) -> list[Case]:
-    if not side.count:
-        return []
     found = [case for (case, _, _), fills in zip(turned[side.kind], filling[side.kind], strict=True) if fills]
     return found[: side.count]
-
-
-def _text(values: np.ndarray) -> str:
-    return " x ".join(f"{value:.3g}" for value in values)
 
 
 def framed(scan: Scan, channel: int, frame: Frame, place: Triple, chance: np.random.Generator) -> np.ndarray:
@@ -211,10 +205,11 @@ def nifti(voxels: np.ndarray, frame: Frame) -> bytes:
     Returns:
         The file's content.
     """
-    axes = {"L": (-1, 0, 0), "R": (1, 0, 0), "P": (0, -1, 0), "A": (0, 1, 0), "S": (0, 0, 1), "I": (0, 0, -1)}
+    geometry = centred_geometry(voxels.shape, frame.spacing, frame.orientation)
     affine = np.eye(4)
-    affine[:3, :3] = np.array([axes[letter] for letter in frame.orientation], dtype=float).T * frame.spacing[::-1]
-    affine[:3, 3] = -affine[:3, :3] @ ((np.array(voxels.shape[::-1]) - 1) / 2)
+    affine[:3, :3] = np.array(geometry.direction).reshape(3, 3) * frame.spacing[::-1]
+    affine[:3, 3] = geometry.origin
+    affine = np.diag([-1, -1, 1, 1]) @ affine  # ITK's x and y run to the left and back, NIfTI's to the right and front
     image = nibabel.Nifti1Image(voxels.transpose(2, 1, 0), affine, dtype=np.int16)
     image.header.set_xyzt_units("mm")
     image.header["cal_min"], image.header["cal_max"] = frame.shown

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from skimage.transform import resize
 
 from diffaug.scans.grid import Grid, Reading
-from diffaug.scans.scan import Geometry, Scan, reorient
+from diffaug.scans.scan import Geometry, Scan, centred_geometry, reorient
 
 SPACING_TOLERANCE = 0.02  # relative; below it a scan is not resampled
 
@@ -99,11 +99,7 @@ def synthetic_scan(voxels: np.ndarray, grid: Grid) -> Scan:
         A scan centred on the patient coordinate system's origin.
     """
     units = np.stack([_from_unit(v.astype(np.float32), r) for v, r in zip(voxels, grid.ranges, strict=True)])
-    axes = {"L": (1, 0, 0), "R": (-1, 0, 0), "P": (0, 1, 0), "A": (0, -1, 0), "S": (0, 0, 1), "I": (0, 0, -1)}
-    direction = np.array([axes[letter] for letter in grid.orientation], dtype=float).T
-    geometry = Geometry(grid.spacing, (0.0, 0.0, 0.0), tuple(map(float, direction.ravel())))
-    centre = [-(size - 1) / 2 for size in voxels.shape[1:]]
-    return Scan(units, replace(geometry, origin=geometry.cropped(centre).origin))
+    return Scan(units, centred_geometry(voxels.shape[1:], grid.spacing, grid.orientation))
 
 
 def _to_unit(voxels: np.ndarray, limits: tuple[float, float]) -> np.ndarray:

@@ -47,6 +47,23 @@ class Geometry:
         return replace(self, origin=tuple(map(float, origin)), spacing=tuple(map(float, spacing)))
 
 
+def centred_geometry(size: Sequence[int], spacing: Sequence[float], orientation: str) -> Geometry:
+    """Lay a grid around the origin of the patient's coordinates.
+
+    Args:
+        size: Voxels (Z, Y, X).
+        spacing: In mm, (Z, Y, X).
+        orientation: Where x, y and z run to, for example `LPS`.
+
+    Returns:
+        The geometry.
+    """
+    axes = {"L": (1, 0, 0), "R": (-1, 0, 0), "P": (0, 1, 0), "A": (0, -1, 0), "S": (0, 0, 1), "I": (0, 0, -1)}
+    direction = np.array([axes[letter] for letter in orientation], dtype=float).T
+    geometry = Geometry(tuple(spacing), (0.0, 0.0, 0.0), tuple(map(float, direction.ravel())))
+    return replace(geometry, origin=geometry.cropped([-(count - 1) / 2 for count in size]).origin)
+
+
 @dataclass(frozen=True)
 class Scan:
     """A scan: voxels `(C, Z, Y, X)` float32 in the file's own units, and their geometry."""

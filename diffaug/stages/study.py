@@ -29,10 +29,10 @@ def sides_of_task(workspace: Workspace, request: MakeRequest) -> list[Side]:
     Raises:
         DiffaugError: If there are no synthetic volumes, or no such channel.
     """
-    manifest, plan = workspace.synthetic / MANIFEST, workspace.generator / "plan.json"
+    manifest = workspace.synthetic / MANIFEST
     begun = read_json(manifest, f"make synthetic volumes first: {workspace.command('sample')}")
     require_shape(begun, SampleBegun, manifest, "make the set anew: diffaug sample --fresh")
-    grid = GeneratorPlan.from_dict(read_json(plan, f"run: {workspace.command('fit')}"), plan).grid
+    grid = GeneratorPlan.load(workspace.generator / "plan.json").grid
     places = {}
     for name, volume in begun["volumes"].items():
         window = Window(tuple(volume["offset"]), tuple(volume["extent"]))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diffaug import __version__
-from diffaug.errors import DiffaugError
+from diffaug.errors import DiffaugError, times
 from diffaug.files import atomic_path, emptied, file_hash, locked, read_json, write_json
 from diffaug.generator.model import Generator
 from diffaug.generator.preparing import nnunet_geometry
@@ -168,8 +168,8 @@ def _about(generator: Generator, workspace: Workspace, origin: dict[str, Any]) -
     spacing, _ = nnunet_geometry(workspace)
     lines = [
         f"a generator of {origin['of']} ({origin['scans']} scans; licence: {_short(origin['licence'])})",
-        f"its volumes: {' x '.join(map(str, grid.shape))} voxels of {_mm(grid.spacing)} mm"
-        + (f"; this task's plan: {_mm(spacing)} mm" if spacing else ""),
+        f"its volumes: {' x '.join(map(str, grid.shape))} voxels of {times(grid.spacing)} mm"
+        + (f"; this task's plan: {times(spacing)} mm" if spacing else ""),
         f"its sender's audit of {audit.get('date')}: {audit.get('summary')}",
         "it does not say which scans it has seen: where yours may be among them, ask its sender before you report a Dice",
     ]
@@ -182,7 +182,3 @@ def _about(generator: Generator, workspace: Workspace, origin: dict[str, Any]) -
 
 def _short(licence: str) -> str:
     return (licence.splitlines() or ["none"])[0]
-
-
-def _mm(spacing: Any) -> str:
-    return " x ".join(f"{length:.3g}" for length in spacing)
