@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,34 +21,67 @@ from diffaug.errors import DiffaugError
 from diffaug.scans.scan import Scan
 
 
-def decode(stack: Stack) -> Scan:
-    """Read a volume.
+def decoded(stacks: Sequence[Stack]) -> Iterator[tuple[int, Scan | DiffaugError]]:
+    """Read volumes, each file and each archive once: a packed archive that is read for every volume takes days.
 
     Args:
-        stack: Its slices.
+        stacks: Their slices.
 
-    Returns:
-        One channel, float32; HU for CT.
-
-    Raises:
-        DiffaugError: If a slice cannot be read, or is not as large as its header says.
+    Yields:
+        The place of a volume in `stacks` as soon as its last slice has been read, and the volume (one channel, float32;
+        HU for CT), or why there is none: a slice that cannot be read, or is not as large as its header says.
     """
-    voxels = np.empty(stack.size, dtype=np.float32)
-    by_source = defaultdict(list)
-    for place, one in enumerate(stack.slices):
-        by_source[one.source].append((place, one))
+    volumes = {number: _Volume(stack) for number, stack in enumerate(stacks)}
+    wanted = defaultdict(list)
+    for number, stack in enumerate(stacks):
+        for place, one in enumerate(stack.slices):
+            wanted[one.source].append((number, place))
     with tempfile.TemporaryDirectory(prefix="diffaug-dicom-") as folder:
-        for source, content in opened(list(by_source)):
-            frames = _frames(source, content, Path(folder))
-            for place, one in by_source.pop(source, []):
-                if frames.shape[1:] != one.size or one.frame >= len(frames):
-                    raise DiffaugError(
-                        f"{source}: found {frames.shape} voxels, expected {one.size} as its header says; get it anew"
-                    )
-                voxels[place] = _meant(frames[one.frame], one)
-    if by_source:
-        raise DiffaugError(f"{next(iter(by_source))}: cannot be read again, expected it as it was; get it anew")
-    return Scan(_upright(voxels, stack)[None], stack.geometry.cropped(_margin(stack)[0].tolist()))
+        for source, content in opened(list(wanted)):
+            places = [(number, place) for number, place in wanted.pop(source, []) if number in volumes]
+            numbers = list(dict.fromkeys(number for number, _ in places))
+            if not places:  # of volumes that have failed already
+                continue
+            try:
+                frames = _frames(source, content, Path(folder))
+                for number, place in places:
+                    volumes[number].take(place, frames)
+            except DiffaugError as error:
+                for number in numbers:
+                    del volumes[number]
+                    yield number, error
+                continue
+            for number in numbers:
+                if not volumes[number].lacking:
+                    yield number, volumes.pop(number).scan()
+    for source, places in wanted.items():
+        for number, _ in places:
+            if volumes.pop(number, None):
+                yield number, DiffaugError(f"{source}: cannot be read again, expected it as it was; get it anew")
+
+
+class _Volume:
+    """A volume on its way, and how many of its slices are still to come."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+        self.voxels = np.empty(0)  # until the first slice comes: most volumes wait for their turn
+        self.lacking = len(stack.slices)
+
+    def take(self, place: int, frames: np.ndarray) -> None:
+        one = self.stack.slices[place]
+        if frames.shape[1:] != one.size or one.frame >= len(frames):
+            raise DiffaugError(
+                f"{one.source}: found {frames.shape} voxels, expected {one.size} as its header says; get it anew"
+            )
+        if not self.voxels.size:
+            self.voxels = np.empty(self.stack.size, dtype=np.float32)
+        self.voxels[place] = _meant(frames[one.frame], one)
+        self.lacking -= 1
+
+    def scan(self) -> Scan:
+        geometry = self.stack.geometry.cropped(_margin(self.stack)[0].tolist())
+        return Scan(_upright(self.voxels, self.stack)[None], geometry)
 
 
 def _meant(values: np.ndarray, one: Slice) -> np.ndarray:

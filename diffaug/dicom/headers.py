@@ -21,7 +21,8 @@ WANTED: list[Any] = [
     "SOPInstanceUID", "SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientID", "Modality", "SeriesDescription",
     "SeriesNumber", "ImageType", "Rows", "Columns",
     "BitsAllocated", "SamplesPerPixel", "NumberOfFrames", "ImagePositionPatient",
-    "ImageOrientationPatient", "PixelSpacing", "InstanceNumber", "AcquisitionNumber", "AcquisitionDate", "AcquisitionTime",
+    "ImageOrientationPatient", "PixelSpacing", "SpacingBetweenSlices",
+    "InstanceNumber", "AcquisitionNumber", "AcquisitionDate", "AcquisitionTime",
     "AcquisitionDateTime", "ContentTime", "SeriesTime", "StudyDate", "TemporalPositionIdentifier", "TriggerTime", "EchoTime",
     "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence",
     "PhotometricInterpretation", "IssuerOfPatientID", "Manufacturer", SHARED_GROUPS, PER_FRAME, PHILIPS_SLOPE,
@@ -40,6 +41,7 @@ class Slice:
         position: Of the first voxel, mm in LPS.
         rows: Where columns run to, then where rows run to: two unit vectors in LPS.
         spacing: Between rows and between columns, mm.
+        apart: How far its neighbour should be, mm; 0 where the header does not say.
         size: Rows and columns.
         rescale: Slope and intercept that turn stored values into their meaning.
         first_rescale: Those of the instance's first frame, which ITK applies to every frame.
@@ -53,6 +55,7 @@ class Slice:
     position: tuple[float, ...]
     rows: tuple[float, ...]
     spacing: tuple[float, ...]
+    apart: float
     size: tuple[int, int]
     rescale: tuple[float, float]
     first_rescale: tuple[float, float]
@@ -178,6 +181,7 @@ def _header(source: Source, data: FileDataset) -> Header | None:
                 tuple(map(float, position)),
                 tuple(map(float, rows)),
                 tuple(map(float, spacing)),
+                abs(float(one_of(group, "SpacingBetweenSlices") or 0)),
                 (int(data.Rows), int(data.Columns)),
                 meant(group, rescales[number]),
                 rescales[0],

@@ -12,7 +12,7 @@ import pandas as pd
 import SimpleITK as sitk
 from tqdm import tqdm
 
-from diffaug.dicom.decoding import decode
+from diffaug.dicom.decoding import decoded
 from diffaug.dicom.headers import Header, read_header
 from diffaug.dicom.pseudonyms import Pseudonyms
 from diffaug.dicom.requests import ImportRequest
@@ -175,16 +175,16 @@ def import_studies(request: ImportRequest, dataset: Path) -> Path:
 
 def _write_all(stacks: Sequence[Stack], cases: Sequence[str], folder: Path) -> list[str]:
     """Write the volumes that are not there yet, and tell of those that cannot be decoded."""
+    files = [folder / f"{case}_0000{ENDING}" for case in cases]
+    left = [number for number, file in enumerate(files) if not file.is_file()]
     failed = []
-    for stack, case in zip(tqdm(stacks, "writing volumes", unit="volume", ascii=True), cases, strict=True):
-        file = folder / f"{case}_0000{ENDING}"
-        if not file.is_file():
-            try:
-                scan = decode(stack)
-            except DiffaugError as error:
-                failed.append(str(error))
-                continue
-            _write(scan, file)
+    reading = decoded([stacks[number] for number in left])
+    done = len(files) - len(left)
+    for place, scan in tqdm(reading, "writing volumes", len(files), initial=done, unit="volume", ascii=True):
+        if isinstance(scan, Scan):
+            _write(scan, files[left[place]])
+        else:
+            failed.append(str(scan))
     return failed
 
 

@@ -73,11 +73,12 @@ class Pseudonyms:
         Returns:
             Its case id, as `P04711V2`: never what nnU-Net could take for a channel.
         """
-        volume = fingerprint([[one.uid, one.frame] for one in stack.slices])
+        # without an id, nobody knows whose it is: each study is a patient of its own
+        patient = stack.header.patient or f"study {stack.header.study or stack.header.series}"
+        # the patient too: some archives give everybody the same UIDs
+        volume = fingerprint([patient, [[one.uid, one.frame] for one in stack.slices]])
         known = self.content["volumes"].get(volume)
         if known is None:
-            # without an id, nobody knows whose it is: each study is a patient of its own
-            patient = stack.header.patient or f"study {stack.header.study or stack.header.series}"
             name = self.content["patients"].get(patient) or self._draw()
             self.content["patients"][patient] = name
             prefix = f"{name}V"

@@ -165,6 +165,18 @@ def _repeated(slices: Sequence[Slice]) -> int:
     return len(slices) - len({_along(one) for one in slices})
 
 
+def _every(slices: Sequence[Slice], distance: float) -> int:
+    """Count how many slices there were for each that is here, where both distance and number say that some are missing.
+
+    Neither alone says it: scanners write the gap in place of the distance, and number the slices of two echoes in turn.
+    """
+    steps = set(np.diff([one.number[0] for one in slices]).tolist())
+    told = slices[0].apart
+    ratio = distance / told if 0 < told < np.inf else 1.0
+    every = round(ratio)
+    return every if abs(ratio - every) < UNEVEN * every and steps in ({every}, {-every}) else 1
+
+
 def _stack(header: Header, slices: list[Slice], phase: int, began: str) -> Stack | str:
     """Make a volume, or say why not."""
     if len(slices) < FEWEST_SLICES:
@@ -191,6 +203,8 @@ def _stack(header: Header, slices: list[Slice], phase: int, began: str) -> Stack
         if (gaps > 0).all():
             return f"lacks {gaps.sum()} of {len(slices) + gaps.sum()} slices, which should lie {distance:.3g} mm apart"
         return f"has slices at uneven distances, {along.min():.3g} to {along.max():.3g} mm"
+    if (every := _every(slices, distance)) > 1:
+        return f"lacks slices: its own lie {distance:.3g} mm apart, and by their headers and numbers one in {every} is here"
     drift = steps @ np.stack([y, x], axis=1)
     tilt = np.median(drift, axis=0)
     if np.abs(drift - tilt).max() > UNEVEN * distance + UNEVEN_MM:

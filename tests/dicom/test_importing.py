@@ -108,6 +108,18 @@ def test_missing_slices_are_told_not_filled(studies, into, skip, said):
         into()
 
 
+def test_slices_that_are_missing_at_regular_places_are_told_too(studies):
+    volume = known(tags={"SpacingBetweenSlices": SPACING[0]})
+    high = replace(volume, voxels=np.concatenate([volume.voxels] * 2))
+    write_series(studies / "some", high, skip=tuple(range(1, len(high.voxels), 2)))
+    write_series(studies / "all", volume, number=2)
+    write_series(studies / "gap", known(tags={"SpacingBetweenSlices": SPACING[0] / 2}), number=3)
+    (reason,) = why(studies)
+    assert "lacks slices" in reason
+    assert f"{2 * SPACING[0]:.3g} mm apart" in reason
+    assert "one in 2" in reason
+
+
 def test_what_is_no_volume_is_passed_over_with_its_reason(studies, into):
     write_series(studies / "good", known())
     write_capture(studies / "capture")
@@ -273,6 +285,36 @@ def test_archives_are_read_and_their_paths_lead_nowhere(studies, into, tmp_path)
     (studies / "three.zip").write_bytes((studies / "one.zip").read_bytes()[:200])
     with pytest.raises(DiffaugError, match=r"three\.zip: cannot be read"):
         into()
+
+
+def test_a_packed_archive_is_read_no_oftener_for_many_volumes(studies, into, tmp_path, monkeypatch):
+    for number in range(4):  # slices of different volumes side by side, as archives by date have them
+        write_series(tmp_path / "plain", known(number), number=number, patient=str(number))
+    studies.mkdir()
+    with tarfile.open(studies / "all.tgz", "w:gz") as archive:
+        for file in sorted((tmp_path / "plain").iterdir(), key=lambda file: file.name[::-1]):
+            archive.add(file, file.name)
+    opened = []
+    whole = tarfile.open
+    monkeypatch.setattr(tarfile, "open", lambda *arguments: opened.append(arguments) or whole(*arguments))
+    files = into()
+    assert len(files) == 4
+    assert len(opened) == 3  # for its list, for headers, for voxels
+    values = {values_at(file, known(0)).tobytes() for file in files}
+    assert values == {known(number).voxels.astype(float).tobytes() for number in range(4)}
+
+
+def test_patients_whose_instances_have_equal_uids_stay_two(studies, into, tmp_path):
+    for number in range(2):
+        for index, file in enumerate(write_series(studies / str(number), known(number), patient=str(number))):
+            data = pydicom.dcmread(file)
+            data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{index}"
+            data.SeriesInstanceUID = "1.2.3"
+            data.save_as(file)
+    files = into()
+    assert len({file.name[:6] for file in files}) == 2
+    values = {values_at(file, known(0)).tobytes() for file in files}
+    assert values == {known(number).voxels.astype(float).tobytes() for number in range(2)}
 
 
 def test_two_kinds_of_units_are_not_mixed(studies, into):

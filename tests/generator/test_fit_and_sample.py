@@ -21,6 +21,7 @@ from diffaug.generator import fitting
 from diffaug.generator.condition import Condition
 from diffaug.generator.model import Generator
 from diffaug.generator.plan import GeneratorPlan
+from diffaug.reader_study.requests import MakeRequest
 from diffaug.scans.exclusion import excluded_ids
 from diffaug.scans.windows import paste_extent, refill
 from diffaug.stages import stage
@@ -28,6 +29,7 @@ from diffaug.stages.fit import open_cache
 from diffaug.stages.pipeline import fit, sample
 from diffaug.stages.requests import SampleRequest
 from diffaug.stages.sample import name
+from diffaug.stages.study import sides_of_task
 from diffaug.training.log import read_log
 
 COUNT = 5  # more than one batch of four
@@ -596,3 +598,10 @@ def test_killed_fit_and_sample_equal_unbroken_ones(task, fitted, kill_when):
     assert not manifest(synthetic)["finished"]
     sample(task.workspace, SHORT, device="cpu")
     assert volumes(synthetic) == volumes(unbroken(fitted, task) / "synthetic"), "same files, and no others"
+
+
+def test_a_reader_study_shows_the_scans_that_were_fitted_and_no_others(done, tmp_path):
+    request = MakeRequest(tmp_path / "study", tmp_path / "key.json", real_count=2, synthetic_count=2)
+    real, synthetic = sides_of_task(done.workspace, request)
+    assert {case.id for case in real.dataset.cases} == set(manifest(done.workspace.generator)["cases"])
+    assert len(synthetic.dataset.cases) == COUNT

@@ -80,6 +80,8 @@ def test_another_hospital_samples_and_pretrains_on_it_without_a_scan_of_its_own(
     manifest = json.loads((other.workspace.synthetic / "manifest.json").read_text())
     assert (manifest["seen"], manifest["screened"], manifest["origin"]) == ([], False, TOLD["origin"])
     assert len(list((other.workspace.synthetic / "imagesTr").iterdir())) == 3
+    study = ["--out", str(tmp_path / "study"), "--real-count", "0", "--synthetic-count", "3"]
+    assert main(["reader-study", "make", "--task", "906", *study]) == 0
     assert synthetic_source(other.workspace.synthetic, set()).origin == TOLD["origin"]
     # from now on it is the task's own: nothing is fitted, and more volumes need no option
     sample(other.workspace, SampleRequest(count=4, seed=1, steps=3), device="cpu")
