@@ -246,7 +246,10 @@ def main() -> int:
     from diffaug.audit import apartness, fit_feature_space
 
     apartness.CLASSIFIER_STEPS, fit_feature_space.FEATURE_STEPS["cpu"] = 6, 6
-    from diffaug import verbs  # noqa: F401 (its imports, once)
+    # what every process would import for itself, once: time that is better spent on what can break
+    from nnunetv2.run import run_training  # noqa: F401
+
+    from diffaug import verbs  # noqa: F401
     from diffaug.stages import pipeline  # noqa: F401
 
     outcome = forked(lambda: (road.prepare(), 0)[1], road.work)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from diffaug.budgets import Budget, Training
 
 FEW = Training(steps=4, batch_size=2, learning_rate=1e-3, warmup_steps=1)
-STEPS = 20  # of the audit's classifier and encoder
+STEPS = 2  # of the audit's classifier and encoder
 
 
 def short(budget: Budget) -> Budget:

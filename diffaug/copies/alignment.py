@@ -51,6 +51,33 @@ def structure(volume: np.ndarray, factor: Sequence[int]) -> Tensor:
     return torch.from_numpy(fine / (local + FLAT * fine.std() + LEAST_ENERGY))
 
 
+class Probe:
+    """Volumes that are laid onto scans, and their spectra: the same for all scans of one size.
+
+    Args:
+        volumes: Their `structure`, `(B, C, z, y, x)`.
+    """
+
+    def __init__(self, volumes: Tensor) -> None:
+        self.volumes = volumes
+        self.lengths = volumes.flatten(1).norm(dim=1).clamp_min(LEAST_ENERGY)
+        self._size: tuple[int, ...] = ()
+        self._spectra = volumes
+
+    def spectra(self, size: tuple[int, ...]) -> Tensor:
+        """Transform the volumes, padded to a size; the last answer is kept.
+
+        Args:
+            size: Cells (z, y, x).
+
+        Returns:
+            Their spectra.
+        """
+        if size != self._size:
+            self._size, self._spectra = size, torch.fft.rfftn(self.volumes, size, dim=(2, 3, 4))
+        return self._spectra
+
+
 class Target:
     """A scan that volumes are laid onto, at every place where they fit in whole.
 
@@ -60,25 +87,24 @@ class Target:
     """
 
     def __init__(self, scan: Tensor, cells: Sequence[int]) -> None:
-        self.size = [next_fast_len(int(n), real=True) for n in scan.shape[1:]]
+        self.size = tuple(next_fast_len(int(n), real=True) for n in scan.shape[1:])
         self.places = tuple(slice(0, int(n) - c + 1) for n, c in zip(scan.shape[1:], cells, strict=True))
         self.spectrum = torch.fft.rfftn(scan, self.size, dim=(1, 2, 3))
         box = torch.fft.rfftn(torch.ones(*cells, device=scan.device), self.size)
         energy = torch.fft.irfftn(torch.fft.rfftn(scan.square().sum(0), self.size) * box.conj(), self.size)
         self.strength = energy[self.places].clamp_min(LEAST_ENERGY).sqrt()
 
-    def fit(self, volumes: Tensor) -> Tensor:
+    def fit(self, probe: Probe) -> Tensor:
         """Find how well volumes correlate with the scan where they fit best (Lewis 1995, fast normalised correlation).
 
         Args:
-            volumes: Their `structure`, `(B, C, z, y, x)`.
+            probe: The volumes.
 
         Returns:
             `(B,)`: 1 for a part of the scan itself, about 0 for another scan.
         """
-        spectra = torch.fft.rfftn(volumes, self.size, dim=(2, 3, 4))
+        spectra = probe.spectra(self.size)
         products = torch.fft.irfftn((spectra.conj() * self.spectrum).sum(1), self.size, dim=(1, 2, 3))
-        lengths = volumes.flatten(1).norm(dim=1).clamp_min(LEAST_ENERGY)
         z, y, x = self.places
-        alike = products[:, z, y, x] / self.strength / lengths.view(-1, 1, 1, 1)
+        alike = products[:, z, y, x] / self.strength / probe.lengths.view(-1, 1, 1, 1)
         return alike.flatten(1).amax(1)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffaug.copies.alignment import Target, structure, working_factor
+from diffaug.copies.alignment import Probe, Target, structure, working_factor
 from diffaug.copies.changes import SHIFT
 from diffaug.errors import DiffaugError
 from diffaug.files import read_json, write_json
@@ -148,8 +148,9 @@ class CopyDetector:
             One per volume.
         """
         ways = [volumes, volumes.flip(2 + self.mirror)]
-        shown = torch.stack([structure(v.numpy(), self.factor) for way in ways for v in way.cpu()]).to(self.device)
-        alike = torch.stack([target.fit(shown) for target in self.targets], 1).unflatten(0, (2, -1)).amax(0).cpu()
+        shown = torch.stack([structure(v.numpy(), self.factor) for way in ways for v in way.cpu()])
+        probe = Probe(shown.to(self.device))
+        alike = torch.stack([target.fit(probe) for target in self.targets], 1).unflatten(0, (2, -1)).amax(0).cpu()
         if own in self.cases:
             alike[:, self.patients == self.patients[self.cases.index(own)]] = -torch.inf
         return [self._nearest(row) for row in alike.double()]

@@ -16,6 +16,7 @@ from benchmarks.scarce.cells import Cell, save
 from benchmarks.scarce.data import DataSet, draws, judging_cases, prepare
 from benchmarks.scarce.report import write_report
 from benchmarks.scarce.training import train_cell
+from benchmarks.scarce_labels import main
 from diffaug.errors import DiffaugError
 from diffaug.files import read_json, write_json
 from diffaug.phantom.dataset import write_dataset
@@ -166,37 +167,37 @@ def test_the_oracle_is_refused_where_no_mask_is_known(data):
         pretrain_arm(replace(data, pool="Dataset004_Hippocampus"), "plan", Arm.parse("oracle"))
 
 
-def test_two_processes_share_the_work_and_the_report_says_what_they_did(tmp_path):
+def test_two_processes_share_the_work_and_the_report_says_what_they_did(folders, monkeypatch, capsys):
     """The command as people run it, on a dataset of their own."""
-    environment = {**os.environ, "nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1", "OMP_NUM_THREADS": "1"}
-    for name in ("raw", "preprocessed", "results"):
-        (tmp_path / name).mkdir()
-        environment[f"nnUNet_{name}"] = str(tmp_path / name)
-    raw = write_dataset(tmp_path / "raw", task=953, cases=14, site="B", shape=(16, 16, 16))
+    raw = write_dataset(folders / "raw", task=953, cases=14, site="B", shape=(16, 16, 16))
     names = [f"phantomB_{number:04d}" for number in range(1, 15)]
-    write_json(tmp_path / "lists.json", {"pool": names[2:], "test": names[:2]})
-    own = ["--data", "953", "--lists", str(tmp_path / "lists.json"), "--labelled", "2", "--networks", "PrimusS"]
-    own += ["--steps", "20", "--pretraining", "2", "--cells", str(tmp_path / "cells")]
-    arms = ["--arms", "scratch", "own:mae", "--seeds", "2", "--processes", "2"]
+    write_json(folders / "lists.json", {"pool": names[2:], "test": names[:2]})
+    own = ["--data", "953", "--lists", str(folders / "lists.json"), "--labelled", "2", "--networks", "PrimusS"]
+    own += ["--steps", "20", "--pretraining", "2", "--cells", str(folders / "cells")]
+    arms = ["--arms", "scratch", "own:mae", "--seeds", "2"]
 
-    def call(*options):
-        command = [sys.executable, "-m", "benchmarks.scarce_labels", *options]
-        return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=400)
-
-    done = call("run", *own, *arms)
+    command = [sys.executable, "-m", "benchmarks.scarce_labels", "run", *own, *arms, "--processes", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("Dice 0.") == 4
     assert "left" in done.stdout
-    again = call("run", *own, *arms)
-    assert "Dice 0." not in again.stdout, "finished cells are not run again"
-    told = call("report", *own, "--out", str(tmp_path / "report"))
-    assert told.returncode == 0, told.stderr
-    assert f"--data {raw.name}" in told.stdout
-    assert "--steps 20 --pretraining 2" in told.stdout
-    assert (tmp_path / "report.png").is_file()
-    none = call("run", *own, "--arms", "scratch", "--seeds", "0")
-    assert (none.returncode, none.stderr.count("\n")) == (2, 1)
-    refused = call("run", *own[:-2], "--arms", "scratch", "--seeds", "21")
-    assert refused.returncode == 2
-    assert "a draw below 20" in refused.stderr
-    assert "Traceback" not in refused.stderr
+
+    def call(*options):
+        monkeypatch.setattr(sys, "argv", ["scarce_labels", *options])
+        return main(), capsys.readouterr()
+
+    code, again = call("run", *own, *arms)
+    assert code == 0
+    assert "Dice 0." not in again.out, "finished cells are not run again"
+    code, told = call("report", *own, "--out", str(folders / "report"))
+    assert code == 0, told.err
+    assert f"--data {raw.name}" in told.out
+    assert "--steps 20 --pretraining 2" in told.out
+    assert (folders / "report.png").is_file()
+    code, none = call("run", *own, "--arms", "scratch", "--seeds", "0")
+    assert (code, none.err.count("\n")) == (2, 1)
+    code, refused = call("run", *own[:-2], "--arms", "scratch", "--seeds", "21")
+    assert code == 2
+    assert "a draw below 20" in refused.err
+    assert "Traceback" not in refused.err

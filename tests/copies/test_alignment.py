@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from diffaug.copies.alignment import WORKING, Target, structure, working_factor
+from diffaug.copies.alignment import WORKING, Probe, Target, structure, working_factor
 
 
 def noise(seed, *size):
@@ -22,7 +22,7 @@ def test_a_volume_of_any_size_is_worked_on_in_few_cells(shape):
 def test_a_piece_fits_perfectly_and_another_scan_does_not(channels):
     scans = [torch.from_numpy(np.concatenate([noise(10 * c + s, 13, 17, 11) for c in range(channels)])) for s in (0, 1)]
     piece = scans[0][None, :, 2:10, 5:14, 1:8]
-    own, other = (Target(scan, (8, 9, 7)).fit(piece) for scan in scans)
+    own, other = (Target(scan, (8, 9, 7)).fit(Probe(piece)) for scan in scans)
     assert float(own) == pytest.approx(1, abs=1e-4)
     assert float(other) < 0.5
 
@@ -33,7 +33,7 @@ def test_correlation_is_that_of_the_best_place():
     for z, y, x in np.ndindex(4, 4, 4):
         part = scan[:, z : z + 4, y : y + 5, x : x + 6]
         wanted = max(wanted, float((part * piece).sum() / part.norm() / piece.norm()))
-    assert float(Target(scan, (4, 5, 6)).fit(piece[None])) == pytest.approx(wanted, abs=1e-4)
+    assert float(Target(scan, (4, 5, 6)).fit(Probe(piece[None]))) == pytest.approx(wanted, abs=1e-4)
 
 
 def test_structure_does_not_depend_on_the_intensities():
@@ -50,4 +50,4 @@ def test_where_there_is_nothing_noise_is_not_blown_up():
 
 def test_an_empty_volume_fits_nowhere():
     scan = torch.from_numpy(noise(0, 9, 9, 9))
-    assert float(Target(scan, (5, 5, 5)).fit(torch.zeros(1, 1, 5, 5, 5))) == 0
+    assert float(Target(scan, (5, 5, 5)).fit(Probe(torch.zeros(1, 1, 5, 5, 5)))) == 0
