@@ -6,6 +6,7 @@ import threading
 
 import pandas as pd
 import pytest
+from playwright.sync_api import expect
 from studies import QUESTIONS
 
 from diffaug.cli import main
@@ -205,3 +206,29 @@ def test_a_missing_volume_is_told_and_the_others_go_on(context, study):
     page.locator("#message", has_text="missing or damaged").wait_for()
     page.keyboard.press("n")
     page.wait_for_selector("#study[data-shown='2']", timeout=30_000)
+
+
+def test_without_webgl_the_reader_is_told_in_place_of_a_black_picture(context, study):
+    context.add_init_script(
+        "const whole = HTMLCanvasElement.prototype.getContext;"
+        "HTMLCanvasElement.prototype.getContext = function (kind, ...how) {"
+        " return kind === 'webgl2' ? null : whole.call(this, kind, ...how); };"
+    )
+    page = context.new_page()
+    page.goto((study.out / "index.html").as_uri())
+    page.keyboard.type("anna")
+    page.keyboard.press("Enter")
+    expect(page.locator("#start-message")).to_contain_text("no WebGL 2")
+    expect(page.locator("#start-message")).to_be_in_viewport()
+    expect(page.locator("#study")).to_be_hidden()
+
+
+def test_on_a_low_screen_the_way_on_and_what_is_said_stay_in_sight(context, study):
+    page, _ = opened(context, (study.out / "index.html").as_uri())
+    page.set_viewport_size({"width": 1280, "height": 580})
+    page.evaluate("tell('something')")
+    expect(page.locator("#next")).to_be_in_viewport(ratio=1)
+    expect(page.locator("#message")).to_be_in_viewport(ratio=1)
+    answer(page, 1, ["3", "4", "2"])
+    guess = page.locator("fieldset.guess").bounding_box()
+    assert guess["y"] + guess["height"] <= page.locator("#moves").bounding_box()["y"], "what is asked is not hidden"

@@ -88,6 +88,7 @@ function writeSliders() {
 function mark(question) {
   asked = question;
   QUESTIONS.forEach((name, i) => find(name).classList.toggle("asked", i === question));
+  if (QUESTIONS[question]) bringIntoSight(find(QUESTIONS[question]));
 }
 
 function give(question, value) {
@@ -108,6 +109,12 @@ function refreshAnswers() {
   find("previous").disabled = number === 1;
   find("next").disabled = number === STUDY.volumes;
   if (done === STUDY.volumes) tell(SERVED ? TEXTS.finished_served : TEXTS.finished);
+}
+
+// Within the questions alone: the picture beside them, or above them on a tablet, stays where it is.
+function bringIntoSight(element) {
+  const [room, moves, box] = [find("judge"), find("moves"), element].map((each) => each.getBoundingClientRect());
+  find("judge").scrollTop += Math.max(0, box.bottom - moves.top) + Math.min(0, box.top - room.top);
 }
 
 function tell(text) {
@@ -238,7 +245,10 @@ async function begin(reader, kept) {
     await viewer.open();
   } catch (error) {
     console.error(error);
-    return tell(TEXTS.no_webgl);
+    find("study").hidden = true;
+    find("start").hidden = false;
+    find("start-message").textContent = TEXTS.no_webgl;
+    return undefined;
   }
   document.addEventListener("keydown", press, true);
   addEventListener("pagehide", () => {
