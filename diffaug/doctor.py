@@ -199,9 +199,15 @@ def _scans(workspace: Workspace) -> str:
 
 
 def _folds(workspace: Workspace) -> str:
+    from diffaug.nnunet.plans import FOLDS
     from diffaug.scans.exclusion import excluded_ids
 
-    return f"{len(excluded_ids(workspace, ['fold:0']))} validation cases in fold 0"
+    held_out = len(excluded_ids(workspace, ["fold:0"]))
+    if not held_out:
+        return (
+            f"none, for nnU-Net splits no fewer than {FOLDS} labelled cases; train all of them: nnUNetv2_train ... all"
+        )
+    return f"{held_out} validation cases in fold 0"
 
 
 def _plans(workspace: Workspace) -> str:

@@ -13,7 +13,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from blobs import Task, blob, write_image
+from blobs import LABELLED, Task, blob, write_image
 from diffaug import doctor
 from diffaug.cli import main
 from diffaug.errors import DiffaugError
@@ -335,6 +335,15 @@ def test_doctor_looks_at_a_tasks_scans_and_plans(task, capsys, monkeypatch):
     assert main(["plan", "--task", "905", "--budget", "cpu-small"]) == 0
     assert main(["doctor", "--task", "905", "--configuration", "3d_cpu_small"]) == 2
     assert "ok    plans: 3d_cpu_small: PlainConvUNet of 0." in capsys.readouterr().out
+
+
+def test_doctor_says_which_folds_nnunet_cannot_make(task, capsys):
+    assert main(["doctor", "--task", "905"]) == 2
+    assert "ok    folds: 2 validation cases in fold 0" in capsys.readouterr().out
+    for case in LABELLED[:2]:
+        (task.raw / "labelsTr" / f"{case}.nii.gz").unlink()
+    assert main(["doctor", "--task", "905"]) == 2
+    assert "fewer than 5 labelled cases; train all of them: nnUNetv2_train" in capsys.readouterr().out
 
 
 def test_doctor_names_a_scan_without_its_channel(task, capsys):
