@@ -160,8 +160,9 @@ def test_nothing_serious_keeps_anybody_from_reading(context, study, size):
     found += Axe().run(page).response["violations"]
     assert [each["id"] for each in found if each["impact"] in SERIOUS] == []
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing lies beyond the edge"
-    if size == (1280, 720):
-        assert page.locator("#next").bounding_box()["y"] < 690, "all that is needed is in sight"
+    picture, guess, moves = (page.locator(name).bounding_box() for name in ("#canvas", "#guess", "#moves"))
+    assert picture["height"] > 0.35 * size[1]
+    assert guess["y"] + guess["height"] <= moves["y"] <= size[1] - moves["height"], "all that is needed is in sight"
 
 
 def test_a_served_study_keeps_answers_on_disk_and_goes_on_in_another_browser(chromium, study, key, tmp_path):
@@ -212,7 +213,7 @@ def test_without_webgl_the_reader_is_told_in_place_of_a_black_picture(context, s
     context.add_init_script(
         "const whole = HTMLCanvasElement.prototype.getContext;"
         "HTMLCanvasElement.prototype.getContext = function (kind, ...how) {"
-        " return kind === 'webgl2' ? null : whole.call(this, kind, ...how); };"
+        " return kind === 'webgl2' && !window.mended ? null : whole.call(this, kind, ...how); };"
     )
     page = context.new_page()
     page.goto((study.out / "index.html").as_uri())
@@ -221,14 +222,42 @@ def test_without_webgl_the_reader_is_told_in_place_of_a_black_picture(context, s
     expect(page.locator("#start-message")).to_contain_text("no WebGL 2")
     expect(page.locator("#start-message")).to_be_in_viewport()
     expect(page.locator("#study")).to_be_hidden()
+    page.evaluate("window.mended = true")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#study[data-shown]", timeout=30_000)
+    assert page.locator("#sliders input").count() == 5
 
 
-def test_on_a_low_screen_the_way_on_and_what_is_said_stay_in_sight(context, study):
+def test_on_a_low_screen_what_is_asked_and_said_and_the_way_on_stay_in_sight(context, study):
     page, _ = opened(context, (study.out / "index.html").as_uri())
-    page.set_viewport_size({"width": 1280, "height": 580})
-    page.evaluate("tell('something')")
-    expect(page.locator("#next")).to_be_in_viewport(ratio=1)
-    expect(page.locator("#message")).to_be_in_viewport(ratio=1)
+    page.set_viewport_size({"width": 1280, "height": 520})
+
+    def in_sight(name):
+        box, moves = (page.locator(each).bounding_box() for each in (name, "#moves"))
+        return box["y"] >= 0 and box["y"] + box["height"] <= moves["y"]
+
+    assert not in_sight("#guess")
     answer(page, 1, ["3", "4", "2"])
-    guess = page.locator("fieldset.guess").bounding_box()
-    assert guess["y"] + guess["height"] <= page.locator("#moves").bounding_box()["y"], "what is asked is not hidden"
+    assert in_sight("#guess")
+    page.keyboard.press("1")
+    page.keyboard.press("u")
+    expect(page.locator("#message")).to_contain_text("Undone")
+    assert in_sight("#guess"), "whatever is said below it"
+    page.locator("#guess input").last.focus()
+    page.keyboard.press("Tab")
+    page.keyboard.type("a remark")
+    assert in_sight("#remark")
+    page.evaluate("scrollTo(0, 0)")
+    for width, height in ((1280, 520), (910, 512)):  # a laptop that shows everything half as large again
+        page.set_viewport_size({"width": width, "height": height})
+        expect(page.locator("#next")).to_be_in_viewport(ratio=1)
+        expect(page.locator("#message")).to_be_in_viewport(ratio=1)
+
+
+def test_nothing_moves_under_the_mouse(context, study):
+    page, _ = opened(context, (study.out / "index.html").as_uri())
+    page.set_viewport_size({"width": 1280, "height": 470})
+    grade = page.locator("#anatomy label").first.bounding_box()
+    page.mouse.dblclick(grade["x"] + 5, grade["y"] + 5)
+    assert given(page) == {"1": {"anatomy": 1}}
+    assert page.evaluate("document.getElementById('ask').scrollTop") == 0

@@ -88,7 +88,6 @@ function writeSliders() {
 function mark(question) {
   asked = question;
   QUESTIONS.forEach((name, i) => find(name).classList.toggle("asked", i === question));
-  if (QUESTIONS[question]) bringIntoSight(find(QUESTIONS[question]));
 }
 
 function give(question, value) {
@@ -111,10 +110,10 @@ function refreshAnswers() {
   if (done === STUDY.volumes) tell(SERVED ? TEXTS.finished_served : TEXTS.finished);
 }
 
-// Within the questions alone: the picture beside them, or above them on a tablet, stays where it is.
-function bringIntoSight(element) {
-  const [room, moves, box] = [find("judge"), find("moves"), element].map((each) => each.getBoundingClientRect());
-  find("judge").scrollTop += Math.max(0, box.bottom - moves.top) + Math.min(0, box.top - room.top);
+// After keys alone: what moves under a pointer is clicked by mistake. The picture stays where it is.
+function bringIntoSight() {
+  const [room, box] = [find("ask"), find(QUESTIONS[asked])].map((each) => each.getBoundingClientRect());
+  find("ask").scrollTop += Math.max(0, box.bottom - room.bottom) + Math.min(0, box.top - room.top);
 }
 
 function tell(text) {
@@ -209,7 +208,8 @@ function press(event) {
   const key = event.key.toLowerCase();
   if (event.ctrlKey && key === "z" && event.target !== find("remark")) {
     event.preventDefault();
-    return undo();
+    undo();
+    return bringIntoSight();
   }
   if (event.ctrlKey || event.altKey || event.metaKey || !find("shortcuts").checked) return undefined;
   if (event.target === find("remark")) return undefined;
@@ -223,24 +223,26 @@ function press(event) {
   const value = values[Number(key) - 1];
   if (/^[1-4]$/.test(key) && value !== undefined) {
     event.preventDefault();
-    return give(question, value);
+    give(question, value);
+    return bringIntoSight();
   }
   const shortcut = SHORTCUTS[key];
   if (shortcut) {
     event.preventDefault();
     event.stopPropagation();
-    return shortcut();
+    shortcut();
+    return bringIntoSight();
   }
   return undefined;
 }
 
 async function begin(reader, kept) {
+  find("start-message").textContent = "";
   answers = new Answers(STUDY.id, STUDY.volumes, reader, kept || (await readKept(reader)));
   find("start").hidden = true;
   find("study").hidden = false;
   let refresh = () => {};
   viewer = new Viewer(find("canvas"), () => refresh());
-  refresh = writeSliders();
   try {
     await viewer.open();
   } catch (error) {
@@ -250,6 +252,7 @@ async function begin(reader, kept) {
     find("start-message").textContent = TEXTS.no_webgl;
     return undefined;
   }
+  refresh = writeSliders();
   document.addEventListener("keydown", press, true);
   addEventListener("pagehide", () => {
     leave();
