@@ -200,14 +200,14 @@ def _scans(workspace: Workspace) -> str:
 
 def _folds(workspace: Workspace) -> str:
     from diffaug.nnunet.plans import FOLDS
+    from diffaug.scans.dataset import labelled_ids
     from diffaug.scans.exclusion import excluded_ids
 
-    held_out = len(excluded_ids(workspace, ["fold:0"]))
-    if not held_out:
-        return (
-            f"none, for nnU-Net splits no fewer than {FOLDS} labelled cases; train all of them: nnUNetv2_train ... all"
-        )
-    return f"{held_out} validation cases in fold 0"
+    labelled = len(labelled_ids(workspace.raw, _opened(workspace).info))
+    if labelled < FOLDS and not (workspace.preprocessed / "splits_final.json").is_file():
+        told = f"none: nnU-Net splits no fewer than {FOLDS} labelled cases, here are {labelled}"
+        return f"{told}; train all of them: nnUNetv2_train ... all" if labelled else told
+    return f"{len(excluded_ids(workspace, ['fold:0']))} validation cases in fold 0"
 
 
 def _plans(workspace: Workspace) -> str:

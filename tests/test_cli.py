@@ -343,7 +343,7 @@ def test_doctor_says_which_folds_nnunet_cannot_make(task, capsys):
     for case in LABELLED[:2]:
         (task.raw / "labelsTr" / f"{case}.nii.gz").unlink()
     assert main(["doctor", "--task", "905"]) == 2
-    assert "fewer than 5 labelled cases; train all of them: nnUNetv2_train" in capsys.readouterr().out
+    assert "fewer than 5 labelled cases, here are 4; train all of them: nnUNetv2_train" in capsys.readouterr().out
 
 
 def test_doctor_names_a_scan_without_its_channel(task, capsys):

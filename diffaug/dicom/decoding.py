@@ -20,9 +20,11 @@ from diffaug.dicom.stacks import Stack
 from diffaug.errors import DiffaugError
 from diffaug.scans.scan import Scan
 
+MOST_HELD = 2**28  # voxels of volumes that are read side by side: a gigabyte; an archive is read once for each
+
 
 def decoded(stacks: Sequence[Stack]) -> Iterator[tuple[int, Scan | DiffaugError]]:
-    """Read volumes, each file and each archive once: a packed archive that is read for every volume takes days.
+    """Read volumes, many at once: a packed archive that is read for every volume takes days.
 
     Args:
         stacks: Their slices.
@@ -31,29 +33,43 @@ def decoded(stacks: Sequence[Stack]) -> Iterator[tuple[int, Scan | DiffaugError]
         The place of a volume in `stacks` as soon as its last slice has been read, and the volume (one channel, float32;
         HU for CT), or why there is none: a slice that cannot be read, or is not as large as its header says.
     """
-    volumes = {number: _Volume(stack) for number, stack in enumerate(stacks)}
-    wanted = defaultdict(list)
+    for numbers in _passes(stacks):
+        yield from _decoded({number: _Volume(stacks[number]) for number in numbers})
+
+
+def _passes(stacks: Sequence[Stack]) -> Iterator[list[int]]:
+    """Share volumes out so that those of one pass fit into memory, wherever in an archive their slices lie."""
+    numbers: list[int] = []
+    held = 0
     for number, stack in enumerate(stacks):
-        for place, one in enumerate(stack.slices):
+        voxels = int(np.prod(stack.size))
+        if numbers and held + voxels > MOST_HELD:
+            yield numbers
+            numbers, held = [], 0
+        numbers.append(number)
+        held += voxels
+    if numbers:
+        yield numbers
+
+
+def _decoded(volumes: dict[int, _Volume]) -> Iterator[tuple[int, Scan | DiffaugError]]:
+    wanted = defaultdict(list)
+    for number, volume in volumes.items():
+        for place, one in enumerate(volume.stack.slices):
             wanted[one.source].append((number, place))
     with tempfile.TemporaryDirectory(prefix="diffaug-dicom-") as folder:
         for source, content in opened(list(wanted)):
             places = [(number, place) for number, place in wanted.pop(source, []) if number in volumes]
-            numbers = list(dict.fromkeys(number for number, _ in places))
             if not places:  # of volumes that have failed already
                 continue
             try:
-                frames = _frames(source, content, Path(folder))
-                for number, place in places:
-                    volumes[number].take(place, frames)
+                frames: np.ndarray | DiffaugError = _frames(source, content, Path(folder))
             except DiffaugError as error:
-                for number in numbers:
+                frames = error
+            for number, place in places:
+                if number in volumes and (made := volumes[number].take(place, frames)) is not None:
                     del volumes[number]
-                    yield number, error
-                continue
-            for number in numbers:
-                if not volumes[number].lacking:
-                    yield number, volumes.pop(number).scan()
+                    yield number, made
     for source, places in wanted.items():
         for number, _ in places:
             if volumes.pop(number, None):
@@ -68,18 +84,21 @@ class _Volume:
         self.voxels = np.empty(0)  # until the first slice comes: most volumes wait for their turn
         self.lacking = len(stack.slices)
 
-    def take(self, place: int, frames: np.ndarray) -> None:
+    def take(self, place: int, frames: np.ndarray | DiffaugError) -> Scan | DiffaugError | None:
+        """Take a slice; gives the volume with its last one, or why there will be none."""
+        if isinstance(frames, DiffaugError):
+            return frames
         one = self.stack.slices[place]
         if frames.shape[1:] != one.size or one.frame >= len(frames):
-            raise DiffaugError(
+            return DiffaugError(
                 f"{one.source}: found {frames.shape} voxels, expected {one.size} as its header says; get it anew"
             )
         if not self.voxels.size:
             self.voxels = np.empty(self.stack.size, dtype=np.float32)
         self.voxels[place] = _meant(frames[one.frame], one)
         self.lacking -= 1
-
-    def scan(self) -> Scan:
+        if self.lacking:
+            return None
         geometry = self.stack.geometry.cropped(_margin(self.stack)[0].tolist())
         return Scan(_upright(self.voxels, self.stack)[None], geometry)
 

@@ -66,6 +66,22 @@ def meant(group: list[Dataset], shown: tuple[float, float]) -> tuple[float, floa
     return (shown[0] / total, shown[1] / total) if total else shown
 
 
+def apart(group: list[Dataset]) -> float:
+    """Read how far slices lie apart; what is no number there says nothing, and keeps no scan away.
+
+    Args:
+        group: As for `one_of`.
+
+    Returns:
+        Mm; 0 where there is none.
+    """
+    try:
+        value = plain(one_of(group, "SpacingBetweenSlices"))
+    except (TypeError, ValueError):  # pydicom looks at a value only now
+        return 0.0
+    return abs(value) if isinstance(value, float) and np.isfinite(value) else 0.0
+
+
 def plain(value: Any) -> float | str | None:
     """Give one value that can be compared.
 

@@ -11,7 +11,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import InvalidDicomError
 
-from diffaug.dicom.elements import PHILIPS_SLOPE, joined, meant, one_of, plain, rescale
+from diffaug.dicom.elements import PHILIPS_SLOPE, apart, joined, meant, one_of, plain, rescale
 from diffaug.dicom.sources import Source
 
 BARE = (b"\x08\x00", b"\x02\x00")  # a bare instance begins with an element of one of these
@@ -181,7 +181,7 @@ def _header(source: Source, data: FileDataset) -> Header | None:
                 tuple(map(float, position)),
                 tuple(map(float, rows)),
                 tuple(map(float, spacing)),
-                abs(float(one_of(group, "SpacingBetweenSlices") or 0)),
+                apart(group),
                 (int(data.Rows), int(data.Columns)),
                 meant(group, rescales[number]),
                 rescales[0],

@@ -75,10 +75,12 @@ class Pseudonyms:
         """
         # without an id, nobody knows whose it is: each study is a patient of its own
         patient = stack.header.patient or f"study {stack.header.study or stack.header.series}"
-        # the patient too: some archives give everybody the same UIDs
-        volume = fingerprint([patient, [[one.uid, one.frame] for one in stack.slices]])
+        uids = fingerprint([[one.uid, one.frame] for one in stack.slices])
+        # whose, too: some archives give everybody the same UIDs
+        volume = f"{uids}-{fingerprint([patient, stack.header.study, stack.header.series])}"
         known = self.content["volumes"].get(volume)
         if known is None:
+            self._tell_twin(uids, patient)
             name = self.content["patients"].get(patient) or self._draw()
             self.content["patients"][patient] = name
             prefix = f"{name}V"
@@ -93,6 +95,16 @@ class Pseudonyms:
             }
             self.content["volumes"][volume] = known
         return str(known["case"])
+
+    def _tell_twin(self, uids: str, patient: str) -> None:
+        """Say that a volume is there already, as somebody else's: that may be one person under two ids."""
+        for other, told in self.content["volumes"].items():
+            if other.startswith(f"{uids}-") and told["patient"] != patient:
+                print(
+                    f"import-dicom: note: a volume has the UIDs of {told['case']} and another patient's id: if both are one "
+                    f"person, keep one; {self.file} says who",
+                    flush=True,
+                )
 
     def save(self) -> None:
         """Write the key."""

@@ -103,10 +103,11 @@ def stacks_of(headers: Sequence[Header]) -> tuple[list[Stack], list[tuple[Header
                 if part is None:
                     parts.append(part := [])
                 part.append((header, one))
+    numbers = {one.number[0] for header in headers for one in header.slices}
     for part in parts:
         header_of = {one.uid: header for header, one in part}
         for number, slices in enumerate(_told_apart([one for _, one in part])):
-            made = _stack(header_of[slices[0].uid], slices, number, began)
+            made = _stack(header_of[slices[0].uid], slices, number, began, numbers)
             if isinstance(made, Stack):
                 found.append(made)
             else:
@@ -165,20 +166,23 @@ def _repeated(slices: Sequence[Slice]) -> int:
     return len(slices) - len({_along(one) for one in slices})
 
 
-def _every(slices: Sequence[Slice], distance: float) -> int:
-    """Count how many slices there were for each that is here, where both distance and number say that some are missing.
+def _every(slices: Sequence[Slice], distance: float, numbers: set[int]) -> int:
+    """Count how many slices there were for each that is here, where distance and numbers say that some are missing.
 
-    Neither alone says it: scanners write the gap in place of the distance, and number the slices of two echoes in turn.
+    Neither alone says it, and not both where the numbers in between are another volume's: scanners write the gap in place
+    of the distance, and number the slices of several echoes in turn.
     """
-    steps = set(np.diff([one.number[0] for one in slices]).tolist())
+    own = [one.number[0] for one in slices]
     told = slices[0].apart
-    ratio = distance / told if 0 < told < np.inf else 1.0
+    ratio = distance / told if told else 1.0
     every = round(ratio)
-    return every if abs(ratio - every) < UNEVEN * every and steps in ({every}, {-every}) else 1
+    if abs(ratio - every) > UNEVEN * every or set(np.abs(np.diff(own)).tolist()) != {every}:
+        return 1
+    return 1 if numbers & set(range(min(own), max(own))) - set(own) else every
 
 
-def _stack(header: Header, slices: list[Slice], phase: int, began: str) -> Stack | str:
-    """Make a volume, or say why not."""
+def _stack(header: Header, slices: list[Slice], phase: int, began: str, numbers: set[int]) -> Stack | str:
+    """Make a volume, or say why not; `numbers` are those of the whole series."""
     if len(slices) < FEWEST_SLICES:
         return f"has {len(slices)} parallel slice{'s' * (len(slices) > 1)}, a localiser or single pictures"
     if len(slices) * slices[0].size[0] * slices[0].size[1] > MOST_IN_STACK:
@@ -203,7 +207,7 @@ def _stack(header: Header, slices: list[Slice], phase: int, began: str) -> Stack
         if (gaps > 0).all():
             return f"lacks {gaps.sum()} of {len(slices) + gaps.sum()} slices, which should lie {distance:.3g} mm apart"
         return f"has slices at uneven distances, {along.min():.3g} to {along.max():.3g} mm"
-    if (every := _every(slices, distance)) > 1:
+    if (every := _every(slices, distance, numbers)) > 1:
         return f"lacks slices: its own lie {distance:.3g} mm apart, and by their headers and numbers one in {every} is here"
     drift = steps @ np.stack([y, x], axis=1)
     tilt = np.median(drift, axis=0)

@@ -19,7 +19,7 @@ from diffaug.scans.scan import Geometry, Scan
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
 GZIP = b"\x1f\x8b"  # first bytes of what is compressed, whatever it is called
 NIFTI_2 = 540  # bytes of its header, which its first four bytes say
-LEAVE_OUT = "or leave the case out (move it elsewhere, or list its id in a FILE and --exclude it)"
+LEAVE_OUT = "or leave the case out (move it elsewhere, or where the verb has --exclude, list its id in a file)"
 
 
 def read_scan(files: Sequence[Path], reader: Any) -> Scan:

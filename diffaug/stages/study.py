@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from diffaug.files import read_json
 from diffaug.generator.model import Generator
 from diffaug.reader_study.requests import MakeRequest
@@ -51,4 +53,7 @@ def sides_of_task(workspace: Workspace, request: MakeRequest) -> list[Side]:
 def _real(workspace: Workspace) -> RawDataset:
     """List the scans that the generator was fitted on; the task's own where that happened elsewhere."""
     manifest = read_json(workspace.generator / MANIFEST, "run: diffaug fit --fresh")
-    return open_dataset(workspace.raw) if FOREIGN in manifest else fitted_scans(workspace)
+    if FOREIGN in manifest:
+        return open_dataset(workspace.raw)
+    dataset = fitted_scans(workspace)  # with what has come since
+    return replace(dataset, cases=tuple(case for case in dataset.cases if case.id in manifest["cases"]))

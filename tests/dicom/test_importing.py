@@ -21,6 +21,7 @@ from pydicom.data import get_testdata_file
 from benchmarks import dicoms
 from benchmarks.dicoms import ORIGIN, SHAPE, SHEAR, SPACING, WAYS, known, write_capture, write_enhanced, write_series
 from diffaug.cli import main
+from diffaug.dicom import decoding
 from diffaug.dicom.importing import find, import_studies
 from diffaug.dicom.requests import ImportRequest
 from diffaug.dicom.rules import Rules
@@ -118,6 +119,29 @@ def test_slices_that_are_missing_at_regular_places_are_told_too(studies):
     assert "lacks slices" in reason
     assert f"{2 * SPACING[0]:.3g} mm apart" in reason
     assert "one in 2" in reason
+
+
+def test_echoes_numbered_in_turn_lack_nothing_whatever_the_header_says_of_gaps(studies, into):
+    uid = pydicom.uid.generate_uid()
+    for echo in range(2):
+        tags = {"SeriesInstanceUID": uid, "EchoTime": 2.0 + echo, "SpacingBetweenSlices": SPACING[0] / 2}
+        for file in write_series(studies / str(echo), known(echo, tags=tags), number=echo):
+            data = pydicom.dcmread(file)
+            data.InstanceNumber = 2 * data.InstanceNumber + echo
+            data.save_as(file)
+    assert len(into()) == 2
+
+
+@pytest.mark.parametrize("value", [b"3\\3", b"2,5 ", b""])
+def test_a_distance_that_is_no_number_keeps_no_scan_away(studies, into, value):
+    for file in write_series(studies, known(tags={"SpacingBetweenSlices": 1})):
+        content = file.read_bytes()
+        place = content.index(b"\x18\x00\x88\x00DS")
+        length = int.from_bytes(content[place + 6 : place + 8], "little")
+        file.write_bytes(
+            content[: place + 6] + len(value).to_bytes(2, "little") + value + content[place + 8 + length :]
+        )
+    assert len(into()) == 1
 
 
 def test_what_is_no_volume_is_passed_over_with_its_reason(studies, into):
@@ -300,11 +324,15 @@ def test_a_packed_archive_is_read_no_oftener_for_many_volumes(studies, into, tmp
     files = into()
     assert len(files) == 4
     assert len(opened) == 3  # for its list, for headers, for voxels
+    monkeypatch.setattr(decoding, "MOST_HELD", 2 * known().voxels.size)
+    shutil.rmtree(files[0].parent)
+    assert len(into()) == 4
+    assert len(opened) == 3 + 4  # for voxels twice, two volumes at a time
     values = {values_at(file, known(0)).tobytes() for file in files}
     assert values == {known(number).voxels.astype(float).tobytes() for number in range(4)}
 
 
-def test_patients_whose_instances_have_equal_uids_stay_two(studies, into, tmp_path):
+def test_patients_whose_instances_have_equal_uids_stay_two(studies, into, capsys):
     for number in range(2):
         for index, file in enumerate(write_series(studies / str(number), known(number), patient=str(number))):
             data = pydicom.dcmread(file)
@@ -313,6 +341,7 @@ def test_patients_whose_instances_have_equal_uids_stay_two(studies, into, tmp_pa
             data.save_as(file)
     files = into()
     assert len({file.name[:6] for file in files}) == 2
+    assert "if both are one person, keep one" in capsys.readouterr().out
     values = {values_at(file, known(0)).tobytes() for file in files}
     assert values == {known(number).voxels.astype(float).tobytes() for number in range(2)}
 

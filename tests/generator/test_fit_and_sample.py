@@ -601,6 +601,7 @@ def test_killed_fit_and_sample_equal_unbroken_ones(task, fitted, kill_when):
 
 
 def test_a_reader_study_shows_the_scans_that_were_fitted_and_no_others(done, tmp_path):
+    write_image(done.raw / "imagesUn" / "newcomer_0000.nii.gz", blob(50))
     request = MakeRequest(tmp_path / "study", tmp_path / "key.json", real_count=2, synthetic_count=2)
     real, synthetic = sides_of_task(done.workspace, request)
     assert {case.id for case in real.dataset.cases} == set(manifest(done.workspace.generator)["cases"])
