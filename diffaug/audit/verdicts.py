@@ -15,6 +15,7 @@ FOUND = 0.9  # share of planted copies that a test worth relying on finds
 TOO_MANY_ALARMS = 0.2  # share of real scans held for copies above which a test says little
 REPEATED = 0.99  # MS-SSIM of volumes that are one and the same
 OWN = "self-supervised encoder"  # the extractor that is always there
+INATTENTIVE = "Told from scans: no verdict, for the classifier overlooks spoilt scans, too."
 UNCERTAIN, RIGHT, WRONG = "look", "good", "bad"
 
 
@@ -51,7 +52,10 @@ def conclude(findings: Findings) -> list[Verdict]:
         others = [replace(verdict, defect=None) for verdict in others]
     apart = [verdict for verdict in others if verdict.subject == SUBJECTS["apart"].name]
     rest = [verdict for verdict in others if verdict not in apart]
-    verdicts = [*apart, *_alertness(findings), _copies(findings), _check(findings), *_variety(findings), *rest]
+    alertness = list(_alertness(findings))
+    if any(verdict.kind != RIGHT for verdict in alertness):
+        apart = [replace(v, kind=UNCERTAIN, head=INATTENTIVE) if v.kind == RIGHT else v for v in apart]
+    verdicts = [*apart, *alertness, _copies(findings), _check(findings), *_variety(findings), *rest]
     verdicts += _detail(findings)
     if findings.training < FEW_SCANS:
         text = "The fewer the scans, the sooner a generator reproduces them, and the less any figure here can be relied on."

@@ -123,8 +123,11 @@ def test_what_is_uncertain_is_said_but_is_no_defect():
 
 def test_the_classifier_leads_and_is_believed_as_far_as_it_notices():
     first, second, *_ = conclude(findings(apart=replace(TELLING, blurred=AT_FLOOR)))
-    assert (first.subject, first.kind) == ("told from scans", "good")
+    assert (first.subject, first.kind) == ("told from scans", "look"), "what sees no blur clears nobody"
+    assert "overlooks spoilt scans, too" in first.head
     assert second.kind == "look"
+    told = replace(TELLING, curve=OFF, blurred=AT_FLOOR)
+    assert conclude(findings(apart=told))[0].kind == "bad", "but what it does see is there"
     assert "overlooks slight blur." in second.head
     assert conclude(findings(apart=None))[0].head == "Told from scans: not measured."
 
