@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffaug.errors import DiffaugError
+from diffaug.errors import DiffaugError, times
 from diffaug.workspace import NNUNET_FOLDERS, PLAN, Workspace, dataset_name, nnunet_folder
 
 if TYPE_CHECKING:
@@ -199,11 +199,12 @@ def _scans(workspace: Workspace) -> str:
 
 
 def _folds(workspace: Workspace) -> str:
+    from diffaug.nnunet.dataset_json import read_dataset_json
     from diffaug.nnunet.plans import FOLDS
     from diffaug.scans.dataset import labelled_ids
     from diffaug.scans.exclusion import excluded_ids
 
-    labelled = len(labelled_ids(workspace.raw, _opened(workspace).info))
+    labelled = len(labelled_ids(workspace.raw, read_dataset_json(workspace.raw)))
     if labelled < FOLDS and not (workspace.preprocessed / "splits_final.json").is_file():
         told = f"none: nnU-Net splits no fewer than {FOLDS} labelled cases, here are {labelled}"
         return f"{told}; train all of them: nnUNetv2_train ... all" if labelled else told
@@ -219,5 +220,5 @@ def _plans(workspace: Workspace) -> str:
     dataset_json = read_dataset_json(workspace.raw, labels=True)
     network = build_downstream(configuration, plans, dataset_json, network=workspace.network)
     millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
-    patch = " x ".join(map(str, configuration.patch_size))
+    patch = times(configuration.patch_size)
     return f"{workspace.configuration}: {type(network).__name__} of {millions:.1f} million weights, patches of {patch}"

@@ -11,6 +11,7 @@ from diffaug.audit.figures import Compared, Figure
 from diffaug.audit.findings import Findings
 from diffaug.audit.memorisation import Judged, Memorisation
 from diffaug.audit.verdicts import Verdict, defects
+from diffaug.errors import times
 from diffaug.page import card, heading, page, paragraph, picture, table
 
 ROWS = 40  # of a table; all of them are in copies.csv
@@ -179,7 +180,7 @@ def _method(findings: Findings) -> Iterable[str]:
         "Not shown: whether anatomy is correct (ask a radiologist), whether copies of a part, an organ say, are among the "
         "volumes, and whether somebody with other knowledge could tell that a patient's scan was used."
     )
-    shape = " x ".join(map(str, findings.grid.shape))
+    shape = times(findings.grid.shape)
     spacing = " x ".join(f"{s:.2f}" for s in findings.grid.spacing)
     yield (
         f"Grid {shape} voxels of {spacing} mm (Z x Y x X), {findings.grid.field_of_view}; channels "

@@ -52,10 +52,10 @@ def conclude(findings: Findings) -> list[Verdict]:
         others = [replace(verdict, defect=None) for verdict in others]
     apart = [verdict for verdict in others if verdict.subject == SUBJECTS["apart"].name]
     rest = [verdict for verdict in others if verdict not in apart]
-    alertness = list(_alertness(findings))
-    if any(verdict.kind != RIGHT for verdict in alertness):
+    alertness = _alertness(findings)
+    if alertness.kind != RIGHT:
         apart = [replace(v, kind=UNCERTAIN, head=INATTENTIVE) if v.kind == RIGHT else v for v in apart]
-    verdicts = [*apart, *alertness, _copies(findings), _check(findings), *_variety(findings), *rest]
+    verdicts = [*apart, alertness, _copies(findings), _check(findings), *_variety(findings), *rest]
     verdicts += _detail(findings)
     if findings.training < FEW_SCANS:
         text = "The fewer the scans, the sooner a generator reproduces them, and the less any figure here can be relied on."
@@ -77,20 +77,18 @@ def defects(verdicts: Sequence[Verdict]) -> list[str]:
     return [verdict.defect for verdict in verdicts if verdict.defect]
 
 
-def _alertness(findings: Findings) -> Iterator[Verdict]:
+def _alertness(findings: Findings) -> Verdict:
     """Tell whether the classifier would notice: what overlooks spoilt scans says nothing of synthetic volumes."""
     name = f"{SUBJECTS['apart'].name}: the test itself"
     if findings.apart is None:
         text = f"It takes {2 * FEWEST} scans and {FEWEST} synthetic volumes."
-        yield Verdict(name, UNCERTAIN, None, "Told from scans: not measured.", text)
-        return
+        return Verdict(name, UNCERTAIN, None, "Told from scans: not measured.", text)
     checks = {"slight blur": findings.apart.blurred, "parts of other scans": findings.apart.patched}
     text = "; ".join(f"{what}: {compared.text()}" for what, compared in checks.items())
     missed = [what for what, compared in checks.items() if compared.verdict != "off"]
     if missed:
-        yield Verdict(name, UNCERTAIN, None, f"The classifier itself: overlooks {' and '.join(missed)}.", text)
-    else:
-        yield Verdict(name, RIGHT, None, "The classifier itself: notices slight blur, and parts of other scans.", text)
+        return Verdict(name, UNCERTAIN, None, f"The classifier itself: overlooks {' and '.join(missed)}.", text)
+    return Verdict(name, RIGHT, None, "The classifier itself: notices slight blur, and parts of other scans.", text)
 
 
 def _copies(findings: Findings) -> Verdict:

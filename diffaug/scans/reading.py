@@ -12,7 +12,7 @@ from typing import Any
 import nibabel
 import numpy as np
 
-from diffaug.errors import DiffaugError, Notice
+from diffaug.errors import DiffaugError, Notice, times
 from diffaug.nnunet.readers import other_readers
 from diffaug.scans.scan import Geometry, Scan
 
@@ -88,7 +88,7 @@ def no_volume(shape: Sequence[int]) -> str:
         What was found and expected.
     """
     several = len(shape) < 3 or math.prod(shape[3:]) != 1
-    found = " x ".join(map(str, shape if several else shape[:3]))
+    found = times(shape if several else shape[:3])
     if several:
         return f"found {found} values, expected one 3D volume"
     return f"found {found} values, expected at least two slices along every axis" if min(shape[:3]) < 2 else ""

@@ -168,7 +168,7 @@ def _about(generator: Generator, workspace: Workspace, origin: dict[str, Any]) -
     spacing, _ = nnunet_geometry(workspace)
     lines = [
         f"a generator of {origin['of']} ({origin['scans']} scans; licence: {_short(origin['licence'])})",
-        f"its volumes: {' x '.join(map(str, grid.shape))} voxels of {times(grid.spacing)} mm"
+        f"its volumes: {times(grid.shape)} voxels of {times(grid.spacing)} mm"
         + (f"; this task's plan: {times(spacing)} mm" if spacing else ""),
         f"its sender's audit of {audit.get('date')}: {audit.get('summary')}",
         "it does not say which scans it has seen: where yours may be among them, ask its sender before you report a Dice",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diffaug.errors import DiffaugError
+from diffaug.errors import DiffaugError, times
 from diffaug.nnunet.families.family import Family
 from diffaug.workspace import PLAN
 
@@ -36,8 +36,7 @@ def require_patch(family: Family, name: str, patch: Sequence[int], kwargs: Mappi
     if name != PLAN:
         fix = f"add a configuration that has them: diffaug plan --task <dataset> --network {name}"
     raise DiffaugError(
-        f"patch size {' x '.join(map(str, patch))}: found with network {name}, expected multiples of "
-        f"{' x '.join(map(str, step))} voxels{more}; {fix}"
+        f"patch size {times(patch)}: found with network {name}, expected multiples of {times(step)} voxels{more}; {fix}"
     )
 
 
