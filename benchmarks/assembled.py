@@ -114,5 +114,5 @@ def assemble(
             if getattr(module, "train", None) is loop.train:
                 stack.enter_context(mock.patch.object(module, "train", begin))
         model = fit(Workspace(TASK), request, device="cpu")
-    kept = {name: fits[name] for name in ("autoencoder", "denoiser")}
+    kept = {name: fits[name] for name in ("autoencoder", "refiner", "denoiser")}
     return Assembled(Generator.load(model).to(torch.device("cpu")), kept)

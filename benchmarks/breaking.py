@@ -31,6 +31,7 @@ TASK = "970"
 CASES = 24
 TINY = {
     "autoencoder_training": {"steps": 12, "warmup_steps": 2, "batch_size": 2},
+    "refiner_training": {"steps": 8, "warmup_steps": 2, "batch_size": 2},
     "denoiser_training": {"steps": 20, "warmup_steps": 2, "batch_size": 2},
 }
 OWN = ("fit", "sample", "audit", "pretrain")
@@ -91,6 +92,7 @@ class Road:
             content[key] |= few
         content["views"] = 2
         content["denoiser"]["channels"] = [8, 8]
+        content["refiner"] = {"width": 8, "blocks": 1}
         content["autoencoder"]["channels"] = [8] * len(content["autoencoder"]["strides"])
         plan.write_text(json.dumps(content))
 

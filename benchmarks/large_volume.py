@@ -19,7 +19,6 @@ from diffaug.generator.condition import Condition
 from diffaug.generator.model import Generator
 from diffaug.generator.plan import GeneratorPlan
 from diffaug.generator.planning import plan_strides
-from diffaug.generator.residual_noise import fit_residual_noise
 from diffaug.generator.samplers import SAMPLERS
 from diffaug.scans.grid import Grid
 
@@ -48,16 +47,16 @@ def untrained(budget: str, shape: tuple[int, ...]) -> Generator:
         autoencoder={"image_channels": 1, "strides": plan_strides(grid.spacing, size.factor), **size.autoencoder},
         autoencoder_crop=(size.crop,) * 3,
         denoiser={"latent_channels": size.autoencoder["latent_channels"], **size.denoiser},
+        refiner=size.refiner,
         views=size.views,
         autoencoder_training=size.autoencoder_training,
+        refiner_training=size.refiner_training,
         denoiser_training=size.denoiser_training,
     )
     autoencoder, denoiser = Autoencoder(**plan.autoencoder), plan.make_denoiser()
-    small = torch.randn(1, 1, 16, 16, 16).clamp(-1, 1)
-    residual_noise = fit_residual_noise([(small, 0.9 * small, torch.full_like(small, 0.1))])
     channels = size.autoencoder["latent_channels"]
     mean, std = torch.zeros(1, channels, 1, 1, 1), torch.ones(1, 1, 1, 1, 1)
-    return Generator(plan, autoencoder, denoiser, mean, std, [shape], [Condition()], residual_noise)
+    return Generator(plan, autoencoder, denoiser, mean, std, [shape], [Condition()], plan.make_refiner())
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from benchmarks.measuring import machine, write_report
 from diffaug.files import write_json
+from diffaug.generator.plan import FITS
 from diffaug.workspace import Workspace, dataset_name
 
 TASK = "980"
@@ -99,7 +100,7 @@ def main() -> None:
     watched(*fit, "--plan-only")
     plan = Workspace(dataset_name(TASK)).generator / "plan.json"
     content = json.loads(plan.read_text())
-    for name in ("autoencoder_training", "denoiser_training"):
+    for name in FITS:
         content[name] |= {"steps": FEW, "warmup_steps": 2}
     write_json(plan, content)
     watched("plan", *task, "--budget", "cpu-small", "--exclude", "none")

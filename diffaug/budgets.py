@@ -52,10 +52,12 @@ class Budget:
         factor: Compression per axis; halved along an axis whose voxels are twice as long as the shortest.
         autoencoder: Widths per level, blocks, latent channels.
         denoiser: Widths per level, blocks, attention.
+        refiner: Width and blocks.
         cells: The most latent cells in a batch of the denoiser: fewer volumes are in it where latents are large, as those
             of long voxels are, which are compressed less.
         views: Windows cached per scan.
         autoencoder_training: How long and fast.
+        refiner_training: How long and fast.
         denoiser_training: How long and fast.
         pretraining: How long and fast the network of nnU-Net's plan is pretrained.
         nnunet: What nnU-Net's trainers are told, the `diffaug` block of its configuration.
@@ -66,9 +68,11 @@ class Budget:
     factor: int
     autoencoder: dict[str, Any]
     denoiser: dict[str, Any]
+    refiner: dict[str, Any]
     cells: int
     views: int
     autoencoder_training: Training
+    refiner_training: Training
     denoiser_training: Training
     pretraining: Training
     nnunet: dict[str, Any]
@@ -82,9 +86,11 @@ BUDGETS = {
         factor=4,
         autoencoder={"channels": [16, 32], "blocks": 1, "latent_channels": 4},
         denoiser={"channels": [48, 48], "blocks": 1, "attention": True},
+        refiner={"width": 32, "blocks": 4},
         cells=2**13,
         views=8,
         autoencoder_training=Training(steps=1500, batch_size=4, learning_rate=2e-3),
+        refiner_training=Training(steps=2500, batch_size=8, learning_rate=2e-3, ema_decay=0.998),
         denoiser_training=Training(steps=9000, batch_size=16, learning_rate=2e-3, ema_decay=0.998),
         pretraining=Training(steps=1000, batch_size=2, learning_rate=4e-3, workers=1),
         nnunet={"epochs": 50, "iterations_per_epoch": 20, "val_iterations_per_epoch": 2, "optimizer": "adamw"},
@@ -96,9 +102,13 @@ BUDGETS = {
         factor=4,
         autoencoder={"channels": [32, 64], "blocks": 2, "latent_channels": 4},
         denoiser={"channels": [128, 256, 384], "blocks": 2, "attention": True},
+        refiner={"width": 64, "blocks": 6},
         cells=2**18,
         views=8,
         autoencoder_training=Training(steps=40_000, batch_size=2, learning_rate=3e-4, warmup_steps=500, workers=6),
+        refiner_training=Training(
+            steps=20_000, batch_size=2, learning_rate=5e-4, warmup_steps=500, ema_decay=0.999, workers=6
+        ),
         denoiser_training=Training(
             steps=60_000, batch_size=16, learning_rate=2e-4, warmup_steps=1000, ema_decay=0.9995, workers=4
         ),
@@ -112,9 +122,13 @@ BUDGETS = {
         factor=4,
         autoencoder={"channels": [64, 128], "blocks": 2, "latent_channels": 4},
         denoiser={"channels": [192, 384, 512], "blocks": 2, "attention": True},
+        refiner={"width": 96, "blocks": 6},
         cells=2**20,
         views=8,
         autoencoder_training=Training(steps=60_000, batch_size=2, learning_rate=3e-4, warmup_steps=500, workers=12),
+        refiner_training=Training(
+            steps=30_000, batch_size=2, learning_rate=5e-4, warmup_steps=500, ema_decay=0.999, workers=12
+        ),
         denoiser_training=Training(
             steps=100_000, batch_size=16, learning_rate=2e-4, warmup_steps=1000, ema_decay=0.9998, workers=6
         ),

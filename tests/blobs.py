@@ -80,9 +80,11 @@ class Task:
         plan = json.loads(file.read_text())
         plan["autoencoder"] |= {"channels": [8, 8], "latent_channels": 4, "codes": 32}
         plan["denoiser"] |= {"channels": [8, 8], "latent_channels": 4}
+        plan["refiner"] = {"width": 8, "blocks": 1}
         plan["views"] = 2
         plan["autoencoder_training"] |= {"steps": steps, "warmup_steps": 2}
-        plan["denoiser_training"] |= {"steps": steps, "batch_size": 2, "warmup_steps": 2}
+        for training in ("refiner_training", "denoiser_training"):
+            plan[training] |= {"steps": steps, "batch_size": 2, "warmup_steps": 2}
         plan |= changes
         file.write_text(json.dumps(plan))
         return plan

@@ -23,6 +23,7 @@ from nnunetv2.run.run_training import get_trainer_from_args
 from blobs import blob, write_image
 from diffaug.budgets import BUDGETS, Training
 from diffaug.cli import main
+from diffaug.generator.plan import FITS
 from diffaug.workspace import Workspace
 from nnunet_plugin.trainer_path import trainer_path
 
@@ -95,10 +96,11 @@ def edit(file, change):
 
 
 def shorten(plan):
-    for fit in ("autoencoder_training", "denoiser_training"):
+    for fit in FITS:
         plan[fit] |= {"steps": 4, "warmup_steps": 1}
     plan["autoencoder"] |= {"channels": [8, 8], "codes": 64}
     plan["denoiser"] |= {"channels": [8, 8]}
+    plan["refiner"] = {"width": 8, "blocks": 1}
 
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "own_folder.py"

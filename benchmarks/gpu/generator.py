@@ -24,7 +24,7 @@ from diffaug.stages.sample import name
 from diffaug.workspace import Workspace
 
 FITTING = 0.4  # share of the part's time for training steps; the rest goes to reading, validation, copies and sampling
-AUTOENCODER = 0.3  # share of that for the autoencoder
+SHARES = {"autoencoder": 0.25, "refiner": 0.2, "denoiser": 0.55}  # of that
 SHOWN = 12
 
 
@@ -39,7 +39,7 @@ def run(context: Context) -> None:
     request = FitRequest(budget=sizes.generator_budget, exclude=("none",))
     file = fit(workspace, request, plan_only=True)
     plan = GeneratorPlan.load(file)
-    steps = {"autoencoder": 30, "denoiser": 30} if sizes == SMOKE else _steps_that_fit(context, plan)
+    steps = dict.fromkeys(SHARES, 30) if sizes == SMOKE else _steps_that_fit(context, plan)
     content = json.loads(file.read_text())
     for network, count in steps.items():
         training = content[f"{network}_training"]
@@ -58,17 +58,16 @@ def _steps_that_fit(context: Context, plan: GeneratorPlan) -> dict[str, int]:
     few = replace(plan, cases=plan.cases[:8], held_out=plan.held_out[:2])
     extent, folder = plan.grid.shape, context.work / "rates"
     rates = {}
-    for network in ("autoencoder", "denoiser"):
+    for network in SHARES:
         objective, training = getattr(objectives, network)(few, extent, folder)
         seconds = context.sizes.step_seconds
         rates[network] = measure_steps(objective, training, context.device, seconds)
     seconds = FITTING * context.left
-    shares = {"autoencoder": AUTOENCODER, "denoiser": 1 - AUTOENCODER}
     context.record(rates={name: figures["steps_per_second"] for name, figures in rates.items()})
-    most = {"autoencoder": plan.autoencoder_training.steps, "denoiser": plan.denoiser_training.steps}
+    most = {network: getattr(plan, f"{network}_training").steps for network in SHARES}
     return {
         network: min(most[network], max(100, round(seconds * share * rates[network]["steps_per_second"])))
-        for network, share in shares.items()
+        for network, share in SHARES.items()
     }
 
 

@@ -18,9 +18,9 @@ from diffaug.generator.autoencoder import Autoencoder
 from diffaug.generator.condition import Condition
 from diffaug.generator.fit_autoencoder import AutoencoderObjective
 from diffaug.generator.fit_denoiser import DenoiserObjective
+from diffaug.generator.fit_refiner import RefinerObjective
 from diffaug.generator.plan import GeneratorPlan
 from diffaug.generator.planning import make_plan
-from diffaug.generator.residual_noise import fit_residual_noise
 from diffaug.generator.views import Views
 from diffaug.nnunet.budget_configurations import run_planner
 from diffaug.nnunet.networks import build_network
@@ -90,6 +90,21 @@ def autoencoder(plan: GeneratorPlan, extent: Sequence[int], folder: Path) -> Mea
     return AutoencoderObjective(plan, cache), plan.autoencoder_training
 
 
+def refiner(plan: GeneratorPlan, extent: Sequence[int], folder: Path) -> Measured:
+    """Give the refiner's objective.
+
+    Args:
+        plan: The plan.
+        extent: Voxels (Z, Y, X) of the scans on its grid.
+        folder: For its scans.
+
+    Returns:
+        Objective and settings.
+    """
+    coder, _ = autoencoder(plan, extent, folder)
+    return RefinerObjective(plan, coder.cache, coder.autoencoder), plan.refiner_training
+
+
 def denoiser(plan: GeneratorPlan, extent: Sequence[int], folder: Path) -> Measured:
     """Give the denoiser's objective.
 
@@ -107,12 +122,10 @@ def denoiser(plan: GeneratorPlan, extent: Sequence[int], folder: Path) -> Measur
     window = Window((0, 0, 0), tuple(extent))
     views, held_out = (Views(latents, c, [window] * len(c) * plan.views) for c in (plan.cases, plan.held_out))
     torch.manual_seed(0)
-    small = torch.randn(1, 1, 16, 16, 16).clamp(-1, 1)
-    residual_noise = fit_residual_noise([(small, 0.9 * small, torch.full_like(small, 0.1))])
     known = {case: Condition() for case in (*plan.cases, *plan.held_out)}
     nothing: CopyDetector = None  # type: ignore[assignment]  # looked at in validations alone
     coder = Autoencoder(**plan.autoencoder)
-    return DenoiserObjective(plan, coder, views, held_out, known, nothing, residual_noise), plan.denoiser_training
+    return DenoiserObjective(plan, coder, views, held_out, known, nothing, None), plan.denoiser_training
 
 
 def pretext(workspace: Workspace, budget: str, extent: Sequence[int], folder: Path) -> Measured:

@@ -22,6 +22,7 @@ def run(context: Context) -> None:
     plan = objectives.typical_plan(budget, sizes.phantom, None)
     makers = {
         "autoencoder": lambda: objectives.autoencoder(plan, sizes.phantom, folder),
+        "refiner": lambda: objectives.refiner(plan, sizes.phantom, folder),
         "denoiser": lambda: objectives.denoiser(plan, sizes.phantom, folder),
         "pretraining": lambda: objectives.pretext(workspace, budget, sizes.phantom, folder),
     }

@@ -18,6 +18,7 @@ from benchmarks.gpu.context import Context
 from benchmarks.gpu.datasets import REPEATED
 from benchmarks.gpu.sizes import WAYS
 from diffaug.files import write_json
+from diffaug.generator.plan import FITS
 from diffaug.stages.pipeline import fit
 from diffaug.stages.requests import FitRequest
 from diffaug.training.log import read_log
@@ -61,7 +62,7 @@ def run(context: Context, way: str) -> None:
 def _plan(workspace: Workspace, steps: int) -> None:
     file = fit(workspace, FitRequest(budget="cpu-small", exclude=("none",)), plan_only=True)
     plan = json.loads(file.read_text())
-    for name in ("autoencoder_training", "denoiser_training"):
+    for name in FITS:
         plan[name] |= {"steps": steps, "warmup_steps": max(1, steps // 10)}
     write_json(file, plan)
 

@@ -154,15 +154,14 @@ def _hours(lines: Lines) -> list[str]:
     }
     rows = []
     for budget in dict.fromkeys(budget for budget, _ in rates):
-        autoencoder, denoiser = (rates.get((budget, kind)) for kind in ("autoencoder", "denoiser"))
+        fits = {kind: rates.get((budget, kind)) for kind in ("autoencoder", "refiner", "denoiser")}
         pretraining = next((rate for (b, kind), rate in rates.items() if b == budget and "pretraining" in kind), None)
         sampled = [v for v in _of(lines, "volume", "seconds") if v["budget"] == budget]
-        if not (autoencoder and denoiser and pretraining and sampled):
+        if not (all(fits.values()) and pretraining and sampled):
             continue
         smallest = min(sampled, key=lambda line: (np.prod(line["shape"]), line["steps"], line["batch"]))
         seconds = {
-            "autoencoder": BUDGETS[budget].autoencoder_training.steps / autoencoder,
-            "denoiser": BUDGETS[budget].denoiser_training.steps / denoiser,
+            **{kind: getattr(BUDGETS[budget], f"{kind}_training").steps / (rate or 1) for kind, rate in fits.items()},
             f"{VOLUMES} volumes": VOLUMES * smallest["seconds"] / smallest["batch"],
             "pretraining": BUDGETS[budget].pretraining.steps / pretraining,
         }

@@ -33,6 +33,7 @@ def run(context: Context) -> None:
 
     kinds: dict[str, Callable[[str], Measured]] = {
         "autoencoder": lambda budget: objectives.autoencoder(plan(budget), sizes.scan, folder),
+        "refiner": lambda budget: objectives.refiner(plan(budget), sizes.scan, folder),
         "denoiser": lambda budget: objectives.denoiser(plan(budget), sizes.scan, folder),
     }
     for name, workspace in spaces.items():

@@ -23,7 +23,7 @@ class Autoencoder(nn.Module):
 
     Beside each voxel it estimates how much it has lost there, as the decoder of a variational autoencoder with a learned
     variance does (arXiv 1312.6114, appendix C.2): muscle is smooth where a gland is grainy, and one scan noisier than
-    another. From that `ResidualNoise` puts noise of its kind back.
+    another. In units of that `Refiner` draws it again.
 
     Around encoder and decoder lead linear shortcuts, from a block of voxels to its cell and back, that begin as the
     principal components of the scans (see `begin_linear`); the networks add what is not linear. A VQ-GAN without them

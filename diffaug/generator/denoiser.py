@@ -7,18 +7,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from diffaug.generator.diffusion import preconditioned, time_of
 from diffaug.generator.unet import UNet
 
 POSITION = 3  # channels of the coordinates
-NOISE_SCALE = 250.0  # spreads log(sigma), about -5 to 5, over the steps a sinusoidal embedding tells apart
 
 
 class Denoiser(nn.Module):
     """Estimates the clean latent from a noisy one.
 
-    The network has EDM's preconditioning (arXiv 2206.00364, table 1, sigma_data = 1: latents are standardised, so their
-    standard deviation is one by construction). A prior of principal components in its place helps for a minute and
-    is no better after five (docs/notebook/denoisers.md).
+    The network has EDM's preconditioning: latents are standardised, so their standard deviation is one by construction. A
+    prior of principal components in its place helps for a minute and is no better after five (docs/notebook/denoisers.md).
 
     Where in the scan each cell lies comes in as three more channels: for `patch` windows their place, for `whole` ones
     the scan's extent. What else is known of the scan comes in as channels of one value each.
@@ -62,10 +61,12 @@ class Denoiser(nn.Module):
         Returns:
             The estimate of the clean latent, `(B, C, z, y, x)`.
         """
-        sigma_map = sigma.view(-1, 1, 1, 1, 1)
-        total = (sigma_map.square() + 1).sqrt()
         if condition is None:
             condition = noisy.new_zeros(len(noisy), self.condition_channels)
         condition_maps = condition[..., None, None, None].expand(-1, -1, *noisy.shape[2:])
-        raw = self.network(torch.cat([noisy / total, coordinates, condition_maps], 1), sigma.log() * NOISE_SCALE)
-        return noisy / total.square() + raw.float() * sigma_map / total
+
+        def network(x: Tensor) -> Tensor:
+            out: Tensor = self.network(torch.cat([x, coordinates, condition_maps], 1), time_of(sigma))
+            return out
+
+        return preconditioned(network, noisy, sigma)

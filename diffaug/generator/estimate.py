@@ -16,14 +16,14 @@ from diffaug.generator.planning import make_plan
 from diffaug.scans.grid import Reading
 
 # Share of the convolutions' speed that training steps reach (benchmarks/results/speed.md, bare steps)
-REACHED = {"autoencoder": 0.28, "denoiser": 0.68}
+REACHED = {"autoencoder": 0.28, "refiner": 0.5, "denoiser": 0.68}
 BOTH_WAYS = 3  # forward, and twice as much backward
 TIMED_EDGE, WIDTH, TIMED_BATCH = 24, 64, 2  # of the convolution that is timed
 SECONDS = 0.2  # that this takes
 
 
 def likely_seconds(plan: GeneratorPlan, device: torch.device) -> float:
-    """Estimate how long both fits take, without reading, validation and calibration.
+    """Estimate how long the fits take, without reading, validation and calibration.
 
     Args:
         plan: The plan.
@@ -39,14 +39,18 @@ def likely_seconds(plan: GeneratorPlan, device: torch.device) -> float:
         batch, channels = plan.denoiser_training.batch_size, plan.autoencoder["latent_channels"]
         latent, positions = (torch.zeros(batch, count, *plan.latent_shape) for count in (channels, 3))
         denoiser = plan.make_denoiser()
-        with torch.no_grad(), FlopCounterMode(display=False) as first:
-            autoencoder(pieces)
-        with torch.no_grad(), FlopCounterMode(display=False) as second:
-            denoiser(latent, torch.ones(batch), positions)
+        work = {
+            "autoencoder": BOTH_WAYS * _operations(autoencoder, pieces),
+            "denoiser": BOTH_WAYS * _operations(denoiser, latent, torch.ones(batch), positions),
+        }
+        if refiner := plan.make_refiner():
+            batch = plan.refiner_training.batch_size
+            pieces = torch.ones(batch, len(plan.channels), *plan.autoencoder_crop)
+            made = _operations(autoencoder, pieces)  # that it learns from: one way
+            work["refiner"] = made + BOTH_WAYS * _operations(refiner, pieces, torch.ones(batch), pieces, pieces)
     rate = _speed(device)
-    work = {"autoencoder": first.get_total_flops(), "denoiser": second.get_total_flops()}
-    steps = {"autoencoder": plan.autoencoder_training.steps, "denoiser": plan.denoiser_training.steps}
-    return sum(BOTH_WAYS * work[name] * steps[name] / (rate * REACHED[name]) for name in work)
+    steps = {name: getattr(plan, f"{name}_training").steps for name in work}
+    return sum(work[name] * steps[name] / (rate * REACHED[name]) for name in work)
 
 
 def largest_plan(budget: str) -> GeneratorPlan:
@@ -80,6 +84,12 @@ def in_words(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {name}"
     return "two minutes or less"
+
+
+def _operations(network: nn.Module, *arguments: torch.Tensor) -> int:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(*arguments)
+    return counter.get_total_flops()
 
 
 def _speed(device: torch.device) -> float:

@@ -58,10 +58,7 @@ class AutoencoderObjective:
         Returns:
             `(C, Z, Y, X)`.
         """
-        case = self.plan.cases[rng.integers(len(self.plan.cases))]
-        volume = self.cache[case]
-        window = scattered(volume.shape[1:], self.plan.autoencoder_crop, PIECE_REACH, rng)
-        return torch.from_numpy(cut(volume, window, self.plan.autoencoder_crop))
+        return random_piece(self.plan, self.cache, rng)
 
     def _blocks(self) -> Tensor:
         """Cut random pieces of training scans into blocks of voxels, one for each latent cell, `(N, C, *factors)`."""
@@ -186,6 +183,22 @@ def make_discriminator(plan: GeneratorPlan) -> PatchDiscriminator | None:
         num_layers_d=plan.discriminator_layers,
         norm="INSTANCE",  # batches of two make batch norm noise
     )
+
+
+def random_piece(plan: GeneratorPlan, cache: VolumeCache, rng: np.random.Generator) -> Tensor:
+    """Cut a piece out of a random training scan.
+
+    Args:
+        plan: The plan.
+        cache: The cache.
+        rng: Source of randomness.
+
+    Returns:
+        `(C, Z, Y, X)`, as large as the plan's `autoencoder_crop`.
+    """
+    volume = cache[plan.cases[rng.integers(len(plan.cases))]]
+    window = scattered(volume.shape[1:], plan.autoencoder_crop, PIECE_REACH, rng)
+    return torch.from_numpy(cut(volume, window, plan.autoencoder_crop))
 
 
 def centre_window(cache: VolumeCache, case: str, shape: Sequence[int]) -> np.ndarray:

@@ -19,7 +19,7 @@ from diffaug.generator.denoiser import Denoiser
 from diffaug.generator.diffusion import denoising_error, draw_sigma
 from diffaug.generator.model import Generator
 from diffaug.generator.plan import GeneratorPlan
-from diffaug.generator.residual_noise import ResidualNoise
+from diffaug.generator.refiner import Refiner
 from diffaug.generator.views import Views
 from diffaug.scans.pictures import mosaic
 from diffaug.scans.windows import Window, coordinates
@@ -49,11 +49,11 @@ class DenoiserObjective:
         held_out: Views,
         conditions: Mapping[str, Condition],
         detector: CopyDetector,
-        residual_noise: ResidualNoise,
+        refiner: Refiner | None,
     ) -> None:
         self.plan = plan
         self.detector = detector
-        self.residual_noise = residual_noise
+        self.refiner = refiner
         self.conditions = [conditions[case] for case in plan.cases]
         self.condition_values = self._condition_values(self.conditions)
         self.autoencoder = autoencoder
@@ -119,9 +119,8 @@ class DenoiserObjective:
         sigma = draw_sigma(len(latent), latent.device)
         denoiser = self.networks["denoiser"]
         assert isinstance(denoiser, Denoiser)
-        error = denoising_error(
-            denoiser, latent, positions, sigma, normal(latent.shape, latent.device), condition_values
-        )
+        noise = normal(latent.shape, latent.device)
+        error = denoising_error(denoiser, latent, sigma, noise, positions, condition_values)
         yield "denoiser", error.mean(), {}
 
     @torch.no_grad()
@@ -143,7 +142,7 @@ class DenoiserObjective:
         figures = {}
         for level in HELD_OUT_SIGMAS:
             sigma = torch.full((len(latent),), level, device=device)
-            error = denoising_error(denoiser, latent, positions, sigma, noise, condition_values)
+            error = denoising_error(denoiser, latent, sigma, noise, positions, condition_values)
             figures[f"held_out_at_{level:g}"] = float(error.mean())
         generator = self.generator(average, [w.extent for w in self.views.windows[:: self.plan.views]]).to(device)
         self.samples, *_ = generator.synthesise(0, range(WATCHED), sampler="dpmpp", steps=WATCHED_STEPS)
@@ -168,7 +167,7 @@ class DenoiserObjective:
         """
         averaged = self._averaged(average)
         parts = (self.plan, self.autoencoder, averaged, self.mean, self.std)
-        return Generator(*parts, extents, self.conditions, self.residual_noise)
+        return Generator(*parts, extents, self.conditions, self.refiner)
 
     def preview(self, file: Path, average: nn.Module | None) -> None:
         """Draw the samples of the last validation.

@@ -1,4 +1,4 @@
-"""From resampled scans to a generator: autoencoder, latents, copy detector, denoiser, each going on where it stopped."""
+"""From resampled scans to a generator: autoencoder, refiner, copy detector, denoiser, each going on where it stopped."""
 
 from __future__ import annotations
 
@@ -19,16 +19,15 @@ from diffaug.generator.check_autoencoder import AutoencoderCheck, check_autoenco
 from diffaug.generator.condition import Condition
 from diffaug.generator.fit_autoencoder import AutoencoderObjective, centre_window
 from diffaug.generator.fit_denoiser import DenoiserObjective
+from diffaug.generator.fit_refiner import RefinerObjective, averaged
 from diffaug.generator.model import Generator
 from diffaug.generator.plan import GeneratorPlan
-from diffaug.generator.residual_noise import ResidualNoise, fit_residual_noise
 from diffaug.generator.views import encode_views
 from diffaug.scans.cache import VolumeCache
 from diffaug.scans.pictures import curves
 from diffaug.training.log import read_log
 from diffaug.training.loop import train
 
-GRAIN_SCANS = 32
 COPIES = "copies.json"  # the calibrated copy detector, beside the generator
 
 
@@ -40,7 +39,7 @@ def fit_networks(
     fabric: Fabric,
     tell: Callable[..., None],
 ) -> Generator:
-    """Fit both networks, or go on.
+    """Fit the networks, or go on.
 
     Args:
         plan: The plan.
@@ -55,15 +54,21 @@ def fit_networks(
     """
     torch.manual_seed(plan.autoencoder_training.seed)
     coder = AutoencoderObjective(plan, cache)
-    # changing what comes after must not discard the autoencoder
-    later = ("denoiser", "denoiser_training", "views", "conditions")
-    identity = {k: v for k, v in asdict(plan).items() if k not in later}
+    # changing what comes after must not discard the autoencoder, nor the refiner
+    refining, later = ("refiner", "refiner_training"), ("denoiser", "denoiser_training", "views", "conditions")
+    refined = {k: v for k, v in asdict(plan).items() if k not in later}
+    identity = {k: v for k, v in refined.items() if k not in refining}
     fit = partial(train, fabric=fabric, folder=folder)
     fit(coder, coder.example, plan.autoencoder_training, name="autoencoder", identity=identity)
     if fabric.is_global_zero:  # said before the long part begins
         check = _check(coder, cache, folder)
         tell(autoencoder=check.figures())
         print(f"fit: {check.text()}", flush=True)
+    refiner = None
+    if plan.refiner:
+        torch.manual_seed(plan.refiner_training.seed)
+        finer = RefinerObjective(plan, cache, coder.autoencoder)
+        refiner = averaged(fit(finer, finer.example, plan.refiner_training, name="refiner", identity=refined))
     key = fingerprint(["mirrored", identity, plan.views, plan.denoiser_training.seed, _sum(coder.autoencoder)])
     latents = VolumeCache(folder / f"latents_{key}")
     with fabric.rank_zero_first():
@@ -73,8 +78,7 @@ def fit_networks(
         )
     detector = _detector(plan, cache, folder, fabric)
     torch.manual_seed(plan.denoiser_training.seed)
-    residual_noise = _residual_noise(coder.autoencoder, plan, cache)
-    objective = DenoiserObjective(plan, coder.autoencoder, views, held_out, conditions, detector, residual_noise)
+    objective = DenoiserObjective(plan, coder.autoencoder, views, held_out, conditions, detector, refiner)
     average = fit(objective, objective.example, plan.denoiser_training, name="denoiser", identity=asdict(plan))
     extents = [size for _, size in cache.sizes(plan.cases)]
     generator = objective.generator(average, extents)
@@ -89,17 +93,6 @@ def _check(coder: AutoencoderObjective, cache: VolumeCache, folder: Path) -> Aut
     training = [centre_window(cache, case, plan.grid.shape) for case in plan.cases[: len(coder.held_out)]]
     log = [line for line in read_log(folder / "log.jsonl") if line["fit"] == "autoencoder"]
     return check_autoencoder(coder.autoencoder, coder.held_out, training, log)
-
-
-@torch.no_grad()
-def _residual_noise(autoencoder: Autoencoder, plan: GeneratorPlan, cache: VolumeCache) -> ResidualNoise:
-    """Measure what the autoencoder takes from training scans."""
-    autoencoder.eval()
-    device = autoencoder.head.weight.device
-    scans = (torch.from_numpy(centre_window(cache, case, plan.grid.shape))[None] for case in plan.cases[:GRAIN_SCANS])
-    return fit_residual_noise(
-        [(scan, *autoencoder.decode_and_estimate(autoencoder.encode(scan))) for scan in (s.to(device) for s in scans)]
-    )
 
 
 def _detector(plan: GeneratorPlan, cache: VolumeCache, folder: Path, fabric: Fabric) -> CopyDetector:
@@ -131,16 +124,19 @@ def _sum(autoencoder: Autoencoder) -> float:
 
 
 def _finish(folder: Path) -> dict[str, Any]:
-    """Draw the curves, and collect the last figures of both fits."""
+    """Draw the curves, and collect the last figures of all fits."""
     log = read_log(folder / "log.jsonl")
     figures: dict[str, Any] = {}
     for line in log:
         figures |= {f"{line['fit']}_{k}": v for k, v in line.items() if k.startswith(("held_out", "perplexity"))}
     for name, keys in (
         ("autoencoder", ("l1", "perplexity", "held_out_psnr")),
+        ("refiner", ("refiner_loss", "held_out")),
         ("denoiser", ("denoiser_loss", "held_out")),
     ):
         lines = {k: [line for line in log if line["fit"] == name and k in line] for k in keys}
+        if not any(lines.values()):
+            continue  # the paper's pair has no refiner
         drawn = {k: ([line["step"] for line in v], [line[k] for line in v]) for k, v in lines.items()}
         curves(drawn, folder / f"{name}_curves.png", title=f"fitting the {name}", x="step")
     return figures

@@ -6,14 +6,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from pydantic import PositiveInt
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import NotRequired, TypedDict
 
 from diffaug import __version__
@@ -24,10 +24,12 @@ from diffaug.generator.autoencoder import Autoencoder
 from diffaug.generator.condition import Condition
 from diffaug.generator.denoiser import Denoiser
 from diffaug.generator.plan import GeneratorPlan
-from diffaug.generator.residual_noise import ResidualNoise
+from diffaug.generator.refiner import Refiner
 from diffaug.scans.windows import Window, centred, coordinates, scattered
 from diffaug.shapes import require_shape
 from diffaug.training.devices import start_fabric
+
+Format = Literal["diffaug generator 4"]  # counts up where a file of today cannot be read as one of yesterday
 
 
 class Seen(TypedDict):
@@ -39,6 +41,7 @@ class Seen(TypedDict):
 class Told(TypedDict):
     """What a generator's file says beside its weights."""
 
+    format: Format
     plan: dict[str, Any]
     extents: list[tuple[PositiveInt, PositiveInt, PositiveInt]]
     conditions: NotRequired[list[Condition]]
@@ -57,7 +60,7 @@ class Generator:
         std: Of the training latents, one for all channels, see `DenoiserObjective`.
         extents: Voxels (Z, Y, X) on the canonical grid of every training scan: synthetic ones are as large.
         conditions: What is known of every training scan, in the same order: synthetic ones are alike.
-        residual_noise: What the autoencoder takes from every scan.
+        refiner: Draws what the autoencoder takes from every scan; None leaves volumes as smooth as that makes them.
         provenance: Ids it has seen, hashes, versions.
     """
 
@@ -68,7 +71,7 @@ class Generator:
     std: Tensor
     extents: list[tuple[int, ...]]
     conditions: list[Condition]
-    residual_noise: ResidualNoise
+    refiner: Refiner | None
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> Generator:
@@ -80,10 +83,14 @@ class Generator:
         Returns:
             Itself.
         """
-        for network in (self.autoencoder, self.denoiser):
+        for network in self._networks().values():
             network.to(device, memory_format=torch.channels_last_3d).eval()  # type: ignore[call-overload]
         self.mean, self.std = self.mean.to(device), self.std.to(device)
         return self
+
+    def _networks(self) -> dict[str, nn.Module]:
+        found = {"autoencoder": self.autoencoder, "denoiser": self.denoiser, "refiner": self.refiner}
+        return {name: network for name, network in found.items() if network is not None}
 
     @torch.no_grad()
     def synthesise(
@@ -95,7 +102,7 @@ class Generator:
         steps: int | None,
         wanted: Condition | None = None,
         guidance: float = 1.0,
-        residual_noise: bool = True,
+        refine: bool = True,
     ) -> tuple[Tensor, list[Window], list[Condition]]:
         """Make synthetic volumes; the one with a given seed and number is always the same.
 
@@ -109,7 +116,7 @@ class Generator:
             steps: Number of steps; None for the sampler's own.
             wanted: Conditions that all volumes shall have.
             guidance: Weight of the conditions, see `samplers.guided`.
-            residual_noise: Whether volumes get the residual noise of scans.
+            refine: Whether volumes get what the autoencoder takes from scans, if there is a refiner.
 
         Returns:
             Volumes `(B, C, Z, Y, X)` in [-1, 1] on the CPU, the window of each (where in a scan it lies) and its
@@ -136,9 +143,10 @@ class Generator:
         with start_fabric(start.device.type).autocast():
             latent = samplers.run_sampler(sampler, steps, denoise, start, noise)
         volumes, lost = self.autoencoder.decode_and_estimate(latent * self.std + self.mean)
-        if residual_noise:
+        if refine and self.refiner is not None:
             white = [torch.randn(volumes.shape[1:], generator=g) for g in generators]
-            volumes = self.residual_noise.add(volumes, lost, torch.stack(white).to(volumes))
+            with start_fabric(start.device.type).autocast():
+                volumes = self.refiner.refine(volumes, lost, torch.stack(white).to(volumes))
         return volumes.cpu(), windows, conditions
 
     def _draw(self, seed: int, number: int, wanted: Condition) -> tuple[Window, Condition, torch.Generator]:
@@ -157,12 +165,11 @@ class Generator:
         Args:
             file: Ends in `.safetensors`.
         """
-        tensors = {f"autoencoder.{k}": v for k, v in self.autoencoder.state_dict().items()}
-        tensors |= {f"denoiser.{k}": v for k, v in self.denoiser.state_dict().items()}
-        tensors |= {"latent_mean": self.mean, "latent_std": self.std}
-        tensors |= {f"residual_noise.{k}": v for k, v in asdict(self.residual_noise).items()}
+        tensors = {"latent_mean": self.mean, "latent_std": self.std}
+        for name, network in self._networks().items():
+            tensors |= {f"{name}.{k}": v for k, v in network.state_dict().items()}
         about = {
-            "format": "diffaug generator 3",
+            "format": get_args(Format)[0],
             "version": __version__,
             "plan": asdict(self.plan),
             "extents": self.extents,
@@ -174,13 +181,12 @@ class Generator:
 
     def _require_sense(self, tensors: dict[str, Tensor]) -> None:
         """Find what would only fail, or mislead, when volumes are made."""
-        latent, channels = self.plan.autoencoder["latent_channels"], len(self.plan.channels)
+        latent = self.plan.autoencoder["latent_channels"]
         rules = {
             "all numbers are finite": all(bool(t.isfinite().all()) for t in tensors.values()),
             "latent_mean and latent_std fit the latent": self.mean.shape == (1, latent, 1, 1, 1)
             and self.std.numel() == 1,
-            "the residual noise has a filter for each channel": self.residual_noise.kernel.shape[:1] == (channels,)
-            and self.residual_noise.kernel.ndim == 4,
+            "the refiner's scale is positive": self.refiner is None or bool((self.refiner.scale > 0).all()),
             "there are as many conditions as extents": 0 < len(self.extents) == len(self.conditions),
         }
         for rule, kept in rules.items():
@@ -208,19 +214,16 @@ class Generator:
                 tensors = {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118 (not a dict)
             require_shape(about, Told, file, "ask for it anew, or run: diffaug fit --fresh")
             plan = GeneratorPlan.from_dict(about["plan"], file)
-            autoencoder, denoiser = Autoencoder(**plan.autoencoder), plan.make_denoiser()
-            for name, network in (("autoencoder.", autoencoder), ("denoiser.", denoiser)):
-                network.load_state_dict({k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)})
             extents = [tuple(extent) for extent in about["extents"]]
             conditions = [Condition.from_dict(entry) for entry in about.get("conditions", [{}] * len(extents))]
             mean, std = tensors["latent_mean"], tensors["latent_std"]
-            prefix = "residual_noise."
-            residual_noise = ResidualNoise(
-                **{k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-            )
+            autoencoder, denoiser, refiner = Autoencoder(**plan.autoencoder), plan.make_denoiser(), plan.make_refiner()
             generator = Generator(
-                plan, autoencoder, denoiser, mean, std, extents, conditions, residual_noise, about["provenance"]
+                plan, autoencoder, denoiser, mean, std, extents, conditions, refiner, about["provenance"]
             )
+            for name, network in generator._networks().items():
+                own = f"{name}."
+                network.load_state_dict({k.removeprefix(own): v for k, v in tensors.items() if k.startswith(own)})
             generator._require_sense(tensors)
             return generator
         except DiffaugError:

@@ -17,12 +17,14 @@ from diffaug.files import read_json, write_json
 from diffaug.generator.autoencoder import Autoencoder
 from diffaug.generator.conditions import ConditionPlan
 from diffaug.generator.denoiser import Denoiser
+from diffaug.generator.refiner import Refiner
 from diffaug.scans.grid import Grid
 from diffaug.shapes import require_shape
 
 # Voxels that the patch discriminator needs along every axis, by the number of its layers: fewer, and nothing is left of
 # a volume after its strides (hearts have 6 to 12 slices)
 DISCRIMINATOR_NEEDS = {2: 12, 1: 6, 0: 4}
+FITS = ("autoencoder_training", "refiner_training", "denoiser_training")
 MOST_VOXELS = 2**30  # of a volume: a whole body of 1 mm has a third of it
 
 
@@ -37,8 +39,10 @@ class Written(TypedDict):
     autoencoder: dict[str, Any]
     autoencoder_crop: list[int]
     denoiser: dict[str, Any]
+    refiner: dict[str, Any] | None
     views: int
     autoencoder_training: Training
+    refiner_training: Training
     denoiser_training: Training
     conditions: NotRequired[ConditionPlan]
     discriminator_layers: NotRequired[int | None]
@@ -57,8 +61,10 @@ class GeneratorPlan:
         autoencoder: Arguments of `Autoencoder`.
         autoencoder_crop: Voxels (Z, Y, X) of what the autoencoder trains on.
         denoiser: Arguments of `Denoiser`.
+        refiner: Arguments of `Refiner`; None leaves volumes as the autoencoder makes them.
         views: Windows cached per scan.
         autoencoder_training: How long and fast.
+        refiner_training: How long and fast.
         denoiser_training: How long and fast.
         conditions: What else the denoiser is told of a scan.
         discriminator_layers: Of the autoencoder's critic, a key of `DISCRIMINATOR_NEEDS`; None trains without one.
@@ -72,8 +78,10 @@ class GeneratorPlan:
     autoencoder: dict[str, Any]
     autoencoder_crop: tuple[int, ...]
     denoiser: dict[str, Any]
+    refiner: dict[str, Any] | None
     views: int
     autoencoder_training: Training
+    refiner_training: Training
     denoiser_training: Training
     conditions: ConditionPlan = field(default_factory=ConditionPlan)
     discriminator_layers: int | None = max(DISCRIMINATOR_NEEDS)
@@ -91,6 +99,17 @@ class GeneratorPlan:
             An untrained one.
         """
         return Denoiser(**self.denoiser, condition_channels=self.conditions.channels)
+
+    def make_refiner(self) -> Refiner | None:
+        """Build the refiner.
+
+        Returns:
+            An untrained one; None where the plan has none.
+        """
+        if self.refiner is None:
+            return None
+        # folded as the autoencoder's first level folds: long voxels less
+        return Refiner(image_channels=len(self.channels), stride=self.autoencoder["strides"][0], **self.refiner)
 
     def save(self, file: Path) -> None:
         """Write the plan.
@@ -117,7 +136,7 @@ class GeneratorPlan:
         require_shape(content, Written, source, "fix it or delete it to plan anew")
         try:
             grid = Grid(**{k: _tuples(v) for k, v in content["grid"].items()})
-            training = {k: Training(**content[k]) for k in ("autoencoder_training", "denoiser_training")}
+            training = {k: Training(**content[k]) for k in FITS}
             lists = {k: tuple(content[k]) for k in ("channels", "cases", "held_out", "autoencoder_crop")}
             conditions = ConditionPlan.from_dict(content.get("conditions", {}))
             plan = GeneratorPlan(**{**content, **lists, **training, "grid": grid, "conditions": conditions})
@@ -132,6 +151,7 @@ class GeneratorPlan:
             with torch.device("meta"):  # costs nothing, and finds every argument the networks do not take
                 Autoencoder(**plan.autoencoder)
                 plan.make_denoiser()
+                plan.make_refiner()
         except (KeyError, TypeError, AttributeError, ValueError, IndexError, RuntimeError, ZeroDivisionError) as error:
             raise DiffaugError(f"{source}: not a generator plan ({error}); fix it or delete it to plan anew") from error
         return plan
@@ -139,7 +159,7 @@ class GeneratorPlan:
     def _require_sense(self) -> None:
         """Find numbers that would only fail, or mislead, hours later."""
         grid, conditions = self.grid, self.conditions
-        fits = (self.autoencoder_training, self.denoiser_training)
+        fits = [getattr(self, fit) for fit in FITS]
         axes = sorted("".join(pair for pair in ("LR", "AP", "SI") if letter in pair) for letter in grid.orientation)
         rules = {
             "field_of_view is whole or patch": grid.field_of_view in ("whole", "patch"),
@@ -164,7 +184,9 @@ class GeneratorPlan:
             == sorted({conditions.site_of[case] for case in self.cases if case in conditions.site_of}),
             "the conditions' site_of has no other sites": {*conditions.site_of.values()} <= {*conditions.sites},
             "the conditions' spacing is true or false": isinstance(conditions.spacing, bool),
-            "the denoiser's ema_decay lies between 0 and 1": 0 < (self.denoiser_training.ema_decay or 0) < 1,
+            "the ema_decay of denoiser and refiner lies between 0 and 1": all(
+                0 < (t.ema_decay or 0) < 1 for t in (self.denoiser_training, self.refiner_training)
+            ),
         }
         for rule, kept in rules.items():
             if not kept:

@@ -45,7 +45,7 @@ def travelling(generator: Generator, origin: Mapping[str, Any]) -> Generator:
         std=generator.std,
         extents=[extent for extent, _ in alike],
         conditions=[condition for _, condition in alike],
-        residual_noise=generator.residual_noise,
+        refiner=generator.refiner and _halved(generator.refiner),
         provenance={"seen": [], "excluded": [], ORIGIN: dict(origin)},
     )
 

@@ -57,7 +57,7 @@ class SampleRequest:
         condition: What all volumes shall be alike in, site=NAME or spacing=Z,Y,X in mm; may be repeated; what is not named
             varies as it does among the training scans.
         guidance: Weight of the conditions; above 1 exaggerates what they change.
-        residual_noise: Whether volumes get the residual noise of scans, or stay as smooth as the autoencoder makes them.
+        refine: Whether volumes get what the autoencoder loses, or stay as smooth as it makes them.
         keep_copies: For research: whether volumes too like a training scan stay in the set.
     """
 
@@ -69,7 +69,7 @@ class SampleRequest:
     steps: int | None = None
     condition: Condition = option(Condition(), read=Condition.parse, metavar="KEY=VALUE")
     guidance: float = 1.0
-    residual_noise: bool = True
+    refine: bool = True
     keep_copies: bool = False
 
 

@@ -116,7 +116,7 @@ def _make(
 ) -> None:
     made, refused = stage.manifest["volumes"], stage.manifest["refused"]
     first = 1 + max([-1, *refused, *(entry["candidate"] for entry in made.values())])
-    options = {key: getattr(request, key) for key in ("sampler", "steps", "guidance", "residual_noise")}
+    options = {key: getattr(request, key) for key in ("sampler", "steps", "guidance", "refine")}
     make = partial(generator.synthesise, request.seed, wanted=request.condition, **options)
     endless = rounds(make, detector, first, fabric)
     bar = tqdm(

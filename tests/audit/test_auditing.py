@@ -13,6 +13,7 @@ from blobs import blob, write_image
 from diffaug.audit import fit_feature_space
 from diffaug.audit.requests import FoldersRequest
 from diffaug.files import read_json, write_json
+from diffaug.generator.plan import FITS
 from diffaug.scans.scan import Geometry, Scan, write_scan
 from diffaug.stages.pipeline import audit, audit_folders, fit, sample
 from diffaug.stages.requests import FitRequest, SampleRequest
@@ -59,7 +60,8 @@ def audited(tmp_path_factory, request):
             plan["autoencoder_crop"] = [16, 16, 16]
         plan["autoencoder"] |= {"channels": [8, 8], "latent_channels": 4, "codes": 32}
         plan["denoiser"] |= {"channels": [8, 16], "latent_channels": 4}
-        for name in ("autoencoder_training", "denoiser_training"):
+        plan["refiner"] = {"width": 8, "blocks": 1}
+        for name in FITS:
             plan[name] |= {"steps": 6, "batch_size": 2}
         write_json(plan_file, plan)
         sample(workspace, SampleRequest(count=4, steps=3), device="cpu")

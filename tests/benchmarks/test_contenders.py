@@ -26,7 +26,7 @@ def test_all_denoisers_are_of_one_size_and_latent(tmp_path, monkeypatch):
     for name in ("raw", "preprocessed", "results"):
         monkeypatch.setenv(f"nnUNet_{name}", "")  # restored afterwards
     assembled = assemble(tmp_path, SHAPE, resize_plan, cases=10)
-    assert sorted(assembled.fits) == ["autoencoder", "denoiser"]
+    assert sorted(assembled.fits) == ["autoencoder", "denoiser", "refiner"]
     generator = assembled.generator
     assert (generator.plan.autoencoder["latent_channels"], *generator.plan.latent_shape) == (CHANNELS, *CELLS)
     assert count_parameters(generator.denoiser) == pytest.approx(PARAMETERS, rel=0.05)

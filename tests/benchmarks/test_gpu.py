@@ -219,7 +219,7 @@ def test_every_part_runs_on_a_cpu(tmp_path):
     assert {tuple(line["shape"]) for line in volumes} == set(SMOKE.volumes)
     assert {line["sampler"] for line in volumes} == {"dpmpp", "ddpm"}
     kinds = [line["kind"] for line in lines if line["part"] == "training" and "kind" in line]
-    assert kinds == ["autoencoder", "denoiser", "pretraining nnUNetPlans"]
+    assert kinds == ["autoencoder", "refiner", "denoiser", "pretraining nnUNetPlans"]
     assert all(line["equal"] for line in lines if line["part"] == "repeats"), "bit for bit on a CPU"
     assert any(line.get("killed_at_step") for line in lines if line["part"] == "repeat")
     assert {line["arm"] for line in lines if line["part"] == "train"} == set(ARMS)

@@ -20,7 +20,6 @@ from diffaug.generator.conditions import (
 )
 from diffaug.generator.fit_denoiser import DenoiserObjective
 from diffaug.generator.planning import make_plan
-from diffaug.generator.residual_noise import ResidualNoise
 from diffaug.generator.sites import read_sites
 from diffaug.generator.views import Views
 from diffaug.scans.grid import Grid, Reading
@@ -222,9 +221,8 @@ def mixture():
         return Views(dict(zip(cases, values, strict=True)), cases, windows)
 
     conditions = {r.case: plan.conditions.of(r, plan.grid) for r in READINGS}
-    silence = ResidualNoise(torch.zeros(4, 1, 1, 1))
     return DenoiserObjective(
-        plan, EnlargedLatent(), latents(plan.cases), latents(plan.held_out), conditions, SeesNoCopy(), silence
+        plan, EnlargedLatent(), latents(plan.cases), latents(plan.held_out), conditions, SeesNoCopy(), None
     )
 
 

@@ -53,7 +53,7 @@ def test_the_network_sees_unit_variance_and_aims_at_unit_variance(denoiser, seen
 @pytest.mark.parametrize("sigma", [0.1, 1.0, 10.0])
 def test_loss_of_a_silent_network_is_one_at_every_level(denoiser, seen, sigma):
     latent, noise = torch.randn(2, 4, 24, 24, 24), torch.randn(2, 4, 24, 24, 24)
-    error = denoising_error(denoiser, latent, torch.zeros(2, 3, 24, 24, 24), torch.full((2,), sigma), noise)
+    error = denoising_error(denoiser, latent, torch.full((2,), sigma), noise, torch.zeros(2, 3, 24, 24, 24))
     assert error.shape == (2,)
     assert float(error.mean()) == pytest.approx(1, abs=0.03)
 
@@ -102,7 +102,7 @@ def test_loss_is_that_of_the_conditional_denoiser(monkeypatch):
     denoiser = Denoiser(latent_channels=4, channels=[8, 8], blocks=1, attention=False, condition_channels=2).eval()
     told, shown = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), []
     monkeypatch.setattr(denoiser, "forward", lambda x, sigma, places, condition: shown.append(condition) or x)
-    denoising_error(denoiser, torch.zeros(2, 4, 8, 8, 8), PLACES, torch.ones(2), torch.ones(2, 4, 8, 8, 8), told)
+    denoising_error(denoiser, torch.zeros(2, 4, 8, 8, 8), torch.ones(2), torch.ones(2, 4, 8, 8, 8), PLACES, told)
     assert shown == [told]
 
 

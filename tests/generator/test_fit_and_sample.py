@@ -20,7 +20,7 @@ from diffaug.errors import DiffaugError
 from diffaug.generator import fitting
 from diffaug.generator.condition import Condition
 from diffaug.generator.model import Generator
-from diffaug.generator.plan import GeneratorPlan
+from diffaug.generator.plan import FITS, GeneratorPlan
 from diffaug.reader_study.requests import MakeRequest
 from diffaug.scans.exclusion import excluded_ids
 from diffaug.scans.windows import paste_extent, refill
@@ -96,12 +96,14 @@ def test_fit_leaves_a_self_describing_generator_and_no_training_state(done):
     generator = Generator.load(folder / "generator.safetensors")
     assert set(generator.provenance["seen"]) == set(told["cases"])
     assert generator.plan == GeneratorPlan.load(folder / "plan.json")
-    assert {"autoencoder.png", "denoiser.png", "autoencoder_curves.png"} <= {p.name for p in folder.iterdir()}
+    assert {"autoencoder.png", "refiner.png", "denoiser.png", "autoencoder_curves.png", "refiner_curves.png"} <= {
+        p.name for p in folder.iterdir()
+    }
     steps = {
         f: max(line["step"] for line in read_log(folder / "log.jsonl") if line["fit"] == f)
-        for f in ("autoencoder", "denoiser")
+        for f in ("autoencoder", "refiner", "denoiser")
     }
-    assert steps == {"autoencoder": STEPS, "denoiser": STEPS}
+    assert steps == {"autoencoder": STEPS, "refiner": STEPS, "denoiser": STEPS}
 
 
 def test_excluded_scans_are_never_opened(task):
@@ -215,13 +217,13 @@ def test_a_generator_of_nothing_but_copies_is_refused(done, refusal):
     assert "--keep-copies" in message
 
 
-def test_without_residual_noise_volumes_are_as_smooth_as_the_decoder_makes_them(done):
+def test_unrefined_volumes_are_as_smooth_as_the_decoder_makes_them(done):
     def roughness(**changes):
         folder = sample(done.workspace, replace(SHORT, keep_copies=True, **changes), device="cpu", fresh=True)
         images = [sitk.GetArrayFromImage(sitk.ReadImage(str(file))) for file in sorted((folder / "imagesTr").iterdir())]
         return np.mean([np.abs(np.diff(image, 2, 0)).mean() for image in images])
 
-    assert roughness(residual_noise=False) < 0.9 * roughness()
+    assert roughness(refine=False) < 0.9 * roughness()
 
 
 @pytest.mark.parametrize(
@@ -232,7 +234,7 @@ def test_without_residual_noise_volumes_are_as_smooth_as_the_decoder_makes_them(
         {"steps": 5},
         {"guidance": 2.0},
         {"condition": Condition("A")},
-        {"residual_noise": False},
+        {"refine": False},
         {"keep_copies": True},
     ],
 )
@@ -279,7 +281,8 @@ def test_changed_fit_options_are_refused(done, refusal, change):
 def test_volumes_of_another_generator_are_refused(done, refusal):
     task_plan = json.loads((done.workspace.generator / "plan.json").read_text())
     fit(done.workspace, REQUEST, device="cpu", fresh=True, plan_only=True)
-    task_plan["autoencoder_training"]["steps"] = task_plan["denoiser_training"]["steps"] = 1
+    for training in FITS:
+        task_plan[training]["steps"] = 1
     (done.workspace.generator / "plan.json").write_text(json.dumps(task_plan))
     message = refusal(sample, done.workspace, SHORT, device="cpu")
     assert "another generator" in message
@@ -561,7 +564,7 @@ def test_site_of_a_case_that_does_not_exist_is_refused(task, refusal):
 
 @pytest.mark.slow
 def test_killed_fit_and_sample_equal_unbroken_ones(task, fitted, kill_when):
-    """kill -9 of the real command in each of its three long parts."""
+    """kill -9 of the real command in each of its four long parts."""
     task.tiny_plan(STEPS)
     generator, synthetic = task.workspace.generator, task.workspace.synthetic
     fit_again = [sys.executable, "-m", "diffaug", "fit", "--task", "905", "--budget", "cpu-small", "--device", "cpu"]
@@ -571,6 +574,8 @@ def test_killed_fit_and_sample_equal_unbroken_ones(task, fitted, kill_when):
         return log.exists() and any(line["fit"] == fit and line["step"] >= step for line in read_log(log))
 
     kill_when(fit_again, lambda: logged("autoencoder", 5))
+    assert not logged("refiner", 1)
+    kill_when(fit_again, lambda: logged("refiner", 5))
     assert not logged("denoiser", 1)
     kill_when(fit_again, lambda: logged("denoiser", 5))
     assert not (generator / "generator.safetensors").exists()

@@ -65,7 +65,10 @@ def saved_by_a_step(plan: GeneratorPlan, network: str) -> float:
 
     batch = getattr(plan, f"{network}_training").batch_size
     with FakeTensorMode(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        if network == "denoiser":
+        if network == "refiner":
+            volume = torch.ones(batch, len(plan.channels), *plan.autoencoder_crop)
+            plan.make_refiner()(volume, torch.ones(batch), volume, volume)
+        elif network == "denoiser":
             channels = plan.autoencoder["latent_channels"]
             latent, places = (torch.zeros(batch, count, *plan.latent_shape) for count in (channels, 3))
             plan.make_denoiser()(latent, torch.ones(batch), places)
@@ -94,7 +97,11 @@ def test_a_step_fits_the_gpu_whatever_the_scans(scan, budget, most, like):
     """Weights, optimiser and averages take another 2 to 5 GB; a GPU of the smaller budget has 16 at least."""
     size, spacing = SCANS[scan]
     plan = make_plan([replace(r, size=size) for r in readings(10, spacing)], ["MR"], budget=budget, like=like)
-    needed = {network: saved_by_a_step(plan, network) for network in ("autoencoder", "denoiser")}
+    needed = {
+        network: saved_by_a_step(plan, network)
+        for network in ("autoencoder", "refiner", "denoiser")
+        if network != "refiner" or plan.refiner
+    }
     assert min(needed.values()) > 0.5, "something was counted"
     assert max(needed.values()) < most
     assert plan.denoiser_training.batch_size > 1

@@ -62,7 +62,7 @@ def test_nothing_in_the_file_points_at_a_scan_and_it_makes_the_same_volumes(ther
     assert sorted(map(tuple, own.extents)) == sorted(map(tuple, theirs.extents))
     assert theirs.plan.conditions.sites == ("site 1", "site 2")
     assert [c.site for c in theirs.conditions].count("site 1") == 4
-    for network in ("autoencoder", "denoiser"):
+    for network in ("autoencoder", "refiner", "denoiser"):
         mine, other = getattr(own, network).state_dict(), getattr(theirs, network).state_dict()
         for key in mine:
             torch.testing.assert_close(mine[key], other[key], atol=1e-3, rtol=1e-3)
