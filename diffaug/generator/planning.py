@@ -99,6 +99,8 @@ def make_plan(
     rate = min(most, size.autoencoder_training.learning_rate)
     batch_size = max(1, min(size.denoiser_training.batch_size, size.cells // cells))
     crop, layers = _crop(size.crop, grid.shape, factors)
+    voxels = size.autoencoder_training.batch_size * size.crop**3  # of a batch, at most
+    pieces = max(1, min(size.refiner_training.batch_size, voxels // math.prod(crop)))
     return GeneratorPlan(
         budget=budget,
         channels=tuple(channels),
@@ -111,7 +113,7 @@ def make_plan(
         refiner=None if like == PAPER else size.refiner,
         views=size.views,
         autoencoder_training=replace(size.autoencoder_training, seed=seed, learning_rate=rate),
-        refiner_training=replace(size.refiner_training, seed=seed),
+        refiner_training=replace(size.refiner_training, seed=seed, batch_size=pieces),
         denoiser_training=replace(size.denoiser_training, seed=seed, batch_size=batch_size),
         conditions=plan_conditions(readings, grid, cases, site_of or {}),
         discriminator_layers=layers if like == PAPER else None,

@@ -44,8 +44,10 @@ def test_saved_plan_is_loaded_as_it_was(tmp_path, budget, spacing):
 
 
 def test_the_papers_pair_is_a_plan_of_its_own():
-    """A VQ-GAN with a critic; ours has neither codes nor a critic."""
+    """A VQ-GAN with a critic; ours has neither codes nor a critic, but a refiner."""
     own, theirs = (make_plan(readings(), ["MR"], budget="cpu-small", like=like) for like in (None, PAPER))
+    assert own.make_refiner() is not None
+    assert theirs.make_refiner() is None
     assert "codes" not in own.autoencoder
     assert own.discriminator_layers is None
     assert theirs.autoencoder["codes"] == 16384
@@ -53,6 +55,15 @@ def test_the_papers_pair_is_a_plan_of_its_own():
     assert theirs.autoencoder["latent_channels"] == theirs.denoiser["latent_channels"] == 8
     assert theirs.autoencoder_training.learning_rate < own.autoencoder_training.learning_rate
     assert (own.grid, own.cases) == (theirs.grid, theirs.cases)
+
+
+def test_a_batch_of_the_refiner_holds_no_more_voxels_than_one_of_the_autoencoder():
+    def batch(size):
+        scans = [replace(reading, size=size) for reading in readings()]
+        return make_plan(scans, ["MR"], budget="cpu-small").refiner_training.batch_size
+
+    assert batch((16, 24, 32)) == BUDGETS["cpu-small"].refiner_training.batch_size
+    assert batch((48, 48, 48)) == BUDGETS["cpu-small"].autoencoder_training.batch_size
 
 
 def saved_by_a_step(plan: GeneratorPlan, network: str) -> float:
