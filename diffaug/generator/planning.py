@@ -9,7 +9,7 @@ from functools import partial
 
 import numpy as np
 
-from diffaug.budgets import BUDGETS, PAPER, PAPERS_LATENT, PAPERS_RATE
+from diffaug.budgets import BUDGETS, PAPER, PAPERS_LATENT, PAPERS_RATE, Training
 from diffaug.errors import DiffaugError
 from diffaug.generator.conditions import plan_conditions
 from diffaug.generator.plan import DISCRIMINATOR_NEEDS, GeneratorPlan
@@ -93,14 +93,12 @@ def make_plan(
     view = partial(plan_grid, field_of_view=field_of_view, spacing=spacing, patch_size=patch_size)
     grid = view(readings, voxels=size.voxels, multiple=factors)
     cases, held_out = hold_out([reading.case for reading in readings], seed)
-    cells = math.prod(n // f for n, f in zip(grid.shape, factors, strict=True))
     latent, most = (PAPERS_LATENT, PAPERS_RATE) if like == PAPER else ({}, math.inf)
     autoencoder = {"image_channels": len(channels), "strides": strides, **size.autoencoder, **latent}
     rate = min(most, size.autoencoder_training.learning_rate)
-    batch_size = max(1, min(size.denoiser_training.batch_size, size.cells // cells))
     crop, layers = _crop(size.crop, grid.shape, factors)
     voxels = size.autoencoder_training.batch_size * size.crop**3  # of a batch, at most
-    pieces = max(1, min(size.refiner_training.batch_size, voxels // math.prod(crop)))
+    cells = math.prod(n // f for n, f in zip(grid.shape, factors, strict=True))
     return GeneratorPlan(
         budget=budget,
         channels=tuple(channels),
@@ -113,11 +111,16 @@ def make_plan(
         refiner=None if like == PAPER else size.refiner,
         views=size.views,
         autoencoder_training=replace(size.autoencoder_training, seed=seed, learning_rate=rate),
-        refiner_training=replace(size.refiner_training, seed=seed, batch_size=pieces),
-        denoiser_training=replace(size.denoiser_training, seed=seed, batch_size=batch_size),
+        refiner_training=_bounded(size.refiner_training, seed, voxels // math.prod(crop)),
+        denoiser_training=_bounded(size.denoiser_training, seed, size.cells // cells),
         conditions=plan_conditions(readings, grid, cases, site_of or {}),
         discriminator_layers=layers if like == PAPER else None,
     )
+
+
+def _bounded(training: Training, seed: int, most: int) -> Training:
+    """Seed a training, and let its batch be no larger than memory and time bear."""
+    return replace(training, seed=seed, batch_size=max(1, min(training.batch_size, most)))
 
 
 def _require_possible(budget: str, readings: Sequence[Reading]) -> None:
