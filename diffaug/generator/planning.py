@@ -9,7 +9,7 @@ from functools import partial
 
 import numpy as np
 
-from diffaug.budgets import BUDGETS, PAPER, PAPERS_LATENT, PAPERS_RATE, Training
+from diffaug.budgets import BUDGETS, PAPER, PAPERS_LATENT, PAPERS_RATE, Budget, Training
 from diffaug.errors import DiffaugError
 from diffaug.generator.conditions import plan_conditions
 from diffaug.generator.plan import DISCRIMINATOR_NEEDS, GeneratorPlan
@@ -95,10 +95,8 @@ def make_plan(
     cases, held_out = hold_out([reading.case for reading in readings], seed)
     latent, most = (PAPERS_LATENT, PAPERS_RATE) if like == PAPER else ({}, math.inf)
     autoencoder = {"image_channels": len(channels), "strides": strides, **size.autoencoder, **latent}
-    rate = min(most, size.autoencoder_training.learning_rate)
     crop, layers = _crop(size.crop, grid.shape, factors)
-    voxels = size.autoencoder_training.batch_size * size.crop**3  # of a batch, at most
-    cells = math.prod(n // f for n, f in zip(grid.shape, factors, strict=True))
+    cells = math.prod(grid.shape) // math.prod(factors)
     return GeneratorPlan(
         budget=budget,
         channels=tuple(channels),
@@ -110,12 +108,19 @@ def make_plan(
         denoiser={"latent_channels": autoencoder["latent_channels"], **size.denoiser},
         refiner=None if like == PAPER else size.refiner,
         views=size.views,
-        autoencoder_training=replace(size.autoencoder_training, seed=seed, learning_rate=rate),
-        refiner_training=_bounded(size.refiner_training, seed, voxels // math.prod(crop)),
+        autoencoder_training=replace(
+            size.autoencoder_training, seed=seed, learning_rate=min(most, size.autoencoder_training.learning_rate)
+        ),
+        refiner_training=_bounded(size.refiner_training, seed, _pieces(size, crop)),
         denoiser_training=_bounded(size.denoiser_training, seed, size.cells // cells),
         conditions=plan_conditions(readings, grid, cases, site_of or {}),
         discriminator_layers=layers if like == PAPER else None,
     )
+
+
+def _pieces(size: Budget, crop: Sequence[int]) -> int:
+    """Tell how many pieces of that size have as many voxels as the autoencoder's largest batch."""
+    return size.autoencoder_training.batch_size * size.crop**3 // math.prod(crop)
 
 
 def _bounded(training: Training, seed: int, most: int) -> Training:
