@@ -96,7 +96,7 @@ def make_plan(
     latent, most = (PAPERS_LATENT, PAPERS_RATE) if like == PAPER else ({}, math.inf)
     autoencoder = {"image_channels": len(channels), "strides": strides, **size.autoencoder, **latent}
     crop, layers = _crop(size.crop, grid.shape, factors)
-    cells = math.prod(grid.shape) // math.prod(factors)
+    rate, cells = min(most, size.autoencoder_training.learning_rate), math.prod(grid.shape) // math.prod(factors)
     return GeneratorPlan(
         budget=budget,
         channels=tuple(channels),
@@ -108,9 +108,7 @@ def make_plan(
         denoiser={"latent_channels": autoencoder["latent_channels"], **size.denoiser},
         refiner=None if like == PAPER else size.refiner,
         views=size.views,
-        autoencoder_training=replace(
-            size.autoencoder_training, seed=seed, learning_rate=min(most, size.autoencoder_training.learning_rate)
-        ),
+        autoencoder_training=replace(size.autoencoder_training, seed=seed, learning_rate=rate),
         refiner_training=_bounded(size.refiner_training, seed, _pieces(size, crop)),
         denoiser_training=_bounded(size.denoiser_training, seed, size.cells // cells),
         conditions=plan_conditions(readings, grid, cases, site_of or {}),
