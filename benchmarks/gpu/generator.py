@@ -64,9 +64,10 @@ def _steps_that_fit(context: Context, plan: GeneratorPlan) -> dict[str, int]:
         rates[network] = measure_steps(objective, training, context.device, seconds)
     seconds = FITTING * context.left
     context.record(rates={name: figures["steps_per_second"] for name, figures in rates.items()})
-    most = {network: getattr(plan, f"{network}_training").steps for network in SHARES}
     return {
-        network: min(most[network], max(100, round(seconds * share * rates[network]["steps_per_second"])))
+        network: min(
+            plan.trainings[network].steps, max(100, round(seconds * share * rates[network]["steps_per_second"]))
+        )
         for network, share in SHARES.items()
     }
 

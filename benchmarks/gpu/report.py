@@ -20,6 +20,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402 (the backend comes first)
 
 Lines = list[dict[str, Any]]
+NETWORKS = ("autoencoder", "refiner", "denoiser")  # of a generator
 VOLUMES = 200  # that `diffaug sample` makes unless told otherwise
 LOG_END = 20_000  # characters of each job's output that are kept
 NV_GENERATE = (
@@ -154,14 +155,14 @@ def _hours(lines: Lines) -> list[str]:
     }
     rows = []
     for budget in dict.fromkeys(budget for budget, _ in rates):
-        fits = {kind: rates.get((budget, kind)) for kind in ("autoencoder", "refiner", "denoiser")}
+        fits = {kind: rate for (b, kind), rate in rates.items() if b == budget and kind in NETWORKS}
         pretraining = next((rate for (b, kind), rate in rates.items() if b == budget and "pretraining" in kind), None)
         sampled = [v for v in _of(lines, "volume", "seconds") if v["budget"] == budget]
-        if not (all(fits.values()) and pretraining and sampled):
+        if not (len(fits) == len(NETWORKS) and pretraining and sampled):
             continue
         smallest = min(sampled, key=lambda line: (np.prod(line["shape"]), line["steps"], line["batch"]))
         seconds = {
-            **{kind: getattr(BUDGETS[budget], f"{kind}_training").steps / (rate or 1) for kind, rate in fits.items()},
+            **{kind: getattr(BUDGETS[budget], f"{kind}_training").steps / rate for kind, rate in fits.items()},
             f"{VOLUMES} volumes": VOLUMES * smallest["seconds"] / smallest["batch"],
             "pretraining": BUDGETS[budget].pretraining.steps / pretraining,
         }

@@ -52,9 +52,6 @@ def _model(plan: GeneratorPlan, figures: Mapping[str, Any]) -> list[str]:
     kind = "a VQ-GAN" if plan.autoencoder.get("codes") else "an autoencoder with a smooth latent"
     refiner = ", and a refiner of what the autoencoder loses" if plan.refiner else ""
     shown = "whole scans" if grid.field_of_view == "whole" else "pieces of scans"
-    trainings = {"autoencoder": plan.autoencoder_training, "denoiser": plan.denoiser_training}
-    if plan.refiner:
-        trainings["refiner"] = plan.refiner_training
     return [
         "# Model card: a generator of volumes",
         "",
@@ -66,7 +63,7 @@ def _model(plan: GeneratorPlan, figures: Mapping[str, Any]) -> list[str]:
         f"* A latent diffusion model of {', '.join(plan.channels)} volumes: {kind}, a denoiser of its latents{refiner}.",
         "* It makes images without masks, and knows nothing of disease unless the scans show it.",
         f"* {times(grid.shape)} voxels of {times(grid.spacing)} mm: {shown}.",
-        *(f"* {name}: {t.steps} steps of {t.batch_size}, seed {t.seed}." for name, t in trainings.items()),
+        *(f"* {name}: {t.steps} steps of {t.batch_size}, seed {t.seed}." for name, t in plan.trainings.items()),
         f"* {OPEN} who fitted it, for what, whom to ask.",
         "",
         "## What it is for, and what not",

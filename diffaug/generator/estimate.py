@@ -49,8 +49,7 @@ def likely_seconds(plan: GeneratorPlan, device: torch.device) -> float:
             made = _operations(autoencoder, pieces)  # that it learns from: one way
             work["refiner"] = made + BOTH_WAYS * _operations(refiner, pieces, torch.ones(batch), pieces, pieces)
     rate = _speed(device)
-    steps = {name: getattr(plan, f"{name}_training").steps for name in work}
-    return sum(work[name] * steps[name] / (rate * REACHED[name]) for name in work)
+    return sum(work[name] * training.steps / (rate * REACHED[name]) for name, training in plan.trainings.items())
 
 
 def largest_plan(budget: str) -> GeneratorPlan:

@@ -24,6 +24,7 @@ from diffaug.generator.views import Views
 from diffaug.scans.pictures import mosaic
 from diffaug.scans.windows import Window, coordinates
 from diffaug.training.overfitting import Watch
+from diffaug.training.step import averaged_network
 from diffaug.training.together import normal
 
 HELD_OUT_SIGMAS = (0.1, 0.3, 1.0, 3.0, 10.0)
@@ -133,7 +134,7 @@ class DenoiserObjective:
         Returns:
             The loss at each level, their mean, and the share of a few samples that are copies of training scans.
         """
-        denoiser = self._averaged(average)
+        denoiser = averaged_network(average, Denoiser)
         device = next(denoiser.parameters()).device
         latent = self.held_out_latents.to(device)
         positions = self._coordinates(self.held_out_windows).to(device)
@@ -149,12 +150,6 @@ class DenoiserObjective:
         copies = sum(nearest.copy for nearest in self.detector.judge(self.samples)) / WATCHED
         return {"held_out": sum(figures.values()) / len(figures), **figures, "copies": copies}
 
-    @staticmethod
-    def _averaged(average: nn.Module | None) -> Denoiser:
-        denoiser = getattr(average, "module", None)
-        assert isinstance(denoiser, Denoiser)
-        return denoiser.eval()
-
     def generator(self, average: nn.Module | None, extents: list[tuple[int, ...]]) -> Generator:
         """Put the parts together.
 
@@ -165,7 +160,7 @@ class DenoiserObjective:
         Returns:
             The generator.
         """
-        averaged = self._averaged(average)
+        averaged = averaged_network(average, Denoiser)
         parts = (self.plan, self.autoencoder, averaged, self.mean, self.std)
         return Generator(*parts, extents, self.conditions, self.refiner)
 

@@ -18,6 +18,7 @@ from diffaug.generator.refiner import Refiner
 from diffaug.scans.cache import VolumeCache
 from diffaug.scans.pictures import mosaic
 from diffaug.training.overfitting import Watch
+from diffaug.training.step import averaged_network
 from diffaug.training.together import normal
 
 HELD_OUT_LEVELS = (0.1, 0.3, 1.0, 3.0)  # above that there is nothing but the mean to be found
@@ -102,7 +103,7 @@ class RefinerObjective:
         Returns:
             The loss at each level, and their mean.
         """
-        refiner = averaged(average)
+        refiner = averaged_network(average, Refiner)
         noise = torch.Generator().manual_seed(0)
         errors: dict[float, list[float]] = {level: [] for level in HELD_OUT_LEVELS}
         self.shown: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -131,17 +132,3 @@ class RefinerObjective:
             for name, column in zip(names, zip(*self.shown, strict=True), strict=True)
         }
         mosaic(rows, file, spacing=self.plan.grid.spacing, orientation=self.plan.grid.orientation)
-
-
-def averaged(average: nn.Module | None) -> Refiner:
-    """Take the refiner out of its running average.
-
-    Args:
-        average: What `train` returns.
-
-    Returns:
-        The refiner, ready for use.
-    """
-    refiner = getattr(average, "module", None)
-    assert isinstance(refiner, Refiner)
-    return refiner.eval()

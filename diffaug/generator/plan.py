@@ -92,6 +92,14 @@ class GeneratorPlan:
         factors = np.prod(self.autoencoder["strides"], axis=0)
         return tuple(int(n // f) for n, f in zip(self.grid.shape, factors, strict=True))
 
+    @property
+    def trainings(self) -> dict[str, Training]:
+        """How long and fast each network is trained, in order; the refiner only where there is one."""
+        found = {fit.removesuffix("_training"): getattr(self, fit) for fit in FITS}
+        return {
+            network: training for network, training in found.items() if network != "refiner" or self.refiner is not None
+        }
+
     def make_denoiser(self) -> Denoiser:
         """Build the denoiser.
 

@@ -14,7 +14,7 @@ from diffaug.files import file_hash, read_json, write_json
 from diffaug.generator.cards import write_cards
 from diffaug.generator.fitting import clear, fit_networks
 from diffaug.generator.model import Generator
-from diffaug.generator.plan import FITS, GeneratorPlan
+from diffaug.generator.plan import GeneratorPlan
 from diffaug.generator.planning import make_plan
 from diffaug.generator.preparing import (
     READINGS,
@@ -89,8 +89,8 @@ def fit(
             make = partial(_make_plan, workspace, request, dataset, readings, sites)
             plan = GeneratorPlan.load(plan_file) if planned else make()
             require_known(plan, plan_file, readings)
-            for name in FITS:  # before the first of them has taken hours
-                require_shares(getattr(plan, name), fabric, name.removesuffix("_training"))
+            for name, training in plan.trainings.items():  # before the first of them has taken hours
+                require_shares(training, fabric, name)
             stage.agree(request, cases=[case.id for case in dataset.cases], excluded=sorted(excluded))
             _write(stage, entries, plan, plan_file)
             if plan_only:

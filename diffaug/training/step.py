@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -20,6 +20,7 @@ from diffaug.training.together import step_of
 
 # steps between two blends of the averaged weights: they reach back hundreds, and a blend reads all weights
 AVERAGING = 4
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def learning_rate_scale(step: int, training: Training) -> float:
@@ -135,6 +136,21 @@ def _average(objective: Objective, training: Training) -> AveragedModel | None:
         torch._foreach_lerp_(averages, currents, 1 - decay)
 
     return AveragedModel(objective.networks[objective.averaged], multi_avg_fn=blend)
+
+
+def averaged_network(average: nn.Module | None, kind: type[Network]) -> Network:
+    """Take a network out of its running average, ready for use.
+
+    Args:
+        average: What objectives are given, and `train` returns.
+        kind: What it is an average of.
+
+    Returns:
+        The network with averaged weights.
+    """
+    network = getattr(average, "module", None)
+    assert isinstance(network, kind)
+    return network.eval()
 
 
 class Unwatched:

@@ -48,6 +48,8 @@ def test_the_papers_pair_is_a_plan_of_its_own():
     own, theirs = (make_plan(readings(), ["MR"], budget="cpu-small", like=like) for like in (None, PAPER))
     assert own.make_refiner() is not None
     assert theirs.make_refiner() is None
+    assert list(own.trainings) == ["autoencoder", "refiner", "denoiser"]
+    assert list(theirs.trainings) == ["autoencoder", "denoiser"]
     assert "codes" not in own.autoencoder
     assert own.discriminator_layers is None
     assert theirs.autoencoder["codes"] == 16384
