@@ -20,8 +20,12 @@ from benchmarks.scarce.statistics import Difference, compare, compare_counts, gr
 from diffaug.errors import DiffaugError
 
 BASELINE, EQUAL_STEPS = "scratch", "scratch-long"
-# an arm that no command makes any more
-BEFORE, GENERATOR = "blobs", "commit 7f7457d, which gave the budgets another generator: its volumes look like blobs"
+# arms that no command makes any more: `synthetic`, before the budgets were given another generator
+BEFORE = {
+    "blobs": "commit 7f7457d: volumes of the first generator, which look like blobs",
+    "unrefined": "commit a2df4cf: volumes of the second, from before there was a refiner",
+    "refined": "29 November, noon: volumes of the third, whose scans were blurred by linear interpolation",
+}
 LEAST_GAP = 0.005  # Dice; a share of less than that is a share of chance
 READING = (
     f"**Dice**: mean over draws of labelled cases and test cases; in brackets its gain over `{BASELINE}` of the same "
@@ -95,7 +99,9 @@ def _arms(cells: pd.DataFrame, network: str | None = None) -> list[str]:
 
 
 def _parsed(arm: str) -> Arm:
-    return Arm.parse(arm.replace(BEFORE, "synthetic"))
+    for name in BEFORE:
+        arm = arm.replace(name, "synthetic")
+    return Arm.parse(arm)
 
 
 def _equal_steps(arm: str) -> str:
@@ -117,7 +123,7 @@ def _told(folder: Path, data: DataSet, cells: pd.DataFrame) -> str:
     options += f" --steps {data.steps} --pretraining {data.pretraining}" if data.variant else ""
     for network, own in kept.groupby("network", sort=True):
         counts = " ".join(map(str, sorted(own["labelled"].unique())))
-        named = [arm for arm in _arms(cells, str(network)) if not arm.startswith(BEFORE)]
+        named = [arm for arm in _arms(cells, str(network)) if not arm.startswith(tuple(BEFORE))]
         arms = " ".join(f"'{arm}'" if "@" in arm else arm for arm in named)
         commands.append(
             f"python -m benchmarks.scarce_labels run --data {data.name} --networks {network} --arms {arms} "
@@ -134,8 +140,9 @@ def _told(folder: Path, data: DataSet, cells: pd.DataFrame) -> str:
             f"* {network}: {settings}; {len(own)} cells of {(own['train'] + own['test']).mean():.0f} s on the mean; "
             f"{', '.join(machines)}; {versions}."
         )
-    if any(arm.startswith(BEFORE) for arm in _arms(cells)):
-        told.append(f"* `{BEFORE}` is the arm `synthetic` before {GENERATOR}.")
+    for name, commit in BEFORE.items():
+        if any(arm.startswith(name) for arm in _arms(cells)):
+            told.append(f"* `{name}` is the arm `synthetic` before {commit}.")
     return "```\n" + "\n".join(commands) + "\n```\n\n" + "\n".join(told)
 
 

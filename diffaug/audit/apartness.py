@@ -16,7 +16,9 @@ from lightning_fabric import Fabric
 from scipy.ndimage import gaussian_filter
 
 from diffaug.audit.classifier import ClassifierObjective
+from diffaug.audit.discriminant import tell_textures_apart
 from diffaug.audit.figures import Compared, Figure, area_figure
+from diffaug.audit.folds import PATIENT_FOLDS, deal_folds
 from diffaug.audit.inputs import AuditInputs
 from diffaug.budgets import Training
 from diffaug.files import fingerprint, read_json, write_json
@@ -25,7 +27,6 @@ from diffaug.training.loop import train
 from diffaug.training.together import shared_out
 
 C2ST = "C2ST"  # name of the figure
-PATIENT_FOLDS = 5
 CHECKED_FOLDS = 2  # of them: enough to tell whether the classifier notices what is known to differ
 CLASSIFIER_STEPS = 300  # of each fold
 CLASSIFIER_BATCH = 16  # half of it of either set
@@ -40,6 +41,7 @@ class Apartness:
 
     Attributes:
         curve: Area under the ROC curve of synthetic volumes against scans, beside that of two halves of the scans.
+        textured: The same of a discriminant of texture statistics.
         blurred: That of scans against slightly blurred scans.
         patched: That of scans against scans in which an eighth of the volume is another scan's.
         synthetic: Score of the synthetic volumes, by name: the higher, the more surely it gave itself away.
@@ -47,6 +49,7 @@ class Apartness:
     """
 
     curve: Compared
+    textured: Compared
     blurred: Compared
     patched: Compared
     synthetic: dict[str, float]
@@ -87,6 +90,9 @@ def look_for_differences(
     def whose(some: Sequence[tuple[str, str | None]]) -> list[str]:
         return [patient_of.get(case, case) for case, _ in some]
 
+    def textured(others: Sequence[np.ndarray], owners: Sequence[str]) -> Figure:
+        return area_figure(tell_textures_apart((real, others), (whose(first), owners), seed), seed)
+
     def apart(name: str, others: Sequence[np.ndarray], owners: Sequence[str], **asked: int) -> list[np.ndarray]:
         sets, patients = (real, list(others)), (whose(first), owners)
         mirror = inputs.grid.mirror
@@ -94,7 +100,8 @@ def look_for_differences(
 
     real = [_half(inputs.real(*where)) for where in first]
     rest = [_half(inputs.real(*where)) for where in second]
-    made = apart("synthetic", [_half(inputs.synthetic(n)) for n in names], [f"synthetic {n}" for n in names])
+    volumes, owners = [_half(inputs.synthetic(n)) for n in names], [f"synthetic {n}" for n in names]
+    made = apart("synthetic", volumes, owners)
     floor = at_least_chance(area_figure(apart("scans", rest, whose(second)), seed))
 
     def compared(scores: Sequence[np.ndarray]) -> Compared:
@@ -103,6 +110,7 @@ def look_for_differences(
     mixed = [patched(v, other, rng) for v, other in zip(rest, rest[1:] + rest[:1], strict=True)]
     return Apartness(
         compared(made),
+        Compared(textured(volumes, owners), at_least_chance(textured(rest, whose(second))), higher_is_better=False),
         compared(apart("blurred", [blurred(v) for v in rest], whose(second), asked=CHECKED_FOLDS)),
         compared(apart("patched", mixed, whose(second), asked=CHECKED_FOLDS)),
         dict(zip(names, made[1][:, 1].tolist(), strict=True)),
@@ -137,7 +145,7 @@ def tell_apart(
         Of each set, fold and score of every volume that was asked about, `(n, 2)`: the higher, the more it looks like one of
         the second set.
     """
-    dealt = _folds(patients, seed)
+    dealt = deal_folds(patients, seed)
     scores = [np.stack([fold, np.zeros(len(fold))], 1) for fold in dealt]
     sums = [[float(v.sum(dtype=np.float64)) for v in volumes] for volumes in sets]
     # a folder of its own: what was stopped half-way of other volumes must not stand in the way
@@ -181,17 +189,6 @@ def at_least_chance(area: Figure) -> Figure:
     """
     up = max(0.0, 0.5 - area.value)
     return Figure(area.value + up, area.low + up, area.high + up, area.n)
-
-
-def _folds(patients: Sequence[Sequence[str]], seed: int) -> list[np.ndarray]:
-    """Deal patients out to folds, those of each set evenly: a fold without volumes of either set would judge nothing."""
-    rng = np.random.default_rng(seed)
-    fold_of: dict[str, int] = {}
-    for side in patients:
-        new = [patient for patient in dict.fromkeys(side) if patient not in fold_of]
-        for place, pick in enumerate(rng.permutation(len(new))):
-            fold_of[new[pick]] = place % PATIENT_FOLDS
-    return [np.array([fold_of[patient] for patient in side]) for side in patients]
 
 
 def _by_patient(scans: Sequence[tuple[str, str | None]], patient_of: dict[str, str]) -> list[tuple[str, str | None]]:

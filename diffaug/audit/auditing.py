@@ -12,6 +12,7 @@ from lightning_fabric import Fabric
 
 from diffaug.audit.apartness import C2ST
 from diffaug.audit.catalogue import SINGLE
+from diffaug.audit.discriminant import TEXTURE_C2ST
 from diffaug.audit.diversity import PAIRS
 from diffaug.audit.drawing import draw
 from diffaug.audit.feature_space import FeatureSpace
@@ -114,11 +115,12 @@ def summarise(findings: Findings) -> dict[str, Any]:
         Something JSON can write.
     """
     scales, window = ms_ssim_settings(findings.grid.shape)
-    copies = findings.copies
+    copies, classified = findings.copies, _compared(findings.compared["classifier"])
     summary: dict[str, Any] = {
         "volumes": {"synthetic": findings.synthetic, "training": findings.training, "unseen": findings.unseen},
         "distances": {name: _compared(figures) for name, figures in findings.distances.items()},
-        "c2st_auc": _compared(findings.compared["classifier"]).get(C2ST),
+        "c2st_auc": classified.get(C2ST),
+        "c2st_textures": classified.get(TEXTURE_C2ST),
         "textures": _compared(findings.textures),
         "organs": _compared(findings.organs),
         "reconstruction": {},

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from diffaug.audit import apartness, distances, organs, textures
+from diffaug.audit import apartness, discriminant, distances, organs, textures
 from diffaug.audit.fidelity import Fidelity
 from diffaug.audit.figures import Compared, Figure
 from diffaug.audit.findings import Findings
@@ -133,8 +133,9 @@ SUBJECTS = {
     ),
 }
 COMPARED = {
-    apartness.C2ST: Entry(
-        "apart", "area under the ROC curve of a classifier that was taught to tell the two sets apart"
+    apartness.C2ST: Entry("apart", "area under the ROC curve of a network that was taught to tell the two sets apart"),
+    discriminant.TEXTURE_C2ST: Entry(
+        "apart", "the same of a linear discriminant of how strong and how heavy-tailed edges and grain are"
     ),
     "KID": Entry("likeness", "distance of the two sets of features, unbiased by their size; 0 is none"),
     "FID": Entry("likeness", "the same, of means and covariances along the leading directions"),
@@ -226,7 +227,7 @@ def by_subject(figures: dict[str, Compared]) -> dict[str, dict[str, Compared]]:
     return {subject: some for subject, some in found.items() if some}
 
 
-_MEASURED = {apartness.C2ST, *distances.FIGURES, *textures.SUMMARIES, *organs.QUANTITIES}
+_MEASURED = {apartness.C2ST, discriminant.TEXTURE_C2ST, *distances.FIGURES, *textures.SUMMARIES, *organs.QUANTITIES}
 if COMPARED.keys() != _MEASURED:
     raise TypeError(f"audit figures: {_MEASURED ^ COMPARED.keys()} measured or named, expected both")
 _USED = {entry.subject for entry in COMPARED.values()} | {single.subject for single in SINGLE if single.subject}

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from diffaug.audit.apartness import C2ST, Apartness
+from diffaug.audit.discriminant import TEXTURE_C2ST
 from diffaug.audit.fidelity import Fidelity
 from diffaug.audit.figures import Compared, Figure
 from diffaug.audit.memorisation import Memorisation
@@ -71,5 +72,6 @@ class Findings:
     @property
     def compared(self) -> dict[str, dict[str, Compared]]:
         """All figures that stand beside a floor, by group."""
-        classifier = {} if self.apart is None else {C2ST: self.apart.curve}
+        apart = self.apart
+        classifier = {} if apart is None else {C2ST: apart.curve, TEXTURE_C2ST: apart.textured}
         return {"classifier": classifier, **self.distances, "textures": self.textures, "organs": self.organs}

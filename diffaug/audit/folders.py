@@ -14,7 +14,7 @@ from diffaug.audit.requests import FoldersRequest
 from diffaug.errors import DiffaugError
 from diffaug.files import fingerprint, read_json, write_json
 from diffaug.scans.cache import VolumeCache
-from diffaug.scans.canonical import to_canonical
+from diffaug.scans.canonical import SPLINE_ORDER, to_canonical
 from diffaug.scans.dataset import RawDataset
 from diffaug.scans.folders import identity, open_images
 from diffaug.scans.grid import Grid, is_ct, median_spacing, plan_grid, read_off
@@ -74,7 +74,8 @@ def from_folders(request: FoldersRequest, found: dict[str, RawDataset], folder: 
     """
     real, synthetic, unseen = found["real"], found["synthetic"], found.get("unseen")
     grid = _plan(real, folder / "grid.json", GRID_VOXELS[device])
-    scans, made = VolumeCache(folder / "real"), VolumeCache(folder / f"synthetic_{fingerprint(identity(synthetic))}")
+    scans = VolumeCache(folder / f"real_{SPLINE_ORDER}")
+    made = VolumeCache(folder / f"synthetic_{fingerprint([SPLINE_ORDER, identity(synthetic)])}")
     for dataset, cache in ((real, scans), (unseen, scans), (synthetic, made)):
         if dataset is not None:
             _resample(dataset, real.channels, grid, cache)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from diffaug.audit.apartness import PATIENT_FOLDS
 from diffaug.audit.catalogue import SINGLE, entry_of
 from diffaug.audit.figures import Compared, Figure
 from diffaug.audit.findings import Findings
+from diffaug.audit.folds import PATIENT_FOLDS
 from diffaug.audit.memorisation import Judged, Memorisation
 from diffaug.audit.verdicts import Verdict, defects
 from diffaug.errors import times
@@ -166,7 +166,9 @@ def _method(findings: Findings) -> Iterable[str]:
         yield (
             f"To see whether they are told apart, {PATIENT_FOLDS} small networks were each taught to tell scans from "
             "synthetic volumes by four fifths of the patients and asked about the rest (Lopez-Paz and Oquab 2017); mirror "
-            "images and shifts of up to two voxels were shown alike. The floor is the same game between two halves of the "
+            "images and shifts of up to two voxels were shown alike. A linear discriminant of texture statistics, strength "
+            "and tails of small filters' responses, was asked likewise: it sees soft edges where grain makes up for the "
+            "power that they lack, which such networks overlook. The floor is the same game between two halves of the "
             "scans."
         )
     if findings.grid.field_of_view == "patch":

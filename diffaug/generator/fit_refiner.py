@@ -22,7 +22,7 @@ from diffaug.training.step import averaged_network
 from diffaug.training.together import normal
 
 HELD_OUT_LEVELS = (0.1, 0.3, 1.0, 3.0)  # above that there is nothing but the mean to be found
-MEASURED_SCANS = 32  # whose residuals tell their size
+MEASURED_SCANS = 64  # whose residuals tell how loud they are
 SCANS_SHOWN = 4
 
 
@@ -94,6 +94,25 @@ class RefinerObjective:
         yield "refiner", denoising_error(refiner, residual, sigma, noise, volumes, lost).mean(), {}
 
     @torch.no_grad()
+    def calibrated(self, average: nn.Module | None) -> Refiner:
+        """Give the averaged refiner, which knows how loud the residuals of scans are.
+
+        Args:
+            average: The averaged refiner.
+
+        Returns:
+            It, calibrated.
+        """
+        refiner = averaged_network(average, Refiner)
+        noise, true, drawn = torch.Generator().manual_seed(0), [], []
+        for case in self.plan.cases[:MEASURED_SCANS]:
+            scan, volume, lost = self._seen(self._window(case))
+            true.append(refiner.standardised(scan, volume, lost))
+            drawn.append(refiner.draw(volume, lost, torch.randn(scan.shape, generator=noise).to(scan)))
+        refiner.calibrate(torch.cat(true), torch.cat(drawn))
+        return refiner
+
+    @torch.no_grad()
     def validate(self, average: nn.Module | None) -> dict[str, float]:
         """Measure the loss on held-out scans at fixed noise levels, with fixed noise, and refine some of them.
 
@@ -115,7 +134,7 @@ class RefinerObjective:
                 sigma = torch.full((1,), level, device=scan.device)
                 errors[level].append(float(denoising_error(refiner, residual, sigma, white, volume, lost)))
             if len(self.shown) < SCANS_SHOWN:
-                self.shown.append((scan, volume, refiner.refine(volume, lost, white)))
+                self.shown.append((scan, volume, refiner.refine(volume, lost, white, torch.zeros(1).to(scan))))
         figures = {f"held_out_at_{level:g}": float(np.mean(found)) for level, found in errors.items()}
         return {"held_out": float(np.mean([*figures.values()])), **figures}
 

@@ -22,13 +22,11 @@ from diffaug.generator.fit_denoiser import DenoiserObjective
 from diffaug.generator.fit_refiner import RefinerObjective
 from diffaug.generator.model import Generator
 from diffaug.generator.plan import GeneratorPlan
-from diffaug.generator.refiner import Refiner
 from diffaug.generator.views import encode_views
 from diffaug.scans.cache import VolumeCache
 from diffaug.scans.pictures import curves
 from diffaug.training.log import read_log
 from diffaug.training.loop import train
-from diffaug.training.step import averaged_network
 
 COPIES = "copies.json"  # the calibrated copy detector, beside the generator
 
@@ -70,8 +68,7 @@ def fit_networks(
     if plan.refiner:
         torch.manual_seed(plan.refiner_training.seed)
         finer = RefinerObjective(plan, cache, coder.autoencoder)
-        average = fit(finer, finer.example, plan.refiner_training, name="refiner", identity=refined)
-        refiner = averaged_network(average, Refiner)
+        refiner = finer.calibrated(fit(finer, finer.example, plan.refiner_training, name="refiner", identity=refined))
     key = fingerprint(["mirrored", identity, plan.views, plan.denoiser_training.seed, _sum(coder.autoencoder)])
     latents = VolumeCache(folder / f"latents_{key}")
     with fabric.rank_zero_first():

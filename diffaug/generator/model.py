@@ -29,7 +29,7 @@ from diffaug.scans.windows import Window, centred, coordinates, scattered
 from diffaug.shapes import require_shape
 from diffaug.training.devices import start_fabric
 
-Format = Literal["diffaug generator 4"]  # counts up where a file of today cannot be read as one of yesterday
+Format = Literal["diffaug generator 5"]  # counts up where a file of today cannot be read as one of yesterday
 
 
 class Seen(TypedDict):
@@ -144,9 +144,10 @@ class Generator:
             latent = samplers.run_sampler(sampler, steps, denoise, start, noise)
         volumes, lost = self.autoencoder.decode_and_estimate(latent * self.std + self.mean)
         if refine and self.refiner is not None:
-            white = [torch.randn(volumes.shape[1:], generator=g) for g in generators]
+            white = torch.stack([torch.randn(volumes.shape[1:], generator=g) for g in generators]).to(volumes)
+            chance = torch.stack([torch.rand((), generator=g) for g in generators]).to(volumes.device)
             with start_fabric(start.device.type).autocast():
-                volumes = self.refiner.refine(volumes, lost, torch.stack(white).to(volumes))
+                volumes = self.refiner.refine(volumes, lost, white, chance)
         return volumes.cpu(), windows, conditions
 
     def _draw(self, seed: int, number: int, wanted: Condition) -> tuple[Window, Condition, torch.Generator]:

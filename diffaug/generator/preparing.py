@@ -16,7 +16,7 @@ from diffaug.files import atomic_path, file_hash, fingerprint, read_json
 from diffaug.generator.plan import GeneratorPlan
 from diffaug.nnunet.plans import read_plans
 from diffaug.scans.cache import VolumeCache
-from diffaug.scans.canonical import to_canonical
+from diffaug.scans.canonical import SPLINE_ORDER, to_canonical
 from diffaug.scans.dataset import Case, RawDataset
 from diffaug.scans.grid import Reading, read_off
 from diffaug.scans.hounsfield import in_their_units
@@ -204,7 +204,7 @@ def fill_cache(dataset: RawDataset, plan: GeneratorPlan, readings: dict[str, Rea
         The cache.
     """
     # an edited grid gets a cache of its own
-    cache = VolumeCache(folder / "cache" / fingerprint([plan.grid.spacing, plan.grid.orientation]))
+    cache = VolumeCache(folder / "cache" / fingerprint([plan.grid.spacing, plan.grid.orientation, SPLINE_ORDER]))
     cases = {case.id: case for case in dataset.cases}
 
     def resampled(case: str) -> np.ndarray:

@@ -15,10 +15,8 @@ from diffaug.generator.diffusion import preconditioned, time_of
 from diffaug.generator.layers import ChannelNorm, VoxelShuffle
 from diffaug.generator.tiles import in_tiles
 
-# What is drawn has a standard deviation of one and little structure: fewer and narrower levels than a latent needs
-# (docs/notebook/telling_apart.md)
-LEAST_SIGMA, MOST_SIGMA = 0.02, 10.0
-REFINING_STEPS = 8
+REFINING_STEPS = 8  # what is drawn has little structure: fewer than a latent needs (docs/notebook/telling_apart.md)
+GAINS = 32  # of the gains
 
 
 class Refiner(nn.Module):
@@ -52,6 +50,9 @@ class Refiner(nn.Module):
         self.last = nn.Sequential(ChannelNorm(width), nn.SiLU(), last, VoxelShuffle(stride))
         # root mean square of the residual over its estimate: about one
         self.scale = nn.Buffer(torch.ones(1, image_channels, 1, 1, 1))
+        # one scan is noisier than another all over, and what is local cannot know: how much louder than what was drawn for
+        # it the residual of a scan is, from the least to the most
+        self.gains = nn.Buffer(torch.ones(GAINS, image_channels))
 
     def forward(self, noisy: Tensor, sigma: Tensor, volumes: Tensor, lost: Tensor) -> Tensor:
         """Denoise.
@@ -98,8 +99,8 @@ class Refiner(nn.Module):
         """
         return (scans - volumes) / (lost * self.scale)
 
-    def refine(self, volumes: Tensor, lost: Tensor, white: Tensor) -> Tensor:
-        """Draw a residual, and put it onto volumes.
+    def draw(self, volumes: Tensor, lost: Tensor, white: Tensor) -> Tensor:
+        """Draw a standardised residual.
 
         Args:
             volumes: `(B, C, Z, Y, X)` in [-1, 1], as a decoder gives them.
@@ -107,15 +108,44 @@ class Refiner(nn.Module):
             white: Unit normal noise of the same shape.
 
         Returns:
-            Volumes of the same shape, in [-1, 1].
+            The same shape.
         """
 
         def denoise(x: Tensor, sigma: float) -> Tensor:
             return self(x, torch.full((len(x),), sigma, device=x.device), volumes, lost)
 
-        sigmas = samplers.karras_sigmas(REFINING_STEPS, LEAST_SIGMA, MOST_SIGMA)
-        residual = samplers.dpm_solver_pp_2m(denoise, white * sigmas[0], sigmas, lambda: white)
-        return (volumes + residual * lost * self.scale).clamp(-1, 1)
+        sigmas = samplers.karras_sigmas(REFINING_STEPS)
+        return samplers.dpm_solver_pp_2m(denoise, white * sigmas[0], sigmas, lambda: white)
+
+    def calibrate(self, true: Tensor, drawn: Tensor) -> None:
+        """Learn how loud residuals are: few steps and a network of some training draw them too softly, and all alike.
+
+        Args:
+            true: Standardised residuals of scans, `(N, C, Z, Y, X)`.
+            drawn: What `draw` gives for the same scans.
+        """
+        ratios = _loudness(true) / _loudness(drawn).clamp_min(1e-6)
+        shares = (torch.arange(GAINS) + 0.5) / GAINS
+        self.gains.copy_(torch.quantile(ratios.float(), shares.to(ratios), dim=0))
+
+    def refine(self, volumes: Tensor, lost: Tensor, white: Tensor, chance: Tensor) -> Tensor:
+        """Draw a residual as loud as that of one of the scans, and put it onto volumes.
+
+        Args:
+            volumes: `(B, C, Z, Y, X)` in [-1, 1], as a decoder gives them.
+            lost: The standard deviation of what they lack, see `Autoencoder.decode_and_estimate`.
+            white: Unit normal noise of the same shape.
+            chance: `(B,)` in [0, 1): what share of the scans is less loud.
+
+        Returns:
+            Volumes of the same shape, in [-1, 1].
+        """
+        gain = self.gains[(chance * GAINS).long()][..., None, None, None]
+        return (volumes + gain * self.draw(volumes, lost, white) * lost * self.scale).clamp(-1, 1)
+
+
+def _loudness(residuals: Tensor) -> Tensor:
+    return residuals.square().mean((2, 3, 4)).sqrt()
 
 
 class _TimedBlock(nn.Module):

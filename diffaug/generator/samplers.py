@@ -20,18 +20,16 @@ if TYPE_CHECKING:  # the command line reads the registry, and need not wait for 
 SIGMA_MIN, SIGMA_MAX = 0.01, 80.0  # the noise levels between which the denoiser is asked
 
 
-def karras_sigmas(steps: int, least: float = SIGMA_MIN, most: float = SIGMA_MAX) -> list[float]:
+def karras_sigmas(steps: int) -> list[float]:
     """EDM's noise levels (arXiv 2206.00364, equation 5, rho = 7), then zero.
 
     Args:
         steps: Number of steps.
-        least: The smallest level but zero.
-        most: The largest level.
 
     Returns:
         `steps + 1` levels.
     """
-    high, low = most ** (1 / 7), least ** (1 / 7)
+    high, low = SIGMA_MAX ** (1 / 7), SIGMA_MIN ** (1 / 7)
     return [(high + i / max(1, steps - 1) * (low - high)) ** 7 for i in range(steps)] + [0.0]
 
 

@@ -12,6 +12,8 @@ from diffaug.scans.grid import Grid, Reading
 from diffaug.scans.scan import Geometry, Scan, centred_geometry, reorient
 
 SPACING_TOLERANCE = 0.02  # relative; below it a scan is not resampled
+# as nnU-Net does: linear interpolation would blur every scan that a generator learns from. Part of the names of caches
+SPLINE_ORDER = 3
 
 
 @dataclass(frozen=True)
@@ -117,5 +119,6 @@ def _resampled(voxels: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     if tuple(voxels.shape[1:]) == tuple(shape):
         return voxels.astype(np.float32)
     smooth = any(new < old for new, old in zip(shape, voxels.shape[1:], strict=True))
-    channels = [resize(v, shape, order=1, mode="edge", anti_aliasing=smooth, preserve_range=True) for v in voxels]
+    how = {"order": SPLINE_ORDER, "mode": "edge", "anti_aliasing": smooth, "preserve_range": True}
+    channels = [resize(v, shape, **how) for v in voxels]
     return np.stack(channels).astype(np.float32)

@@ -61,6 +61,7 @@ class Figures(TypedDict):
     volumes: dict[str, Any]
     copies: Copies
     c2st_auc: NotRequired[dict[str, Any] | None]
+    c2st_textures: NotRequired[dict[str, Any] | None]
 
 
 class AuditFinished(TypedDict):

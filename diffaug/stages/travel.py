@@ -101,6 +101,7 @@ def _summary(report: dict[str, Any], file: Path) -> dict[str, Any]:
         "defects": report["defects"],
         "volumes": report["figures"]["volumes"].get("synthetic"),
         "c2st_auc": report["figures"].get("c2st_auc"),
+        "c2st_textures": report["figures"].get("c2st_textures"),
         "copies": {key: copies[key] for key in ("found", "share", "share_of_real_scans", "by_chance", "planted_found")},
         "date": datetime.fromtimestamp(file.stat().st_mtime, timezone.utc).date().isoformat(),
     }

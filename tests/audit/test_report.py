@@ -31,7 +31,7 @@ OFF = Compared(Figure(3.0, 2.9, 3.1, 20), Figure(1.0, 0.8, 1.2, 20), False)
 NEAR = Compared(Figure(1.3, 0.9, 1.7, 20), Figure(1.0, 0.8, 1.2, 20), False)
 MEDIUM = Figure(0.5, 0.45, 0.55, 100)
 LOOKS = {"spectrum": np.zeros((3, 1, 16)), "histogram": np.zeros((3, 1, 48))}
-TELLING = Apartness(AT_FLOOR, OFF, OFF, {"v0": 0.1}, {"case_0": 0.0})
+TELLING = Apartness(AT_FLOOR, AT_FLOOR, OFF, OFF, {"v0": 0.1}, {"case_0": 0.0})
 
 
 def judged(count, copies=0):

@@ -402,6 +402,12 @@ def test_foreign_generator_is_refused(done, refusal):
     assert str(file) in refusal(Generator.load, file)
 
 
+def test_a_fit_measures_how_unlike_in_noise_its_scans_are(done):
+    refiner = Generator.load(done.workspace.generator / "generator.safetensors").refiner
+    assert (refiner.gains.diff(dim=0) >= 0).all()
+    assert refiner.gains[-1] > 1.02 * refiner.gains[0]
+
+
 def test_generator_survives_the_disk(done, tmp_path):
     generator = Generator.load(done.workspace.generator / "generator.safetensors")
     generator.save(tmp_path / "again.safetensors")

@@ -1,5 +1,7 @@
 """The refiner: what is lost between autoencoder and scan is drawn as it is in scans, where the reconstruction says."""
 
+import copy
+
 import pytest
 import torch
 
@@ -59,13 +61,22 @@ def trained(tmp_path_factory):
     toy, settings = Toy(), Training(steps=250, batch_size=8, learning_rate=5e-3, warmup_steps=10)
     folder = tmp_path_factory.mktemp("refiner")
     train(toy, toy.example, settings, fabric=start_fabric("cpu"), folder=folder, name="refiner", identity=None)
-    return toy.networks["refiner"].eval()
+    refiner = toy.networks["refiner"].eval()
+    real, volumes, lost = scans(32)
+    with torch.no_grad():
+        drawn = refiner.draw(volumes, lost, torch.randn(volumes.shape))
+    refiner.calibrate(refiner.standardised(real, volumes, lost), drawn)
+    return refiner
+
+
+def refined(refiner, volumes, lost, white, chance=0.5):
+    return refiner.refine(volumes, lost, white, torch.full((len(volumes),), chance))
 
 
 @torch.no_grad()
 def test_a_line_is_drawn_where_the_reconstruction_has_an_edge_and_nowhere_else(trained):
     real, volumes, lost = scans(12)
-    made = trained.refine(volumes, lost, torch.randn(volumes.shape)) - volumes
+    made = refined(trained, volumes, lost, torch.randn(volumes.shape)) - volumes
     wanted = real - volumes
     line = wanted.mean((2, 4), keepdim=True) > SKIN / 2
     assert line.sum() == 12
@@ -76,7 +87,7 @@ def test_a_line_is_drawn_where_the_reconstruction_has_an_edge_and_nowhere_else(t
 @torch.no_grad()
 def test_grain_is_as_strong_and_as_smooth_as_that_of_the_scans(trained):
     real, volumes, lost = scans(12)
-    made = trained.refine(volumes, lost, torch.randn(volumes.shape)) - volumes
+    made = refined(trained, volumes, lost, torch.randn(volumes.shape)) - volumes
 
     def figures(residual):
         grain = residual - residual.mean((2, 4), keepdim=True)
@@ -91,17 +102,34 @@ def test_grain_is_as_strong_and_as_smooth_as_that_of_the_scans(trained):
 def test_other_noise_draws_other_grain_and_the_same_noise_the_same(trained):
     _, volumes, lost = scans(2)
     one, other = torch.randn(2, *volumes.shape)
-    torch.testing.assert_close(trained.refine(volumes, lost, one), trained.refine(volumes, lost, one))
-    assert (trained.refine(volumes, lost, one) - trained.refine(volumes, lost, other)).std() > 0.5 * GRAIN
+    torch.testing.assert_close(refined(trained, volumes, lost, one), refined(trained, volumes, lost, one))
+    assert (refined(trained, volumes, lost, one) - refined(trained, volumes, lost, other)).std() > 0.5 * GRAIN
 
 
 @torch.no_grad()
 def test_what_is_expected_to_lack_little_is_changed_little_and_nothing_leaves_the_range(trained):
     _, volumes, lost = scans(4)
     white = torch.randn(volumes.shape)
-    little = trained.refine(volumes, 0.01 * lost, white) - volumes
+    little = refined(trained, volumes, 0.01 * lost, white) - volumes
     assert little.abs().max() < 0.1 * SKIN
-    assert trained.refine(volumes + 0.69, lost, white).max() == 1
+    assert refined(trained, volumes + 0.69, lost, white).max() == 1
+
+
+@torch.no_grad()
+def test_calibrated_it_draws_one_volume_as_smooth_as_the_smoothest_scans_and_another_as_noisy_as_the_noisiest(trained):
+    refiner = copy.deepcopy(trained)
+    real, volumes, lost = scans(48)
+    loudness = torch.linspace(0.5, 1.5, len(real)).view(-1, 1, 1, 1, 1)
+    true = refiner.standardised(volumes + loudness * (real - volumes), volumes, lost)
+    refiner.calibrate(true, refiner.draw(volumes, lost, torch.randn(volumes.shape)))
+
+    def drawn(chance):
+        made = refined(refiner, volumes, lost, torch.randn(volumes.shape), chance)
+        return refiner.standardised(made, volumes, lost).square().mean().sqrt()
+
+    assert [
+        float(drawn(chance) / true[i].square().mean().sqrt()) for chance, i in ((0.0, 0), (0.5, 24), (0.999, 47))
+    ] == (pytest.approx([1, 1, 1], rel=0.15))
 
 
 @torch.no_grad()
@@ -120,7 +148,7 @@ def test_large_volumes_are_refined_in_tiles_that_leave_no_seams(stride, monkeypa
         torch.nn.init.normal_(parameter, std=0.1)
     white, volumes = torch.randn(2, 1, 1, 8, 12, 64)
     lost = torch.full_like(volumes, 0.1)
-    whole = refiner.refine(volumes, lost, white)
+    whole = refined(refiner, volumes, lost, white)
     assert (whole - volumes.clamp(-1, 1)).abs().mean() > 1e-3
     monkeypatch.setattr(tiles.in_tiles, "__defaults__", (16,))
-    torch.testing.assert_close(refiner.refine(volumes, lost, white), whole, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(refined(refiner, volumes, lost, white), whole, atol=1e-4, rtol=1e-4)
