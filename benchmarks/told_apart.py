@@ -1,4 +1,4 @@
-"""Is the classifier two-sample test silent where there is nothing to tell, and does it speak where there is?
+"""Are the classifier two-sample tests silent where there is nothing to tell, and do they speak where there is?
 
     python -m benchmarks.told_apart --work FOLDER --set phantom REAL SYNTHETIC --set hippocampus REAL SYNTHETIC \
         --set hearts REAL SYNTHETIC
@@ -6,7 +6,7 @@
 REAL and SYNTHETIC are folders of images. Real scans are cut into thirds by patient, ten times. Of each split the second third
 stands for the synthetic volumes: it must not be told from the first by more than the third one is (the floor). In the first
 split synthetic volumes, slightly blurred scans and scans with a block of another scan take the second third's place, and must
-be told apart. Killed, it goes on when run again.
+be told apart: by the network or by the discriminant of textures. Killed, it goes on when run again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ import numpy as np
 from benchmarks.measuring import table
 from benchmarks.scarce.data import DATA_SETS
 from diffaug.audit.apartness import MOST, at_least_chance, blurred, patched, tell_apart
-from diffaug.audit.figures import Compared, area_figure
+from diffaug.audit.discriminant import tell_textures_apart
+from diffaug.audit.figures import Compared, Figure, area_figure
 from diffaug.audit.folders import from_folders, open_folders
 from diffaug.audit.inputs import AuditInputs
 from diffaug.audit.requests import FoldersRequest
@@ -74,7 +75,11 @@ def checks(
         sets, patients = [first, volumes], [whose[0], owners]
         return tell_apart(sets, patients, mirror=mirror, seed=seed, fabric=fabric, folder=work / str(seed), name=name)
 
+    def textured(volumes: Volumes, owners: Sequence[str]) -> Figure:
+        return area_figure(tell_textures_apart((first, volumes), (whose[0], owners), seed), seed)
+
     floor = at_least_chance(area_figure(apart("floor", third, whose[2]), seed))
+    floor_of_textures = at_least_chance(textured(third, whose[2]))
     others: dict[str, Callable[[], tuple[Volumes, Sequence[str]]]] = {"scans": lambda: (second, whose[1])}
     if seed == 0:
         rng = np.random.default_rng(seed)
@@ -88,7 +93,9 @@ def checks(
             ),
         }
     for name, make in others.items():
-        yield name, Compared(area_figure(apart(name, *make()), seed), floor, higher_is_better=False)
+        made = make()
+        yield name, Compared(area_figure(apart(name, *made), seed), floor, higher_is_better=False)
+        yield f"{name}: textures", Compared(textured(*made), floor_of_textures, higher_is_better=False)
 
 
 def main() -> int:

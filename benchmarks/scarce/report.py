@@ -24,7 +24,7 @@ BASELINE, EQUAL_STEPS = "scratch", "scratch-long"
 BEFORE = {
     "blobs": "commit 7f7457d: volumes of the first generator, which look like blobs",
     "unrefined": "commit a2df4cf: volumes of the second, from before there was a refiner",
-    "refined": "29 November, noon: volumes of the third, whose scans were blurred by linear interpolation",
+    "refined": "commit c5c8ee7: volumes of the third, of scans that linear interpolation had blurred",
 }
 LEAST_GAP = 0.005  # Dice; a share of less than that is a share of chance
 READING = (
