@@ -14,7 +14,7 @@ from diffaug.generator.autoencoder import Autoencoder
 from diffaug.generator.diffusion import denoising_error, draw_sigma
 from diffaug.generator.fit_autoencoder import HELD_OUT_SHOWN, centre_window, random_piece
 from diffaug.generator.plan import GeneratorPlan
-from diffaug.generator.refiner import Refiner
+from diffaug.generator.refiner import Refiner, loudness_of
 from diffaug.scans.cache import VolumeCache
 from diffaug.scans.pictures import mosaic
 from diffaug.training.overfitting import Watch
@@ -107,8 +107,9 @@ class RefinerObjective:
         noise, true, drawn = torch.Generator().manual_seed(0), [], []
         for case in self.plan.cases[:MEASURED_SCANS]:
             scan, volume, lost = self._seen(self._window(case))
-            true.append(refiner.standardised(scan, volume, lost))
-            drawn.append(refiner.draw(volume, lost, torch.randn(scan.shape, generator=noise).to(scan)))
+            white = torch.randn(scan.shape, generator=noise).to(scan)
+            true.append(loudness_of(refiner.standardised(scan, volume, lost)))
+            drawn.append(loudness_of(refiner.draw(volume, lost, white)))
         refiner.calibrate(torch.cat(true), torch.cat(drawn))
         return refiner
 

@@ -16,7 +16,7 @@ from diffaug.generator.layers import ChannelNorm, VoxelShuffle
 from diffaug.generator.tiles import in_tiles
 
 REFINING_STEPS = 8  # what is drawn has little structure: fewer than a latent needs (docs/notebook/telling_apart.md)
-GAINS = 32  # of the gains
+GAINS = 32  # quantiles of how much louder than drawn ones the residuals of scans are
 
 
 class Refiner(nn.Module):
@@ -50,8 +50,7 @@ class Refiner(nn.Module):
         self.last = nn.Sequential(ChannelNorm(width), nn.SiLU(), last, VoxelShuffle(stride))
         # root mean square of the residual over its estimate: about one
         self.scale = nn.Buffer(torch.ones(1, image_channels, 1, 1, 1))
-        # one scan is noisier than another all over, and what is local cannot know: how much louder than what was drawn for
-        # it the residual of a scan is, from the least to the most
+        # one scan is noisier than another all over, which what is local cannot know: factors, from the least to the most
         self.gains = nn.Buffer(torch.ones(GAINS, image_channels))
 
     def forward(self, noisy: Tensor, sigma: Tensor, volumes: Tensor, lost: Tensor) -> Tensor:
@@ -121,10 +120,10 @@ class Refiner(nn.Module):
         """Learn how loud residuals are: few steps and a network of some training draw them too softly, and all alike.
 
         Args:
-            true: Standardised residuals of scans, `(N, C, Z, Y, X)`.
-            drawn: What `draw` gives for the same scans.
+            true: Loudness of scans' standardised residuals, `(N, C)`, see `loudness_of`.
+            drawn: Loudness of what `draw` gives for the same scans.
         """
-        ratios = _loudness(true) / _loudness(drawn).clamp_min(1e-6)
+        ratios = true / drawn.clamp_min(1e-6)
         shares = (torch.arange(GAINS) + 0.5) / GAINS
         self.gains.copy_(torch.quantile(ratios.float(), shares.to(ratios), dim=0))
 
@@ -144,7 +143,15 @@ class Refiner(nn.Module):
         return (volumes + gain * self.draw(volumes, lost, white) * lost * self.scale).clamp(-1, 1)
 
 
-def _loudness(residuals: Tensor) -> Tensor:
+def loudness_of(residuals: Tensor) -> Tensor:
+    """Tell how loud residuals are as a whole: their root mean square.
+
+    Args:
+        residuals: `(B, C, Z, Y, X)`.
+
+    Returns:
+        `(B, C)`.
+    """
     return residuals.square().mean((2, 3, 4)).sqrt()
 
 

@@ -8,7 +8,7 @@ import torch
 from diffaug.budgets import Training
 from diffaug.generator import tiles
 from diffaug.generator.diffusion import denoising_error, draw_sigma
-from diffaug.generator.refiner import Refiner
+from diffaug.generator.refiner import Refiner, loudness_of
 from diffaug.training.devices import start_fabric
 from diffaug.training.loop import train
 from diffaug.training.step import Unwatched
@@ -65,7 +65,7 @@ def trained(tmp_path_factory):
     real, volumes, lost = scans(32)
     with torch.no_grad():
         drawn = refiner.draw(volumes, lost, torch.randn(volumes.shape))
-    refiner.calibrate(refiner.standardised(real, volumes, lost), drawn)
+    refiner.calibrate(loudness_of(refiner.standardised(real, volumes, lost)), loudness_of(drawn))
     return refiner
 
 
@@ -121,14 +121,15 @@ def test_calibrated_it_draws_one_volume_as_smooth_as_the_smoothest_scans_and_ano
     real, volumes, lost = scans(48)
     loudness = torch.linspace(0.5, 1.5, len(real)).view(-1, 1, 1, 1, 1)
     true = refiner.standardised(volumes + loudness * (real - volumes), volumes, lost)
-    refiner.calibrate(true, refiner.draw(volumes, lost, torch.randn(volumes.shape)))
+    drawn = refiner.draw(volumes, lost, torch.randn(volumes.shape))
+    refiner.calibrate(loudness_of(true), loudness_of(drawn))
 
-    def drawn(chance):
-        made = refined(refiner, volumes, lost, torch.randn(volumes.shape), chance)
-        return refiner.standardised(made, volumes, lost).square().mean().sqrt()
+    def made(chance):
+        refined_ones = refined(refiner, volumes, lost, torch.randn(volumes.shape), chance)
+        return refiner.standardised(refined_ones, volumes, lost).square().mean().sqrt()
 
     assert [
-        float(drawn(chance) / true[i].square().mean().sqrt()) for chance, i in ((0.0, 0), (0.5, 24), (0.999, 47))
+        float(made(chance) / true[i].square().mean().sqrt()) for chance, i in ((0.0, 0), (0.5, 24), (0.999, 47))
     ] == (pytest.approx([1, 1, 1], rel=0.15))
 
 
