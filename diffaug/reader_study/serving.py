@@ -24,6 +24,10 @@ STUDY_ID = re.compile(r'"id": "([0-9a-f]{12})"')
 MOST_BYTES = 10 * 2**20  # of a reader's answers
 
 
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 64  # on a busy machine more than socketserver's five wait, and are turned away
+
+
 def open_server(request: ServeRequest) -> ThreadingHTTPServer:
     """Open the server; it answers once its `serve_forever` runs.
 
@@ -45,7 +49,7 @@ def open_server(request: ServeRequest) -> ThreadingHTTPServer:
         raise DiffaugError(f"{request.study}/study.js: names no study, expected what make wrote; make the study anew")
     handler = partial(_Handler, request.answers, study[1], threading.Lock(), directory=str(request.study))
     try:
-        return ThreadingHTTPServer((HOST, request.port), handler)
+        return _Server((HOST, request.port), handler)
     except (OSError, OverflowError) as error:
         raise DiffaugError(
             f"--port {request.port}: cannot be used ({error}), expected a free one; name another, or 0 for any"
