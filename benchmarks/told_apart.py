@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks.measuring import table
 from benchmarks.scarce.data import DATA_SETS
 from diffaug.audit.apartness import MOST, at_least_chance, blurred, patched, tell_apart
-from diffaug.audit.discriminant import tell_textures_apart
+from diffaug.audit.discriminant import tell_textures_apart, texture_statistics
 from diffaug.audit.figures import Compared, Figure, area_figure
 from diffaug.audit.folders import from_folders, open_folders
 from diffaug.audit.inputs import AuditInputs
@@ -75,8 +75,10 @@ def checks(
         sets, patients = [first, volumes], [whose[0], owners]
         return tell_apart(sets, patients, mirror=mirror, seed=seed, fabric=fabric, folder=work / str(seed), name=name)
 
+    textures = texture_statistics(first)
+
     def textured(volumes: Volumes, owners: Sequence[str]) -> Figure:
-        return area_figure(tell_textures_apart((first, volumes), (whose[0], owners), seed), seed)
+        return area_figure(tell_textures_apart((textures, texture_statistics(volumes)), (whose[0], owners), seed), seed)
 
     floor = at_least_chance(area_figure(apart("floor", third, whose[2]), seed))
     floor_of_textures = at_least_chance(textured(third, whose[2]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -99,9 +100,7 @@ def _arms(cells: pd.DataFrame, network: str | None = None) -> list[str]:
 
 
 def _parsed(arm: str) -> Arm:
-    for name in BEFORE:
-        arm = arm.replace(name, "synthetic")
-    return Arm.parse(arm)
+    return Arm.parse(re.sub("|".join(BEFORE), "synthetic", arm))
 
 
 def _equal_steps(arm: str) -> str:

@@ -16,7 +16,7 @@ from lightning_fabric import Fabric
 from scipy.ndimage import gaussian_filter
 
 from diffaug.audit.classifier import ClassifierObjective
-from diffaug.audit.discriminant import tell_textures_apart
+from diffaug.audit.discriminant import tell_textures_apart, texture_statistics
 from diffaug.audit.figures import Compared, Figure, area_figure
 from diffaug.audit.folds import PATIENT_FOLDS, deal_folds
 from diffaug.audit.inputs import AuditInputs
@@ -87,22 +87,22 @@ def look_for_differences(
     names = [inputs.names[i] for i in rng.permutation(len(inputs.names))[:count]]
     first, second = cases[:count], cases[-count:]
 
-    def whose(some: Sequence[tuple[str, str | None]]) -> list[str]:
-        return [patient_of.get(case, case) for case, _ in some]
+    known, unknown = ([patient_of.get(case, case) for case, _ in some] for some in (first, second))
 
     def textured(others: Sequence[np.ndarray], owners: Sequence[str]) -> Figure:
-        return area_figure(tell_textures_apart((real, others), (whose(first), owners), seed), seed)
+        return area_figure(tell_textures_apart((textures, texture_statistics(others)), (known, owners), seed), seed)
 
     def apart(name: str, others: Sequence[np.ndarray], owners: Sequence[str], **asked: int) -> list[np.ndarray]:
-        sets, patients = (real, list(others)), (whose(first), owners)
-        mirror = inputs.grid.mirror
+        sets, patients, mirror = (real, list(others)), (known, owners), inputs.grid.mirror
         return tell_apart(sets, patients, mirror=mirror, seed=seed, fabric=fabric, folder=folder, name=name, **asked)
 
     real = [_half(inputs.real(*where)) for where in first]
     rest = [_half(inputs.real(*where)) for where in second]
+    textures = texture_statistics(real)
     volumes, owners = [_half(inputs.synthetic(n)) for n in names], [f"synthetic {n}" for n in names]
-    made = apart("synthetic", volumes, owners)
-    floor = at_least_chance(area_figure(apart("scans", rest, whose(second)), seed))
+    made, made_textured = apart("synthetic", volumes, owners), textured(volumes, owners)
+    del volumes  # they may be large
+    floor = at_least_chance(area_figure(apart("scans", rest, unknown), seed))
 
     def compared(scores: Sequence[np.ndarray]) -> Compared:
         return Compared(area_figure(scores, seed), floor, higher_is_better=False)
@@ -110,9 +110,9 @@ def look_for_differences(
     mixed = [patched(v, other, rng) for v, other in zip(rest, rest[1:] + rest[:1], strict=True)]
     return Apartness(
         compared(made),
-        Compared(textured(volumes, owners), at_least_chance(textured(rest, whose(second))), higher_is_better=False),
-        compared(apart("blurred", [blurred(v) for v in rest], whose(second), asked=CHECKED_FOLDS)),
-        compared(apart("patched", mixed, whose(second), asked=CHECKED_FOLDS)),
+        Compared(made_textured, at_least_chance(textured(rest, unknown)), higher_is_better=False),
+        compared(apart("blurred", [blurred(v) for v in rest], unknown, asked=CHECKED_FOLDS)),
+        compared(apart("patched", mixed, unknown, asked=CHECKED_FOLDS)),
         dict(zip(names, made[1][:, 1].tolist(), strict=True)),
         dict(zip((case for case, _ in first), made[0][:, 1].tolist(), strict=True)),
     )

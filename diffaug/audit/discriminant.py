@@ -26,13 +26,11 @@ LOOKED_AT = 48  # voxels along each axis, of the middle: hundreds of large volum
 LEAST_CONTRAST = 1e-4  # of a volume in [-1, 1]
 
 
-def tell_textures_apart(
-    sets: Sequence[Sequence[np.ndarray]], patients: Sequence[Sequence[str]], seed: int
-) -> list[np.ndarray]:
+def tell_textures_apart(sets: Sequence[np.ndarray], patients: Sequence[Sequence[str]], seed: int) -> list[np.ndarray]:
     """Judge every volume by a discriminant that has seen no volume of its patient.
 
     Args:
-        sets: Both sets' volumes `(C, Z, Y, X)` in [-1, 1], in any precision.
+        sets: The statistics of both sets' volumes, `(n, F)` each, see `texture_statistics`.
         patients: Whose each of them is: volumes of one patient are in one fold.
         seed: Of the folds.
 
@@ -40,7 +38,7 @@ def tell_textures_apart(
         Of each set, fold and score of every volume, `(n, 2)`: the higher, the more it looks like one of the second set.
     """
     folds = np.concatenate(deal_folds(patients, seed))
-    described = np.stack([texture_statistics(volume) for volumes in sets for volume in volumes])
+    described = np.concatenate(sets)
     second = np.arange(len(described)) >= len(sets[0])
     scores = np.zeros(len(described))
     for fold in range(PATIENT_FOLDS):
@@ -52,16 +50,20 @@ def tell_textures_apart(
     return [judged[~second], judged[second]]
 
 
-def texture_statistics(volume: np.ndarray) -> np.ndarray:
-    """Describe what a volume's texture is made of, whatever its brightness and contrast.
+def texture_statistics(volumes: Sequence[np.ndarray]) -> np.ndarray:
+    """Describe what volumes' textures are made of, whatever their brightness and contrast.
 
     Args:
-        volume: `(C, Z, Y, X)`.
+        volumes: `(C, Z, Y, X)` in [-1, 1] each, in any precision.
 
     Returns:
-        `(F,)`: of every channel the strength and the tails of the Laplacian, and percentiles of the steepness, at each scale
-        and after a median; strength and tails of what the median takes away.
+        `(n, F)`: of every channel the strength and the tails of the Laplacian, and percentiles of the steepness, at each
+        scale and after a median; strength and tails of what the median takes away.
     """
+    return np.stack([_of_volume(volume) for volume in volumes])
+
+
+def _of_volume(volume: np.ndarray) -> np.ndarray:
     room = [max(n - LOOKED_AT, 0) // 2 for n in volume.shape[1:]]
     z, y, x = (slice(start, start + LOOKED_AT) for start in room)
     return np.concatenate([_of_channel(channel) for channel in volume[:, z, y, x].astype(np.float32)])

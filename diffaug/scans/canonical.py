@@ -119,6 +119,5 @@ def _resampled(voxels: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     if tuple(voxels.shape[1:]) == tuple(shape):
         return voxels.astype(np.float32)
     smooth = any(new < old for new, old in zip(shape, voxels.shape[1:], strict=True))
-    how = {"order": SPLINE_ORDER, "mode": "edge", "anti_aliasing": smooth, "preserve_range": True}
-    channels = [resize(v, shape, **how) for v in voxels]
+    channels = [resize(v, shape, SPLINE_ORDER, "edge", anti_aliasing=smooth, preserve_range=True) for v in voxels]
     return np.stack(channels).astype(np.float32)
