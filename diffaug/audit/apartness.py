@@ -16,7 +16,7 @@ from lightning_fabric import Fabric
 from scipy.ndimage import gaussian_filter
 
 from diffaug.audit.classifier import ClassifierObjective
-from diffaug.audit.discriminant import tell_textures_apart, texture_statistics
+from diffaug.audit.discriminant import excess_of, tell_textures_apart, texture_statistics
 from diffaug.audit.figures import Compared, Figure, area_figure
 from diffaug.audit.folds import PATIENT_FOLDS, deal_folds
 from diffaug.audit.inputs import AuditInputs
@@ -44,8 +44,10 @@ class Apartness:
         textured: The same of a discriminant of texture statistics.
         blurred: That of scans against slightly blurred scans.
         patched: That of scans against scans in which an eighth of the volume is another scan's.
-        synthetic: Score of the synthetic volumes, by name: the higher, the more surely it gave itself away.
+        synthetic: Score of the synthetic volumes, by name: the higher, the more surely it gave itself away to the classifier
+            that tells more of them.
         real: Score of the scans, by id.
+        excess: By how many standard deviations of the scans the synthetic volumes' texture statistics are larger, `(F,)`.
     """
 
     curve: Compared
@@ -54,6 +56,7 @@ class Apartness:
     patched: Compared
     synthetic: dict[str, float]
     real: dict[str, float]
+    excess: np.ndarray
 
 
 def look_for_differences(
@@ -89,8 +92,8 @@ def look_for_differences(
 
     known, unknown = ([patient_of.get(case, case) for case, _ in some] for some in (first, second))
 
-    def textured(others: Sequence[np.ndarray], owners: Sequence[str]) -> Figure:
-        return area_figure(tell_textures_apart((textures, texture_statistics(others)), (known, owners), seed), seed)
+    def textured(others: np.ndarray, owners: Sequence[str]) -> list[np.ndarray]:
+        return tell_textures_apart((textures, others), (known, owners), seed)
 
     def apart(name: str, others: Sequence[np.ndarray], owners: Sequence[str], **asked: int) -> list[np.ndarray]:
         sets, patients, mirror = (real, list(others)), (known, owners), inputs.grid.mirror
@@ -100,21 +103,25 @@ def look_for_differences(
     rest = [_half(inputs.real(*where)) for where in second]
     textures = texture_statistics(real)
     volumes, owners = [_half(inputs.synthetic(n)) for n in names], [f"synthetic {n}" for n in names]
-    made, made_textured = apart("synthetic", volumes, owners), textured(volumes, owners)
+    made, made_textures = apart("synthetic", volumes, owners), texture_statistics(volumes)
     del volumes  # they may be large
-    floor = at_least_chance(area_figure(apart("scans", rest, unknown), seed))
+    made_textured = textured(made_textures, owners)
 
-    def compared(scores: Sequence[np.ndarray]) -> Compared:
+    def compared(scores: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> Compared:
+        floor = at_least_chance(area_figure(others, seed))
         return Compared(area_figure(scores, seed), floor, higher_is_better=False)
 
+    others = apart("scans", rest, unknown)
     mixed = [patched(v, other, rng) for v, other in zip(rest, rest[1:] + rest[:1], strict=True)]
+    telling = max(made, made_textured, key=lambda scores: area_figure(scores, seed).value)
     return Apartness(
-        compared(made),
-        Compared(made_textured, at_least_chance(textured(rest, unknown)), higher_is_better=False),
-        compared(apart("blurred", [blurred(v) for v in rest], unknown, asked=CHECKED_FOLDS)),
-        compared(apart("patched", mixed, unknown, asked=CHECKED_FOLDS)),
-        dict(zip(names, made[1][:, 1].tolist(), strict=True)),
-        dict(zip((case for case, _ in first), made[0][:, 1].tolist(), strict=True)),
+        compared(made, others),
+        compared(made_textured, textured(texture_statistics(rest), unknown)),
+        compared(apart("blurred", [blurred(v) for v in rest], unknown, asked=CHECKED_FOLDS), others),
+        compared(apart("patched", mixed, unknown, asked=CHECKED_FOLDS), others),
+        dict(zip(names, telling[1][:, 1].tolist(), strict=True)),
+        dict(zip((case for case, _ in first), telling[0][:, 1].tolist(), strict=True)),
+        excess_of(textures, made_textures),
     )
 
 

@@ -24,6 +24,20 @@ TEXTURE_SCALES = (0.0, 0.5, 1.0)  # voxels that a volume is smoothed by before i
 EDGES = (50, 75, 90, 97, 99.5)  # percentiles of the steepness
 LOOKED_AT = 48  # voxels along each axis, of the middle: hundreds of large volumes take a while
 LEAST_CONTRAST = 1e-4  # of a volume in [-1, 1]
+_FILTERED = (*(f"smoothed by {scale:g} voxels" if scale else "as it is" for scale in TEXTURE_SCALES), "after a median")
+STATISTICS = (  # of a channel, in the order in which they are measured
+    "strength of the grain, which a median takes away",
+    "tails of the grain",
+    *(
+        f"{what}, {how}"
+        for how in _FILTERED
+        for what in (
+            "strength of the Laplacian",
+            "tails of the Laplacian",
+            *(f"steepness of the steepest {100 - percentile:g} %" for percentile in EDGES),
+        )
+    ),
+)
 
 
 def tell_textures_apart(sets: Sequence[np.ndarray], patients: Sequence[Sequence[str]], seed: int) -> list[np.ndarray]:
@@ -61,6 +75,19 @@ def texture_statistics(volumes: Sequence[np.ndarray]) -> np.ndarray:
         scale and after a median; strength and tails of what the median takes away.
     """
     return np.stack([_of_volume(volume) for volume in volumes])
+
+
+def excess_of(known: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Tell by how much one set's statistics are larger than another's.
+
+    Args:
+        known: Statistics of the set that is the measure, `(n, F)`.
+        other: Of the other set.
+
+    Returns:
+        Differences of the means in standard deviations of `known`, `(F,)`.
+    """
+    return (other.mean(0) - known.mean(0)) / known.std(0).clip(LEAST_CONTRAST)
 
 
 def _of_volume(volume: np.ndarray) -> np.ndarray:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from diffaug.audit.catalogue import SINGLE, entry_of
+from diffaug.audit.discriminant import STATISTICS
 from diffaug.audit.figures import Compared, Figure
 from diffaug.audit.findings import Findings
 from diffaug.audit.folds import PATIENT_FOLDS
@@ -14,10 +17,11 @@ from diffaug.audit.verdicts import Verdict, defects
 from diffaug.errors import times
 from diffaug.page import card, heading, page, paragraph, picture, table
 
+EXCESSES = 6  # texture statistics that are listed
 ROWS = 40  # of a table; all of them are in copies.csv
 PICTURES = {
-    "telling.png": "What gave them away: the synthetic volumes that the classifier was surest of, those that it took for "
-    "scans, and the scans that it was surest of.",
+    "telling.png": "What gave them away: the synthetic volumes that a classifier was surest of, those that it took for "
+    "scans, and the scans that it was surest of. Of the two it is the one that tells more of them.",
     "textures.png": "Power spectra and intensities of both sides, the middle nine tenths of each shaded.",
     "volumes.png": "Real scans, and synthetic volumes that were not picked by hand.",
     "nearest_pairs.png": "The synthetic volumes most similar to a training scan, each over that scan. Do they show one "
@@ -69,6 +73,7 @@ def render(findings: Findings, verdicts: Sequence[Verdict], folder: Path) -> str
             _rows(findings),
         ),
         table(("figure", "value (95 % interval)", "n", "settings"), _plain_rows(findings)),
+        *([] if findings.apart is None else [_excess(findings.apart.excess, findings.channels)]),
         heading("Does the test find copies?"),
         _planted(findings),
         heading("Nearest training scans"),
@@ -113,6 +118,16 @@ def _plain_rows(findings: Findings) -> Iterable[Sequence[object]]:
         "each by the others' threshold",
     )
     yield "training scans that a copy reaches", f"{copies.reached:.1%}", copies.training, ""
+
+
+def _excess(excess: np.ndarray, channels: Sequence[str]) -> str:
+    """List the texture statistics that differ most."""
+    names = [f"{channel}: {statistic}" for channel in channels for statistic in STATISTICS]
+    most = np.argsort(-np.abs(excess))[:EXCESSES]
+    return table(
+        ("of all texture statistics these differ most", "synthetic less real, standard deviations of real scans"),
+        [(names[i], f"{excess[i]:+.1f}") for i in most],
+    )
 
 
 def _patients(copies: Memorisation) -> str:

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 from scipy.stats import mannwhitneyu
 from test_memorisation import blobs, grid, inputs
 
 from diffaug.audit import apartness, classifier
 from diffaug.audit.apartness import at_least_chance, look_for_differences, tell_apart
+from diffaug.audit.discriminant import STATISTICS
 from diffaug.audit.figures import Figure, area_figure
 from diffaug.training.devices import start_fabric
 
@@ -138,6 +140,15 @@ def test_synthetic_volumes_stand_beside_the_floor_and_beside_spoilt_scans(tmp_pa
     assert len(apart.synthetic) == len(apart.real) == 20
     assert set(apart.real) <= {f"case_{i}" for i in range(40)}
     assert min(apart.synthetic.values()) > np.median(list(apart.real.values()))
+
+
+def test_volumes_are_ranked_by_the_classifier_that_tells_more(tmp_path):
+    soft = [gaussian_filter(v, (0, 0.6, 0.6, 0.6)) for v in SECOND]
+    apart = found(tmp_path, soft)
+    assert apart.textured.figure.value > apart.curve.figure.value, "so short a training overlooks it"
+    told = np.mean([made > real for made in apart.synthetic.values() for real in apart.real.values()])
+    assert told == pytest.approx(apart.textured.figure.value, abs=0.1)
+    assert np.argmin(apart.excess) in [i for i, name in enumerate(STATISTICS) if "Laplacian" in name]
 
 
 def test_too_few_volumes_are_not_judged(tmp_path):

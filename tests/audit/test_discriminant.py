@@ -6,7 +6,7 @@ from scipy.ndimage import gaussian_filter
 from test_memorisation import blobs
 
 from diffaug.audit.apartness import at_least_chance
-from diffaug.audit.discriminant import tell_textures_apart, texture_statistics
+from diffaug.audit.discriminant import STATISTICS, excess_of, tell_textures_apart, texture_statistics
 from diffaug.audit.figures import area_figure
 
 SIZE = (16, 16, 16)
@@ -47,6 +47,18 @@ def test_what_was_drawn_alike_is_not_told_apart():
 
 def test_soft_edges_are_seen_though_noise_makes_up_for_the_power_that_they_lack():
     assert area([softened(volume, i) for i, volume in enumerate(SECOND)]).low > 0.9
+
+
+def test_what_differs_most_has_a_name():
+    soft = [gaussian_filter(volume, (0, 0.5, 0.5, 0.5)) for volume in SECOND]
+    excess = excess_of(texture_statistics(FIRST), texture_statistics(soft))
+    assert len(excess) == len(STATISTICS)
+    named = dict(zip(STATISTICS, excess, strict=True))
+    for weaker in ("strength of the grain, which a median takes away", "strength of the Laplacian, as it is"):
+        assert named[weaker] < -2
+    assert abs(named["tails of the grain"]) < 1, "blur changes how strong, not how heavy-tailed"
+    alike = excess_of(texture_statistics(FIRST), texture_statistics(SECOND))
+    assert np.abs(alike).max() < 1 < np.abs(excess).max()
 
 
 def test_brightness_and_contrast_are_no_texture():

@@ -15,6 +15,7 @@ from diffaug.audit import catalogue, distances, measuring
 from diffaug.audit import textures as measured_textures
 from diffaug.audit.apartness import Apartness
 from diffaug.audit.auditing import summarise
+from diffaug.audit.discriminant import STATISTICS
 from diffaug.audit.drawing import draw
 from diffaug.audit.fidelity import Fidelity
 from diffaug.audit.figures import Compared, Figure
@@ -31,7 +32,8 @@ OFF = Compared(Figure(3.0, 2.9, 3.1, 20), Figure(1.0, 0.8, 1.2, 20), False)
 NEAR = Compared(Figure(1.3, 0.9, 1.7, 20), Figure(1.0, 0.8, 1.2, 20), False)
 MEDIUM = Figure(0.5, 0.45, 0.55, 100)
 LOOKS = {"spectrum": np.zeros((3, 1, 16)), "histogram": np.zeros((3, 1, 48))}
-TELLING = Apartness(AT_FLOOR, AT_FLOOR, OFF, OFF, {"v0": 0.1}, {"case_0": 0.0})
+EXCESS = np.linspace(0.9, -1.5, len(STATISTICS))
+TELLING = Apartness(AT_FLOOR, AT_FLOOR, OFF, OFF, {"v0": 0.1}, {"case_0": 0.0}, EXCESS)
 
 
 def judged(count, copies=0):
@@ -130,6 +132,14 @@ def test_the_classifier_leads_and_is_believed_as_far_as_it_notices():
     assert conclude(findings(apart=told))[0].kind == "bad", "but what it does see is there"
     assert "overlooks slight blur." in second.head
     assert conclude(findings(apart=None))[0].head == "Told from scans: not measured."
+
+
+def test_the_texture_that_differs_most_is_named_first():
+    page = render(findings(), conclude(findings()), Path("nowhere"))
+    last, first = (f"MR: {STATISTICS[i]}</td><td>{EXCESS[i]:+.1f}" for i in (-1, 0))
+    assert last in page and "-1.5" in last
+    assert first not in page, "six of thirty are enough"
+    assert STATISTICS[-1] not in render(findings(apart=None), [], Path("nowhere"))
 
 
 def test_no_more_alarms_than_among_real_scans_are_no_copies():
