@@ -12,7 +12,7 @@ from pathlib import Path
 
 from diffaug import demo_page
 from diffaug.errors import DiffaugError
-from diffaug.files import write_json
+from diffaug.files import read_json, write_json
 
 SHIPPED = Path(__file__).parent / "phantom" / "hospital_a.safetensors"  # how it was made: hospital_a.md beside it
 SHAPE = "16 24 32"
@@ -38,8 +38,12 @@ def demo(out: Path, *, seed: int = 0, fit: bool = False) -> None:
         out: Where everything goes; a second run goes on where the first one stopped.
         seed: Of hospital B's phantoms and of the generator's volumes.
         fit: Whether hospital A's generator is fitted here, half an hour more, in place of the one that is shipped.
+
+    Raises:
+        DiffaugError: If a command fails, or the folder holds a demo of other options.
     """
     out = out.resolve()
+    _require_same(out / "demo.json", {"seed": seed, "fit": fit})
     raw, preprocessed, results = (out / name for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"))
     environment = {
         **os.environ,
@@ -87,6 +91,17 @@ def demo(out: Path, *, seed: int = 0, fit: bool = False) -> None:
         ),
     )
     print(f"{'total':>18}: {sum(run.seconds.values()) / 60:.1f} minutes\n{'page':>18}: {page}", flush=True)
+
+
+def _require_same(file: Path, options: dict[str, int]) -> None:
+    """A demo goes on only as it was begun: what other options have made would be shown as its own."""
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, options)
+    begun = read_json(file, "delete the folder, or give another --out")
+    if begun != options:
+        before, now = (" ".join(f"{k}={v}" for k, v in some.items()) for some in (begun, options))
+        raise DiffaugError(f"{file.parent}: holds a demo of {before}, expected one of {now}; give another --out")
 
 
 def _hospital_a(run: _Runner, out: Path, raw: Path) -> Path:

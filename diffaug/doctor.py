@@ -189,7 +189,7 @@ def _scans(workspace: Workspace) -> str:
         more = f", and {len(stopping) - SHOWN} more" if len(stopping) > SHOWN else ""
         raise DiffaugError(
             f"{len(stopping)} of {len(dataset.cases)} scans cannot be used ({told}{more}); mend them, "
-            "or list them for --exclude"
+            "or list them in a FILE: --exclude fold:0 --exclude FILE"
         )
     few = dataset.cases[:: max(1, len(dataset.cases) // SHOWN)][:SHOWN]
     readings = [read_off(case.id, dataset.read(case), dataset.channels) for case in few]

@@ -1,13 +1,15 @@
 """The demo's shipped generator and its page; the whole of it is what `make demo` runs."""
 
 import json
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
 from blobs import blob, write_image
-from diffaug.demo import ARMS, SHIPPED
+from diffaug.demo import ARMS, SHIPPED, demo
 from diffaug.demo_page import Shown, write
+from diffaug.errors import DiffaugError
 from diffaug.files import write_json
 from diffaug.generator.model import Generator
 
@@ -69,3 +71,11 @@ def test_the_page_shows_samples_verdicts_masks_and_dice_and_needs_nothing_beside
     assert "case_0, case_1, case_2, case_3" in page
     dice = json.loads((tmp_path / "out" / "dice.json").read_text())
     assert dice["dice"]["with pretraining"]["case_3"] == pytest.approx(0.7)
+
+
+def test_a_demo_of_other_options_is_not_gone_on_with(tmp_path, refusal, monkeypatch):
+    monkeypatch.setattr("diffaug.demo._Runner.__call__", stopped := Mock(side_effect=DiffaugError("stopped")))
+    assert refusal(demo, tmp_path / "demo") == refusal(demo, tmp_path / "demo") == "stopped"
+    for other in ({"seed": 1}, {"fit": True}):
+        assert "give another --out" in refusal(demo, tmp_path / "demo", **other)
+    assert stopped.call_count == 2, "nothing was begun"

@@ -52,6 +52,20 @@ def likely_seconds(plan: GeneratorPlan, device: torch.device) -> float:
     return sum(work[name] * training.steps / (rate * REACHED[name]) for name, training in plan.trainings.items())
 
 
+def in_short(plan: GeneratorPlan, device: torch.device) -> str:
+    """Say how long a fit is, in steps and in time.
+
+    Args:
+        plan: The plan.
+        device: Where to train.
+
+    Returns:
+        For example `cpu-small, 1,500, 2,500 and 9,000 steps, likely 27 minutes here`.
+    """
+    *first, last = (f"{training.steps:,}" for training in plan.trainings.values())
+    return f"{plan.budget}, {', '.join(first)} and {last} steps, likely {_in_words(likely_seconds(plan, device))} here"
+
+
 def largest_plan(budget: str) -> GeneratorPlan:
     """Plan for scans that fill a budget, where nothing is known of the scans yet.
 
@@ -70,15 +84,8 @@ def largest_plan(budget: str) -> GeneratorPlan:
     )
 
 
-def in_words(seconds: float) -> str:
-    """Write a time as people say it.
-
-    Args:
-        seconds: The time.
-
-    Returns:
-        For example `12 minutes`.
-    """
+def _in_words(seconds: float) -> str:
+    """Write a time as people say it."""
     for name, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {name}"

@@ -88,7 +88,7 @@ def measure_scans(dataset: RawDataset, workspace: Workspace) -> Entries:
         first = next(iter(unusable.values()))
         raise DiffaugError(
             f"{len(unusable)} of {len(dataset.cases)} scans cannot be used, the first: {first}. All are listed: "
-            f"--exclude {listed}"
+            f"--exclude fold:0 --exclude {listed} leaves them out (a rule replaces the default, fold:0)"
         )
     listed.unlink(missing_ok=True)
     fingerprint = workspace.preprocessed / "dataset_fingerprint.json"

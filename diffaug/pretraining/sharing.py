@@ -24,6 +24,8 @@ from diffaug.workspace import Workspace
 
 GIVE = "give nnU-Net's folder of a finished training"
 TRAINING_ONLY = ("optimizer_state", "grad_scaler_state", "logging")
+# what prediction reads of dataset.json; its entry `dataset` would name every case and its files
+TOLD_OF_DATASET = ("channel_names", "labels", "regions_class_order", "file_ending", "overwrite_image_reader_writer")
 
 
 def export_encoder(workspace: Workspace, out: Path) -> Path:
@@ -123,10 +125,9 @@ def import_encoder(workspace: Workspace, file: Path, *, fresh: bool = False) -> 
 
 
 def _require_own_weights(
-    checkpoint: Path, plans: PlansManager, configuration: ConfigurationManager, trainer: str
+    checkpoint: Path, info: dict[str, Any], plans: PlansManager, configuration: ConfigurationManager, trainer: str
 ) -> None:
     """Require that a model's weights are those of the network that its trainer is known to build."""
-    info = read_dataset_json(checkpoint.parents[1], labels=True)
     kind = trained_network(trainer)
     network = build_downstream(configuration, plans, info, network=kind, deep_supervision=False)
     try:
@@ -140,6 +141,8 @@ def _require_own_weights(
 
 def share_model(folder: Path, out: Path) -> Path:
     """Copy a trained model so that it predicts where diffaug is not installed: most networks are nnU-Net's own anyway.
+
+    Only what prediction needs is copied: no case's name, no path, no scan's size.
 
     Args:
         folder: nnU-Net's folder of the model, `TRAINER__PLANS__CONFIGURATION`.
@@ -161,7 +164,8 @@ def share_model(folder: Path, out: Path) -> Path:
     trainer, plans, configuration = folder.name.split("__", 2)
     told, planned = understood(read_json(folder / "plans.json", GIVE), configuration, folder / "plans.json")
     stock = network_of(planned.configuration, trained_network(trainer)).stock
-    _require_own_weights(checkpoints[0], told, planned, trainer)
+    info = read_dataset_json(folder, labels=True)
+    _require_own_weights(checkpoints[0], info, told, planned, trainer)
     if stock is None:
         raise DiffaugError(
             f"{folder}: nnU-Net has no trainer of this network, expected one that it has; share the model's folder as it is "
@@ -175,11 +179,11 @@ def share_model(folder: Path, out: Path) -> Path:
         copy = Path(place) / target.name
         for checkpoint in checkpoints:
             content = {k: v for k, v in read_checkpoint(checkpoint).items() if k not in TRAINING_ONLY}
-            content |= {"trainer_name": stock, "diffaug": {"trainer": trainer}}
+            told_once_more = {k: v for k, v in content["init_args"].items() if k not in ("plans", "dataset_json")}
+            content |= {"trainer_name": stock, "init_args": told_once_more, "diffaug": {"trainer": trainer}}
             with atomic_path(copy / checkpoint.parent.name / checkpoint.name) as temporary:
                 torch.save(content, temporary)
-        for name in ("plans.json", "dataset.json", "dataset_fingerprint.json"):
-            if (folder / name).is_file():
-                shutil.copyfile(folder / name, copy / name)
+        shutil.copyfile(folder / "plans.json", copy / "plans.json")
+        write_json(copy / "dataset.json", {k: v for k, v in info.items() if k in TOLD_OF_DATASET})
         copy.rename(target)  # whole, or not there
     return target

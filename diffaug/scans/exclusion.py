@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,28 @@ def _named_in(folder: Path, ending: str) -> set[str]:
     return {re.sub(r"(_\d{4})?" + re.escape(ending) + "$", "", path.name) for path in folder.iterdir()}
 
 
-def _validation_ids(workspace: Workspace, labelled: Sequence[str], rule: str) -> list[str]:
+def warn_of_folds(workspace: Workspace, seen: Collection[str]) -> str | None:
+    """Look whether a fold is left that nnU-Net may train afterwards, before hours have gone by.
+
+    Args:
+        workspace: The task's workspace.
+        seen: Ids of the cases that will be seen.
+
+    Returns:
+        What a person should be told where some validation case of every fold is among them; None where all is well.
+    """
+    labelled = labelled_ids(workspace.raw, read_dataset_json(workspace.raw))
+    folds = _folds(workspace, labelled)
+    if not folds or any(set(seen).isdisjoint(validation) for validation in folds):
+        return None
+    return (
+        "validation cases of every fold will be seen, so nnUNetTrainerDiffAug will refuse each fold; to train one, "
+        "begin with --exclude fold:0 or --exclude labelled beside your own rules (a rule replaces the default, fold:0)"
+    )
+
+
+def _folds(workspace: Workspace, labelled: Sequence[str]) -> list[list[str]]:
+    """List the validation cases of each of nnU-Net's folds; none where it cannot split so few, and only fold `all` exists."""
     file = workspace.preprocessed / "splits_final.json"
     if file.is_file():
         splits = read_json(file, "delete it, nnU-Net makes a new one")
@@ -106,14 +127,19 @@ def _validation_ids(workspace: Workspace, labelled: Sequence[str], rule: str) ->
                 f"{file}: found a fold without the lists train and val, expected both in each; mend it, or delete it and "
                 "nnU-Net makes a new one"
             )
-    elif len(labelled) >= FOLDS:
-        splits = default_splits(labelled)
     else:
-        return []  # nnU-Net cannot split so few either: only fold `all` exists
+        splits = default_splits(labelled) if len(labelled) >= FOLDS else []
+    return [[str(case) for case in split["val"]] for split in splits]
+
+
+def _validation_ids(workspace: Workspace, labelled: Sequence[str], rule: str) -> list[str]:
+    folds = _folds(workspace, labelled)
+    if not folds:
+        return []
     number = rule.removeprefix("fold:")
-    if not number.isdigit() or int(number) >= len(splits):
-        raise DiffaugError(f"--exclude {rule}: no such fold, expected fold:0 to fold:{len(splits) - 1}; fix it")
-    return [str(case) for case in splits[int(number)]["val"]]
+    if not number.isdigit() or int(number) >= len(folds):
+        raise DiffaugError(f"--exclude {rule}: no such fold, expected fold:0 to fold:{len(folds) - 1}; fix it")
+    return folds[int(number)]
 
 
 def _names_in_file(rule: str) -> list[str]:

@@ -12,6 +12,7 @@ from lightning_fabric import Fabric
 from diffaug.errors import DiffaugError
 from diffaug.files import file_hash, read_json, write_json
 from diffaug.generator.cards import write_cards
+from diffaug.generator.estimate import in_short
 from diffaug.generator.fitting import clear, fit_networks
 from diffaug.generator.model import Generator
 from diffaug.generator.plan import GeneratorPlan
@@ -30,7 +31,7 @@ from diffaug.generator.preparing import (
 from diffaug.generator.sites import read_sites
 from diffaug.scans.cache import VolumeCache
 from diffaug.scans.dataset import RawDataset, open_dataset
-from diffaug.scans.exclusion import excluded_ids
+from diffaug.scans.exclusion import excluded_ids, warn_of_folds
 from diffaug.scans.grid import Reading
 from diffaug.stages.requests import FitRequest, remembered
 from diffaug.stages.stage import MANIFEST, Stage, open_stage
@@ -76,6 +77,8 @@ def fit(
             request = stage.request(FitRequest, asked)
             kept = stage.before["excluded"] if stage.before is not None else None
             dataset, excluded = scans_of(workspace, request, kept, others)
+            if kept is None and (told := warn_of_folds(workspace, [case.id for case in dataset.cases])):
+                fabric.print(f"fit: {told}")
             entries = {} if fresh else stored_readings(folder)
             changed = changed_scans(dataset, stage.before["cases"], entries) if stage.before is not None else []
             if stage.finished and target.is_file():
@@ -97,6 +100,8 @@ def fit(
                 return plan_file
             cache = fill_cache(dataset, plan, readings, folder)
             conditions = {case: plan.conditions.of(reading, plan.grid) for case, reading in readings.items()}
+        if not used:  # who needs a generator for something else was told before
+            fabric.print(f"fit: {in_short(plan, fabric.device)}", flush=True)
         generator = fit_networks(plan, cache, conditions, folder, fabric, stage.save)
         if fabric.is_global_zero:
             _finish(stage, generator, entries, target)

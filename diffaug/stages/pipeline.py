@@ -9,7 +9,7 @@ from diffaug.audit.requests import Extras, FoldersRequest
 from diffaug.budgets import BUDGETS
 from diffaug.errors import DiffaugError
 from diffaug.files import read_json
-from diffaug.generator.estimate import in_words, largest_plan, likely_seconds
+from diffaug.generator.estimate import in_short, largest_plan
 from diffaug.generator.plan import GeneratorPlan
 from diffaug.pretraining.images import folders_of
 from diffaug.stages import audit as auditing
@@ -169,9 +169,7 @@ def _generator(
             raise DiffaugError(f"--budget: found '{budget}', expected one of {', '.join(BUDGETS)}; fix the option")
         planned = begun is not None and plan_file.is_file()
         plan = GeneratorPlan.load(plan_file) if planned else largest_plan(budget)
-        time = in_words(likely_seconds(plan, fabric.device))
-        steps = f"{plan.autoencoder_training.steps:,} and {plan.denoiser_training.steps:,} steps"
-        what = f"fit, {plan.budget}, {steps}, likely {time} here"
+        what = f"fit, {in_short(plan, fabric.device)}"
         if begun is None and budget.startswith("gpu") and fabric.device.type == "cpu":
             raise DiffaugError(
                 f"{workspace.generator}: {verb} needs a generator, and there is none; {what}, for there is no GPU, expected "

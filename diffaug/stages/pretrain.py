@@ -24,7 +24,7 @@ from diffaug.pretraining.preprocessing import find_teacher, preprocess
 from diffaug.pretraining.pretexts import PRETEXTS, Pretext, pretext_for
 from diffaug.pretraining.sources import Source, open_sources, require_channels, require_teacher, source_hashes
 from diffaug.scans.cache import VolumeCache
-from diffaug.scans.exclusion import excluded_ids
+from diffaug.scans.exclusion import excluded_ids, warn_of_folds
 from diffaug.stages.requests import PretrainRequest, remembered
 from diffaug.stages.stage import Stage, open_stage
 from diffaug.training.devices import start_fabric
@@ -100,14 +100,15 @@ def pretrain(workspace: Workspace, asked: PretrainRequest, *, device: str, fresh
             return target
         training = replace(BUDGETS[request.budget].pretraining, seed=request.seed)
         rate = min(training.learning_rate, work.network.family.recipe.pretraining_rate)
-        training = replace(training, learning_rate=rate)
-        if request.pretext_steps is not None:
-            training = replace(training, steps=request.pretext_steps)
+        steps = training.steps if request.pretext_steps is None else request.pretext_steps
+        training = replace(training, learning_rate=rate, steps=steps)
         require_shares(training, fabric, "pretext")
         excluded, sources = _sources(workspace, request, request.images)
+        seen = sorted({case for source in sources for case in source.seen})
+        if told := warn_of_folds(workspace, seen):
+            fabric.print(f"pretrain: {told}")
         inputs = {source.name: source_hashes(source) for source in sources}
-        if stage.before is not None and "inputs" in stage.before:
-            stage.refuse(_changed(stage.before["inputs"], inputs))
+        stage.refuse(_changed((stage.before or {}).get("inputs", inputs), inputs))
         torch.manual_seed(request.seed)  # of a helper's weights
         pretext = pretext_for(str(request.pretext), work.network, work.channels)
         # what does not fit is told before anything is discarded
@@ -118,7 +119,7 @@ def pretrain(workspace: Workspace, asked: PretrainRequest, *, device: str, fresh
         fabric.barrier()
         volumes = _volumes(work, pretext, sources, inputs, fabric)
         provenance = {
-            "case_ids": sorted({case for source in sources for case in source.seen}),
+            "case_ids": seen,
             "excluded": sorted(excluded),
             **({"origins": origins} if (origins := [source.origin for source in sources if source.origin]) else {}),
             "volumes": len(volumes),

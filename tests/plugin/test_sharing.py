@@ -101,7 +101,10 @@ def test_foreign_encoder_without_provenance_is_exported(nnunet, tmp_path):
     assert read_encoder(export_encoder(workspace(nnunet), tmp_path / "shared.pt")).provenance == {}
 
 
-def test_shared_model_predicts_the_same_without_the_plugin(nnunet, tmp_path, monkeypatch):
+def test_shared_model_predicts_the_same_without_the_plugin_and_names_no_case(nnunet, tmp_path, monkeypatch):
+    info = nnunet.preprocessed / nnunet.dataset / "dataset.json"
+    files = {case: {"images": [f"ward/{case}.nii.gz"], "label": f"ward/{case}_seg.nii.gz"} for case in nnunet.cases}
+    info.write_text(json.dumps(json.loads(info.read_text()) | {"dataset": files}))
     trainer = nnunet.trainer("nnUNetTrainerDiffAugScratch")
     trainer.run_training()
     folder = nnunet.results / nnunet.dataset / f"nnUNetTrainerDiffAugScratch__nnUNetPlans__{nnunet.configuration}"
@@ -109,6 +112,10 @@ def test_shared_model_predicts_the_same_without_the_plugin(nnunet, tmp_path, mon
     shared = share_model(folder, tmp_path / "shared")
     assert shared.name == f"nnUNetTrainer__nnUNetPlans__{nnunet.configuration}"
     assert (folder / "fold_0" / "checkpoint_final.pth").read_bytes() == before, "the training's own files stay"
+    ids = [case.encode() for case in nnunet.cases]
+    assert ids[0] in before and ids[0] in (folder / "dataset.json").read_bytes(), "what is not shared tells"
+    for file in shared.rglob("*"):
+        assert file.is_dir() or not any(case in file.read_bytes() for case in ids), file
     patch = torch.randn(1, 20, 20, 20, generator=torch.Generator().manual_seed(0))
 
     def predict(model):

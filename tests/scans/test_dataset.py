@@ -11,7 +11,7 @@ from nnunetv2.utilities.crossval_split import generate_crossval_split
 
 from blobs import LABELLED, UNLABELLED, blob, write_image
 from diffaug.scans.dataset import list_cases, open_dataset, open_folder
-from diffaug.scans.exclusion import excluded_ids
+from diffaug.scans.exclusion import excluded_ids, warn_of_folds
 
 
 def edit(task, **changes):
@@ -154,6 +154,14 @@ def test_labels_without_an_image_do_not_change_the_split(task):
     write_image(task.raw / "labelsTr" / "aaa_no_image.nii.gz", np.ones((4, 4, 4), np.uint8))
     splits = generate_crossval_split(sorted(LABELLED), seed=12345, n_splits=5)
     assert excluded_ids(task.workspace, ["fold:0"]) == set(splits[0]["val"])
+
+
+def test_a_person_is_told_when_no_fold_is_left_to_train(task):
+    validation = excluded_ids(task.workspace, ["fold:0"])
+    assert warn_of_folds(task.workspace, [*UNLABELLED, *(set(LABELLED) - validation)]) is None
+    assert warn_of_folds(task.workspace, UNLABELLED) is None
+    told = warn_of_folds(task.workspace, LABELLED)
+    assert told is not None and "--exclude fold:0" in told
 
 
 def test_too_few_labelled_cases_for_folds_exclude_none(task):

@@ -158,7 +158,7 @@ def test_what_is_missing_is_said_before_it_is_made(done, capsys):
     pretrain(done.workspace, replace(SYNTHETIC, pretext_steps=3), upstream=(REQUEST, SHORT), device="cpu", fresh=True)
     lines = capsys.readouterr().out.splitlines()
     (generator,) = [line for line in lines if line.startswith("pretrain: the generator is unfinished")]
-    assert "cpu-small, 2 and 2 steps, likely two minutes or less here" in generator
+    assert "cpu-small, 2, 2 and 2 steps, likely two minutes or less here" in generator
     assert "pretrain: first sample, 4 volumes" in lines
     assert lines.index(generator) < lines.index("pretrain: first sample, 4 volumes")
 
