@@ -20,12 +20,13 @@ import numpy as np
 
 from benchmarks.measuring import table
 from benchmarks.scarce.data import DATA_SETS
-from diffaug.audit.apartness import MOST, at_least_chance, blurred, patched, tell_apart
+from diffaug.audit.apartness import MOST, at_least_chance, tell_apart
 from diffaug.audit.discriminant import tell_textures_apart, texture_statistics
 from diffaug.audit.figures import Compared, Figure, area_figure
 from diffaug.audit.folders import from_folders, open_folders
 from diffaug.audit.inputs import AuditInputs
 from diffaug.audit.requests import FoldersRequest
+from diffaug.audit.spoiling import blurred, patched, strangers
 from diffaug.errors import DiffaugError
 from diffaug.training.devices import start_fabric
 
@@ -90,7 +91,7 @@ def checks(
             "synthetic volumes": lambda: ([inputs.synthetic(name) for name in names], names),
             "scans, slightly blurred": lambda: ([blurred(volume) for volume in second], whose[1]),
             "scans, a block of another in them": lambda: (
-                [patched(v, other, rng) for v, other in zip(second, second[1:] + second[:1], strict=True)],
+                [patched(v, other, rng) for v, other in zip(second, strangers(second), strict=True)],
                 whose[1],
             ),
         }

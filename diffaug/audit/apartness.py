@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from scipy.ndimage import gaussian_filter
 
 from diffaug.audit.classifier import ClassifierObjective
 from diffaug.audit.discriminant import excess_of, tell_textures_apart, texture_statistics
 from diffaug.audit.figures import Compared, Figure, area_figure
 from diffaug.audit.folds import PATIENT_FOLDS, deal_folds
 from diffaug.audit.inputs import AuditInputs
+from diffaug.audit.spoiling import blurred, patched, strangers
 from diffaug.budgets import Training
 from diffaug.files import fingerprint, read_json, write_json
 from diffaug.training.devices import alone
@@ -32,7 +32,6 @@ CLASSIFIER_STEPS = 300  # of each fold
 CLASSIFIER_BATCH = 16  # half of it of either set
 MOST = 100  # volumes of either set
 FEWEST = 2 * PATIENT_FOLDS  # two of either set in every fold
-SLIGHT_BLUR = 0.7  # voxels: a person hardly sees it
 
 
 @dataclass(frozen=True)
@@ -79,18 +78,14 @@ def look_for_differences(
         folder: Where a stopped test goes on from.
 
     Returns:
-        What was found; None where there are too few volumes.
+        What was found; None where there are too few volumes, or too few patients.
     """
     rng = np.random.default_rng(seed)
-    patient_of = {case: group[0] for group in patients for case in group}
-    cases = _by_patient([scans[i] for i in rng.permutation(len(scans))], patient_of)
-    count = min(len(cases) // 2, len(inputs.names), MOST)
-    if count < FEWEST:
+    halves = _halves(scans, patients, len(inputs.names), rng)
+    if halves is None:
         return None
-    names = [inputs.names[i] for i in rng.permutation(len(inputs.names))[:count]]
-    first, second = cases[:count], cases[-count:]
-
-    known, unknown = ([patient_of.get(case, case) for case, _ in some] for some in (first, second))
+    (first, known), (second, unknown) = (zip(*half, strict=True) for half in halves)
+    names = [inputs.names[i] for i in rng.permutation(len(inputs.names))[: len(first)]]
 
     def textured(others: np.ndarray, owners: Sequence[str]) -> list[np.ndarray]:
         return tell_textures_apart((textures, others), (known, owners), seed)
@@ -112,7 +107,7 @@ def look_for_differences(
         return Compared(area_figure(scores, seed), floor, higher_is_better=False)
 
     others = apart("scans", rest, unknown)
-    mixed = [patched(v, other, rng) for v, other in zip(rest, rest[1:] + rest[:1], strict=True)]
+    mixed = [patched(v, other, rng) for v, other in zip(rest, strangers(rest), strict=True)]
     telling = max(made, made_textured, key=lambda scores: area_figure(scores, seed).value)
     return Apartness(
         compared(made, others),
@@ -198,43 +193,23 @@ def at_least_chance(area: Figure) -> Figure:
     return Figure(area.value + up, area.low + up, area.high + up, area.n)
 
 
-def _by_patient(scans: Sequence[tuple[str, str | None]], patient_of: dict[str, str]) -> list[tuple[str, str | None]]:
-    """Bring scans of one patient together, so that few patients have scans in both halves."""
-    order = {patient: place for place, patient in enumerate(dict.fromkeys(patient_of.get(c, c) for c, _ in scans))}
-    return sorted(scans, key=lambda scan: order[patient_of.get(scan[0], scan[0])])
+_Owned = tuple[tuple[str, str | None], str]  # a scan, and whose it is
+
+
+def _halves(
+    scans: Sequence[tuple[str, str | None]], patients: Sequence[Sequence[str]], most: int, rng: np.random.Generator
+) -> tuple[list[_Owned], list[_Owned]] | None:
+    """Draw two sets of one size, at most one patient with scans in both; None where there are too few scans or patients."""
+    patient_of = {case: group[0] for group in patients for case in group}
+    shuffled = [(scans[i], patient_of.get(scans[i][0], scans[i][0])) for i in rng.permutation(len(scans))]
+    order = {patient: place for place, patient in enumerate(dict.fromkeys(patient for _, patient in shuffled))}
+    owned = sorted(shuffled, key=lambda pair: order[pair[1]])
+    count = min(len(owned) // 2, most, MOST)
+    halves = owned[:count], owned[len(owned) - count :]
+    fewest = min(len({patient for _, patient in half}) for half in halves)
+    return halves if count >= FEWEST and fewest >= PATIENT_FOLDS else None
 
 
 def _half(volume: np.ndarray) -> np.ndarray:
     """Keep a volume in half precision: hundreds of large ones lie in memory."""
     return volume.astype(np.float16)
-
-
-def blurred(volume: np.ndarray) -> np.ndarray:
-    """Blur a scan so slightly that a person hardly sees it.
-
-    Args:
-        volume: `(C, Z, Y, X)`.
-
-    Returns:
-        The same shape, in half precision.
-    """
-    return _half(gaussian_filter(volume.astype(np.float32), (0, SLIGHT_BLUR, SLIGHT_BLUR, SLIGHT_BLUR)))
-
-
-def patched(volume: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Put a block of another scan into one, half as long along each axis, with the seams that this leaves.
-
-    Args:
-        volume: `(C, Z, Y, X)`.
-        other: The other scan, of the same shape.
-        rng: Of the place.
-
-    Returns:
-        The same shape.
-    """
-    spoilt = volume.copy()
-    size = [n // 2 for n in volume.shape[1:]]
-    start = [int(rng.integers(n - s + 1)) for n, s in zip(volume.shape[1:], size, strict=True)]
-    z, y, x = (slice(s, s + n) for s, n in zip(start, size, strict=True))
-    spoilt[:, z, y, x] = other[:, z, y, x]
-    return spoilt

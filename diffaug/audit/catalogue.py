@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from diffaug.audit import apartness, discriminant, distances, organs, textures
+from diffaug.audit import apartness, discriminant, distances, organs, spoiling, textures
 from diffaug.audit.fidelity import Fidelity
 from diffaug.audit.figures import Compared, Figure
 from diffaug.audit.findings import Findings
@@ -172,7 +172,7 @@ def _reconstruction(name: str, get: Callable[[Findings], Fidelity | None]) -> tu
 SINGLE: tuple[Single, ...] = (
     Single(
         "c2st_blurred",
-        f"the classifier's area where scans were blurred by {apartness.SLIGHT_BLUR} voxels",
+        f"the classifier's area where scans were blurred by {spoiling.SLIGHT_BLUR} voxels",
         lambda f: f.apart.blurred.figure if f.apart else None,
         "volumes",
         lambda _: "the test's own test",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import product
 
 import numpy as np
 import torch
@@ -18,7 +19,6 @@ JITTER = 2  # voxels that a volume is moved by, at most: a place in the array mu
 # area of 0.55 where this one has 0.99, see docs/notebook/telling_apart.md)
 CLASSIFIER_LEVELS = ((12, 1), (32, 2), (48, 2), (64, 1))  # channels and stride
 DROPOUT = 0.2
-LOOKS = 8  # places that a volume larger than `SEEN_EDGE` is judged at
 
 
 class Classifier(nn.Module):
@@ -119,12 +119,9 @@ class ClassifierObjective(Unwatched):
 
 
 def _places(shape: Sequence[int]) -> list[list[int]]:
-    """Choose the places at which a volume is looked at: one where it is small."""
-    room = [max(n - SEEN_EDGE, 0) for n in shape]
-    if not any(room):
-        return [[0, 0, 0]]
-    rng = np.random.default_rng(0)  # the same for every volume
-    return [[int(rng.integers(r + 1)) for r in room] for _ in range(LOOKS)]
+    """Choose the places at which a volume is looked at: as many as it takes to see every voxel."""
+    along = [np.linspace(0, max(n - SEEN_EDGE, 0), -(-n // SEEN_EDGE)).round().astype(int).tolist() for n in shape]
+    return [list(place) for place in product(*along)]
 
 
 def _piece(volume: np.ndarray, start: Sequence[int]) -> np.ndarray:

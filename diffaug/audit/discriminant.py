@@ -22,8 +22,9 @@ from diffaug.audit.folds import PATIENT_FOLDS, deal_folds
 TEXTURE_C2ST = "C2ST of textures"  # name of the figure
 TEXTURE_SCALES = (0.0, 0.5, 1.0)  # voxels that a volume is smoothed by before it is looked at
 EDGES = (50, 75, 90, 97, 99.5)  # percentiles of the steepness
-LOOKED_AT = 48  # voxels along each axis, of the middle: hundreds of large volumes take a while
+LOOKED_AT = 96  # voxels along each axis, of the middle: hundreds of large volumes take a while
 LEAST_CONTRAST = 1e-4  # of a volume in [-1, 1]
+MOST_EXCESS = 10.0  # standard deviations: a statistic that is the same in all scans has next to none
 _FILTERED = (*(f"smoothed by {scale:g} voxels" if scale else "as it is" for scale in TEXTURE_SCALES), "after a median")
 STATISTICS = (  # of a channel, in the order in which they are measured
     "strength of the grain, which a median takes away",
@@ -85,9 +86,9 @@ def excess_of(known: np.ndarray, other: np.ndarray) -> np.ndarray:
         other: Of the other set.
 
     Returns:
-        Differences of the means in standard deviations of `known`, `(F,)`.
+        Differences of the means in standard deviations of `known`, ten at most, `(F,)`.
     """
-    return (other.mean(0) - known.mean(0)) / known.std(0).clip(LEAST_CONTRAST)
+    return ((other.mean(0) - known.mean(0)) / known.std(0).clip(LEAST_CONTRAST)).clip(-MOST_EXCESS, MOST_EXCESS)
 
 
 def _of_volume(volume: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy.linalg import eigh
@@ -18,24 +18,29 @@ FIGURES = ("KID", "FID", "density", "coverage")
 FARTHEST = 10.0  # deviations that a feature counts for at most: networks have features silent in all volumes but one
 
 
-def set_distances(real: np.ndarray, synthetic: np.ndarray, seed: int) -> dict[str, Compared]:
+def set_distances(
+    real: np.ndarray, synthetic: np.ndarray, seed: int, owners: Sequence[str] | None = None
+) -> dict[str, Compared]:
     """Compare two sets of feature vectors, standardised by the real set (`_scaled_by_others`).
 
     Args:
         real: Features of real volumes `(n, F)`, F at least 2.
         synthetic: Features of synthetic volumes `(m, F)`.
         seed: Of everything drawn.
+        owners: Whose each real volume is; None: no two are of one patient.
 
     Returns:
         `KID` (`kernel_distance`); `FID` (`frechet_distance`) along the leading principal directions of both sets together,
         as many as the volumes bear, a direction in which synthetic volumes leave the real ones among them, so that its
         floor is of these two sets alone; `density` and `coverage` (`clipped_density`, `clipped_coverage`); empty where a
-        set has fewer than four volumes.
+        set has fewer than four volumes, or one patient has more than half of the scans.
     """
     if min(len(real), len(synthetic)) < FEWEST_TO_HALVE:
         return {}
     rng = np.random.default_rng(seed)
-    real, synthetic = (s[rng.permutation(len(s))[:LARGEST]] for s in (real, synthetic))
+    chosen, others = (rng.permutation(len(s))[:LARGEST] for s in (real, synthetic))
+    real, synthetic = real[chosen], synthetic[others]
+    owners = [owners[i] for i in chosen] if owners else None
     features = _scaled_by_others(real, synthetic)
     half = min(len(real), len(synthetic)) // 2
     products = features @ features.T  # all that the figures need, whatever the number of features
@@ -54,7 +59,10 @@ def set_distances(real: np.ndarray, synthetic: np.ndarray, seed: int) -> dict[st
             "coverage": clipped_coverage(apart[within], apart[across]),
         }
 
-    found = compare_sets(measure, len(real), len(synthetic), seed=seed, higher_is_better=("density", "coverage"))
+    better = ("density", "coverage")
+    found = compare_sets(measure, len(real), len(synthetic), seed=seed, higher_is_better=better, owners=owners)
+    if not found:
+        return {}
     # clipping and calibrating hold for expectations, so they come after the average over halves
     found["density"] = _mapped(found["density"], lambda values, _: np.minimum(values, 1))
     found["coverage"] = _mapped(found["coverage"], calibrated_coverage)

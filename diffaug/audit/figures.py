@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -92,6 +93,7 @@ def compare_sets(
     *,
     seed: int,
     higher_is_better: Collection[str] = (),
+    owners: Sequence[str] | None = None,
 ) -> dict[str, Compared]:
     """Compare a synthetic with a real set, and the real set with itself, always between sets of the same size.
 
@@ -108,20 +110,29 @@ def compare_sets(
         synthetic: Number of synthetic volumes.
         seed: Of the halvings.
         higher_is_better: Names of the figures that are high for a good set.
+        owners: Whose each real volume is: those of one patient, who are alike, are in one half. None: no two are of one.
 
     Returns:
         Figures and floors by name; their `n` is the number of volumes on either side of a comparison. Empty where a set
-        has fewer than `FEWEST_TO_HALVE` volumes.
+        has fewer than `FEWEST_TO_HALVE` volumes, or one patient has more than half of the scans.
     """
-    if min(real, synthetic) < FEWEST_TO_HALVE:
+    if min(real, synthetic) < FEWEST_TO_HALVE or (owners and 2 * max(Counter(owners).values()) > real):
         return {}
     rng = np.random.default_rng(seed)
     half = min(real, synthetic) // 2
+    places: dict[str, list[int]] = {}
+    for place, owner in enumerate(owners or map(str, range(real))):
+        places.setdefault(owner, []).append(place)
+    patients = list(places.values())
     against: list[tuple[Mapping[str, float], Mapping[str, float]]] = []
     for _ in range(HALVINGS):
-        order = rng.permutation(real)
-        other = real + rng.permutation(synthetic)[:half]
-        against.append((measure(order[:half], other), measure(order[:half], order[half : 2 * half])))
+        shuffled = [patients[i] for i in rng.permutation(len(patients))]
+        order: np.ndarray = np.concatenate(shuffled)
+        ends = np.cumsum([len(scans) for scans in shuffled])
+        cut = int(ends[np.abs(ends - half).argmin()])  # between two patients
+        size = min(cut, real - cut, half)
+        other = real + rng.permutation(synthetic)[:size]
+        against.append((measure(order[:size], other), measure(order[:size], order[cut : cut + size])))
 
     def summary(side: int, name: str) -> Figure:
         values = [pair[side][name] for pair in against]

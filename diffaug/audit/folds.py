@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +11,9 @@ PATIENT_FOLDS = 5
 
 
 def deal_folds(patients: Sequence[Sequence[str]], seed: int) -> list[np.ndarray]:
-    """Deal patients out to folds, those of each set evenly: a fold without volumes of either set would judge nothing.
+    """Deal patients out to folds, the volumes of each set evenly: a fold without volumes of either set would judge nothing.
+
+    With five patients in each set, of whom the sets share one at most, no fold lacks either.
 
     Args:
         patients: Of each set, whose each volume is.
@@ -22,7 +25,12 @@ def deal_folds(patients: Sequence[Sequence[str]], seed: int) -> list[np.ndarray]
     rng = np.random.default_rng(seed)
     fold_of: dict[str, int] = {}
     for side in patients:
-        new = [patient for patient in dict.fromkeys(side) if patient not in fold_of]
-        for place, pick in enumerate(rng.permutation(len(new))):
-            fold_of[new[pick]] = place % PATIENT_FOLDS
+        counts = Counter(side)
+        new = [patient for patient in counts if patient not in fold_of]
+        dealt = np.zeros(PATIENT_FOLDS, int)  # volumes of this side in each fold
+        for patient in counts.keys() & fold_of.keys():
+            dealt[fold_of[patient]] += counts[patient]
+        for pick in rng.permutation(len(new)):
+            fold_of[new[pick]] = int(dealt.argmin())
+            dealt[fold_of[new[pick]]] += counts[new[pick]]
     return [np.array([fold_of[patient] for patient in side]) for side in patients]

@@ -22,7 +22,7 @@ from diffaug.audit.fidelity import Fidelity, measure_fidelity, reconstruct
 from diffaug.audit.figures import LEVEL, RESAMPLES, Compared, Figure
 from diffaug.audit.findings import Findings
 from diffaug.audit.inputs import AuditInputs
-from diffaug.audit.memorisation import batches, look_for_copies
+from diffaug.audit.memorisation import Memorisation, batches, look_for_copies
 from diffaug.audit.networks import load_network
 from diffaug.audit.organs import measure_organs, organ_distances
 from diffaug.audit.requests import Extras
@@ -65,13 +65,13 @@ def measure(
     device = fabric.device
     real = inputs.likes(inputs.training, AUDIT_SEED)
     voxels = len(inputs.channels) * int(np.prod(inputs.grid.shape))
-
     decoded = partial(reconstruct, autoencoder) if autoencoder else None
     copies = look_for_copies(inputs, detector, decoded, fabric, AUDIT_SEED)
     folder = work / "apart"
     apart = look_for_differences(inputs, real, copies.patients, seed=AUDIT_SEED, fabric=fabric, folder=folder)
+    owners = _owners([case for case, _ in real], copies)
     extractors = {OWN: space.features, **dict(load_network(path) for path in extras.weights)}
-    textures, looks, fineness = _textures(inputs, real)
+    textures, looks, fineness = _textures(inputs, real, owners)
     diversity, diversity_real = _diversity(inputs, real, voxels, device)
     fidelity, fidelity_training = _fidelity(inputs, autoencoder)
     return Findings(
@@ -85,22 +85,29 @@ def measure(
         unseen=len(inputs.unseen),
         copies=copies,
         apart=apart,
-        distances=_distances(inputs, real, extractors, voxels, fabric),
+        distances=_distances(inputs, real, owners, extractors, voxels, fabric),
         textures=textures,
         looks=looks,
         fineness=fineness,
         diversity=diversity,
         diversity_real=diversity_real,
-        organs=_organs(inputs, extras.nnunet_model, device),
+        organs=_organs(inputs, copies, extras.nnunet_model, device),
         fidelity=fidelity,
         fidelity_training=fidelity_training,
         seed=AUDIT_SEED,
     )
 
 
+def _owners(cases: Sequence[str], copies: Memorisation) -> list[str]:
+    """Tell whose scans are: those that the copy test took for one patient's are one's."""
+    patient_of = {case: group[0] for group in copies.patients for case in group}
+    return [patient_of.get(case, case) for case in cases]
+
+
 def _distances(
     inputs: AuditInputs,
     real: Sequence[tuple[str, str | None]],
+    owners: Sequence[str],
     extractors: dict[str, Callable[[Tensor], Tensor]],
     voxels: int,
     fabric: Fabric,
@@ -108,7 +115,7 @@ def _distances(
     """Compare the sets in every feature space."""
     made, scans = _features(inputs, real, extractors, voxels, fabric)
     return {
-        name: set_distances(scans[name], made[name], AUDIT_SEED)
+        name: set_distances(scans[name], made[name], AUDIT_SEED, owners)
         for name in extractors
         if min(len(scans[name]), len(inputs.names)) >= FEWEST_VOLUMES
     }
@@ -147,7 +154,7 @@ def _features(
 
 
 def _textures(
-    inputs: AuditInputs, real: Sequence[tuple[str, str | None]]
+    inputs: AuditInputs, real: Sequence[tuple[str, str | None]], owners: Sequence[str]
 ) -> tuple[dict[str, Compared], dict[str, dict[str, np.ndarray]], Figure]:
     """Compare textures, gather what is drawn of them, and tell on which side the finer half of the frequencies lies."""
     spacing = inputs.grid.spacing
@@ -162,7 +169,8 @@ def _textures(
         return float(spectrum[:, spectrum.shape[1] // 2 :].mean())
 
     fineness = _difference([fine(d) for d in made], [fine(d) for d in scans])
-    return texture_distances(scans, made, AUDIT_SEED), {"real": ranges(scans), "synthetic": ranges(made)}, fineness
+    distances = texture_distances(scans, made, AUDIT_SEED, owners)
+    return distances, {"real": ranges(scans), "synthetic": ranges(made)}, fineness
 
 
 def _difference(made: Sequence[float], scans: Sequence[float]) -> Figure:
@@ -186,7 +194,7 @@ def _diversity(
     return next(found), next(found)
 
 
-def _organs(inputs: AuditInputs, model: Path | None, device: torch.device) -> dict[str, Compared]:
+def _organs(inputs: AuditInputs, copies: Memorisation, model: Path | None, device: torch.device) -> dict[str, Compared]:
     if model is None:
         return {}
     real, made = (
@@ -196,7 +204,8 @@ def _organs(inputs: AuditInputs, model: Path | None, device: torch.device) -> di
             (inputs.synthetic_files, inputs.names),
         )
     )
-    return organ_distances(real, made, AUDIT_SEED)
+    owners = _owners([case for case in inputs.training if case in inputs.files], copies)
+    return organ_distances(real, made, AUDIT_SEED, owners)
 
 
 def _fidelity(inputs: AuditInputs, autoencoder: Autoencoder | None) -> tuple[Fidelity | None, Fidelity | None]:

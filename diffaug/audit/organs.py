@@ -80,7 +80,10 @@ def measure_labels(
 
 
 def organ_distances(
-    real: Sequence[Mapping[str, Mapping[str, float]]], synthetic: Sequence[Mapping[str, Mapping[str, float]]], seed: int
+    real: Sequence[Mapping[str, Mapping[str, float]]],
+    synthetic: Sequence[Mapping[str, Mapping[str, float]]],
+    seed: int,
+    owners: Sequence[str] | None = None,
 ) -> dict[str, Compared]:
     """Compare how each quantity of each label is distributed in two sets.
 
@@ -88,6 +91,7 @@ def organ_distances(
         real: What `measure_organs` gives for real images.
         synthetic: For synthetic images, by the same model.
         seed: Of everything drawn.
+        owners: Whose each real image is; None: no two are of one patient.
 
     Returns:
         By `label quantity` the Wasserstein-1 distance in standard deviations of the real set (in the quantity's own unit
@@ -101,7 +105,7 @@ def organ_distances(
     def measure(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
         return dict(zip(names, spread_distances(values, a, b), strict=True))
 
-    return compare_sets(measure, len(real), len(synthetic), seed=seed)
+    return compare_sets(measure, len(real), len(synthetic), seed=seed, owners=owners)
 
 
 def _load(model: Path, device: torch.device) -> Any:

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from diffaug.audit.catalogue import SINGLE, entry_of
-from diffaug.audit.discriminant import STATISTICS
+from diffaug.audit.classifier import SEEN_EDGE
+from diffaug.audit.discriminant import LOOKED_AT, STATISTICS
 from diffaug.audit.figures import Compared, Figure
 from diffaug.audit.findings import Findings
 from diffaug.audit.folds import PATIENT_FOLDS
@@ -193,6 +194,11 @@ def _method(findings: Findings) -> Iterable[str]:
         )
     else:
         yield "Each volume is one whole scan on the grid below; what lies beyond the grid was not compared."
+    if findings.apart is not None and max(findings.grid.shape) > SEEN_EDGE:
+        yield (
+            f"The networks see pieces of {SEEN_EDGE} voxels along each axis: that such pieces are alike says nothing of how "
+            f"they are arranged. Textures are those of the middle {LOOKED_AT} voxels."
+        )
     yield (
         "Not shown: whether anatomy is correct (ask a radiologist), whether copies of a part, an organ say, are among the "
         "volumes, and whether somebody with other knowledge could tell that a patient's scan was used."

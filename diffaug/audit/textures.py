@@ -52,7 +52,10 @@ def ranges(described: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 def texture_distances(
-    real: Sequence[dict[str, np.ndarray]], synthetic: Sequence[dict[str, np.ndarray]], seed: int
+    real: Sequence[dict[str, np.ndarray]],
+    synthetic: Sequence[dict[str, np.ndarray]],
+    seed: int,
+    owners: Sequence[str] | None = None,
 ) -> dict[str, Compared]:
     """Compare how the measures of `describe` are distributed in two sets: Wasserstein-1 distances, measure by measure.
 
@@ -60,6 +63,7 @@ def texture_distances(
         real: Descriptions of real volumes.
         synthetic: Descriptions of synthetic volumes, of the same channels and spacing.
         seed: Of everything drawn.
+        owners: Whose each real volume is; None: no two are of one patient.
 
     Returns:
         `intensities` in percent of the intensity range, averaged over quantiles; `spectrum` in dB, averaged over bands;
@@ -73,7 +77,7 @@ def texture_distances(
     def measure(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
         return {key: float(SUMMARIES[key](spread_distances(features, a, b))) for key, features in stacked.items()}
 
-    return compare_sets(measure, len(real), len(synthetic), seed=seed)
+    return compare_sets(measure, len(real), len(synthetic), seed=seed, owners=owners)
 
 
 def _worst_axis(distances: np.ndarray) -> float:

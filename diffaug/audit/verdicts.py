@@ -13,9 +13,11 @@ from diffaug.audit.memorisation import SURE
 FEW_SCANS = 50  # below this the report warns: the fewer the scans, the sooner a generator knows them by heart
 FOUND = 0.9  # share of planted copies that a test worth relying on finds
 TOO_MANY_ALARMS = 0.2  # share of real scans held for copies above which a test says little
+TOO_WIDE = 0.75  # end of the interval of an area between scans and scans, above which the test tells little
+FEWEST_PAIRS_TO_JUDGE = 6  # of volumes, so of four: the interval of fewer is none
 REPEATED = 0.99  # MS-SSIM of volumes that are one and the same
 OWN = "self-supervised encoder"  # the extractor that is always there
-INATTENTIVE = "Told from scans: no verdict, for the classifier overlooks spoilt scans, too."
+INATTENTIVE = "Told from scans: no verdict, for the classifier overlooks too much, see below."
 UNCERTAIN, RIGHT, WRONG = "look", "good", "bad"
 
 
@@ -83,6 +85,10 @@ def _alertness(findings: Findings) -> Verdict:
     if findings.apart is None:
         text = f"It takes {2 * FEWEST} scans and {FEWEST} synthetic volumes."
         return Verdict(name, UNCERTAIN, None, "Told from scans: not measured.", text)
+    floors = [compared.floor for compared in (findings.apart.curve, findings.apart.textured)]
+    if max(floor.high for floor in floors) > TOO_WIDE:
+        text = f"Other scans are told from scans by {' and '.join(floor.text() for floor in floors)}."
+        return Verdict(name, UNCERTAIN, None, "The classifiers themselves: too few scans, they can hardly tell.", text)
     checks = {"slight blur": findings.apart.blurred, "parts of other scans": findings.apart.patched}
     text = "; ".join(f"{what}: {compared.text()}" for what, compared in checks.items())
     missed = [what for what, compared in checks.items() if compared.verdict != "off"]
@@ -152,7 +158,9 @@ def _variety(findings: Findings) -> Iterator[Verdict]:
     )
     if coverage:
         facts += f"Share of the range of real scans that synthetic volumes cover: {coverage.text(2)}. "
-    if _repeated(findings):
+    if min(made.n, real.n) < FEWEST_PAIRS_TO_JUDGE and not _repeated(findings):
+        yield Verdict("variety", UNCERTAIN, None, "Variety: no verdict, too few volumes.", facts)
+    elif _repeated(findings):
         head = "Variety: none, the synthetic volumes are one and the same."
         yield Verdict("variety", WRONG, "one volume repeated", head, facts)
     elif made.low > real.high:

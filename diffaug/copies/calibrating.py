@@ -22,6 +22,7 @@ THRESHOLD_MARGIN = (
 WINDOWS = 160  # of real scans that set the threshold, at most; several of each where there are few
 VIEWS = {"whole": 2, "patch": 8}  # of each, at most
 PLANTED = 12  # training scans of which copies are planted
+CROWD = 3  # scans of one patient beside a scan, from which on they hide each other
 ROUNDS = 2  # the first finds scans of one patient, the second counts without them
 CALIBRATION_SEED = 0
 
@@ -33,10 +34,12 @@ class _Judged:
     Attributes:
         case: Its id.
         found: What each of its windows is most like.
+        distances: Of the nearest of them to every training scan, infinity where one is passed over.
     """
 
     case: str
     found: list[Nearest]
+    distances: np.ndarray
 
     @property
     def nearest(self) -> Nearest:
@@ -81,7 +84,9 @@ def make_detector(
     for number in range(ROUNDS):
         shown = tqdm(real, f"copy test, round {number + 1}", unit="scan", ascii=True)
         judged = [_judge_real(detector, volume(case), case, views, index) for index, case in enumerate(shown)]
-        detector.calibrate(_calibrate(detector.calibration.patients, judged, _plant(detector, volume)))
+        planted, moved = _plant(detector, volume)
+        patients = _joined(detector.calibration.patients, _crowded(judged, moved, detector.cases))
+        detector.calibrate(_calibrate(patients, judged, planted))
         if not detector.calibration.patients:  # then the second round would say the same
             break
     return detector
@@ -95,7 +100,8 @@ def _judge_real(detector: CopyDetector, scan: np.ndarray, case: str, views: int,
     shown = np.stack([cut(scan, window, detector.shape) for window in windows])
     group = next((group for group in detector.calibration.patients if case in group), (case,))
     own = next((other for other in group if other in detector.cases), None)
-    return _Judged(case, detector.judge(torch.from_numpy(shown), own))
+    rows = detector.distances(torch.from_numpy(shown), own)
+    return _Judged(case, [detector.nearest(row) for row in rows], rows.amin(0).numpy())
 
 
 def _window(detector: CopyDetector, scan: np.ndarray, rng: np.random.Generator, reach: int = 0) -> Window:
@@ -105,11 +111,16 @@ def _window(detector: CopyDetector, scan: np.ndarray, rng: np.random.Generator, 
     return scattered(scan.shape[1:], detector.shape, reach, rng)
 
 
-def _plant(detector: CopyDetector, volume: Volume) -> dict[str, np.ndarray]:
-    """Plant copies of every kind; give the similarity of each, or -1 where another patient was found than it is of."""
+def _plant(detector: CopyDetector, volume: Volume) -> tuple[dict[str, np.ndarray], float]:
+    """Plant copies of every kind.
+
+    Returns:
+        By kind the similarity of each, or -1 where another patient was found than it is of; how far copies lie from their
+        scans, the median.
+    """
     rng = np.random.default_rng(CALIBRATION_SEED)
     group_of = {case: group for group in detector.calibration.patients for case in group}
-    planted = {}
+    planted, moved = {}, []
     for kind in COPY_KINDS:
         scores = []
         for source in rng.permutation(len(detector.cases))[:PLANTED]:
@@ -117,10 +128,32 @@ def _plant(detector: CopyDetector, volume: Volume) -> dict[str, np.ndarray]:
             scan = volume(case)
             window = _window(detector, scan, rng)
             copy = apply(draw(kind, rng), scan, window, detector.shape, detector.mirror)
-            (found,) = detector.judge(torch.from_numpy(copy)[None])
+            (row,) = detector.distances(torch.from_numpy(copy)[None])
+            found = detector.nearest(row)
+            moved.append(float(row[source]))
             scores.append(found.similarity if found.case in group_of.get(case, (case,)) else -1.0)
         planted[kind] = np.array(scores)
-    return planted
+    return planted, float(np.median(moved))
+
+
+def _crowded(judged: Sequence[_Judged], moved: float, cases: Sequence[str]) -> Sequence[tuple[str, ...]]:
+    """Find patients of whom there are so many scans that the nearest is no nearer than the next ones.
+
+    Similarity, which holds the nearest scan against the next five, sees nothing there. Distances do: those between scans of
+    one patient lie nearer to those of copies than to those of scans.
+    """
+    apart = np.concatenate([one.distances[np.isfinite(one.distances)] for one in judged])
+    if not len(apart):
+        return []
+    near = (moved + float(np.median(apart))) / 2
+    pairs = []
+    for one in judged:
+        fellows = np.flatnonzero(one.distances < near)
+        if len(fellows) >= CROWD:
+            pairs += [(one.case, cases[int(place)]) for place in fellows]
+    groups = _joined((), pairs)
+    # where all scans are of one patient there is nobody to hold him against
+    return [] if any(set(cases) <= set(group) for group in groups) else groups
 
 
 def _calibrate(
@@ -165,7 +198,7 @@ def _calibrate(
     )
 
 
-def _joined(groups: Sequence[Sequence[str]], pairs: Sequence[tuple[str, str]]) -> tuple[tuple[str, ...], ...]:
+def _joined(groups: Sequence[Sequence[str]], pairs: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], ...]:
     """Join groups that share a member."""
     joined: list[set[str]] = []
     for group in (*groups, *pairs):

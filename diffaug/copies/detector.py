@@ -136,33 +136,53 @@ class CopyDetector:
         """Whether it found too few planted copies to call anything a copy."""
         return self.threshold >= BLIND
 
-    @torch.no_grad()
-    def judge(self, volumes: Tensor, own: str | None = None) -> list[Nearest]:
+    def judge(self, volumes: Tensor) -> list[Nearest]:
         """Look for the training scan that each volume is most like.
+
+        Args:
+            volumes: `(B, C, *shape)` in [-1, 1].
+
+        Returns:
+            One per volume.
+        """
+        return [self.nearest(row) for row in self.distances(volumes)]
+
+    @torch.no_grad()
+    def distances(self, volumes: Tensor, own: str | None = None) -> Tensor:
+        """Lay volumes onto every training scan.
 
         Args:
             volumes: `(B, C, *shape)` in [-1, 1].
             own: Id of the scan that they are cut from: the patient it shows is passed over.
 
         Returns:
-            One per volume.
+            `(B, cases)`: 0 for the scan itself, `UNRELATED` for what has nothing to do with it, infinity where it is passed
+            over.
         """
         ways = [volumes, volumes.flip(2 + self.mirror)]
         shown = torch.stack([structure(v.numpy(), self.factor) for way in ways for v in way.cpu()])
         probe = Probe(shown.to(self.device))
         alike = torch.stack([target.fit(probe) for target in self.targets], 1).unflatten(0, (2, -1)).amax(0).cpu()
+        apart = (2 - 2 * alike.double()).clamp_min(0).sqrt()
         if own in self.cases:
-            alike[:, self.patients == self.patients[self.cases.index(own)]] = -torch.inf
-        return [self._nearest(row) for row in alike.double()]
+            apart[:, self.patients == self.patients[self.cases.index(own)]] = torch.inf
+        return apart
 
-    def _nearest(self, alike: Tensor) -> Nearest:
-        """Hold the nearest patient against the next ones; `alike` `(cases,)` is minus infinity where one is passed over."""
-        best = torch.full((int(self.patients.max()) + 1,), -torch.inf, dtype=alike.dtype)
-        best = best.scatter_reduce(0, self.patients, alike, "amax")
-        nearest, *others = (2 - 2 * best[best.isfinite()].sort(descending=True)[0]).clamp_min(0).sqrt().tolist()
+    def nearest(self, distances: Tensor) -> Nearest:
+        """Hold the nearest patient against the next ones.
+
+        Args:
+            distances: Of one volume, `(cases,)`, from `distances`.
+
+        Returns:
+            What it is most like.
+        """
+        best = torch.full((int(self.patients.max()) + 1,), torch.inf, dtype=distances.dtype)
+        best = best.scatter_reduce(0, self.patients, distances, "amin")
+        nearest, *others = best[best.isfinite()].sort()[0].tolist()
         others = others[:OTHERS] or [UNRELATED]
         similarity = 1 - nearest / (sum(others) / len(others))
-        case = self.cases[int(alike.argmax())]
+        case = self.cases[int(distances.argmin())]
         return Nearest(case, similarity, nearest / others[0], similarity > self.threshold)
 
     def save(self, file: Path) -> None:

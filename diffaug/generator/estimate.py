@@ -63,7 +63,7 @@ def in_short(plan: GeneratorPlan, device: torch.device) -> str:
         For example `cpu-small, 1,500, 2,500 and 9,000 steps, likely 27 minutes here`.
     """
     *first, last = (f"{training.steps:,}" for training in plan.trainings.values())
-    return f"{plan.budget}, {', '.join(first)} and {last} steps, likely {_in_words(likely_seconds(plan, device))} here"
+    return f"{plan.budget}, {', '.join(first)} and {last} steps, likely {in_words(likely_seconds(plan, device))} here"
 
 
 def largest_plan(budget: str) -> GeneratorPlan:
@@ -84,8 +84,15 @@ def largest_plan(budget: str) -> GeneratorPlan:
     )
 
 
-def _in_words(seconds: float) -> str:
-    """Write a time as people say it."""
+def in_words(seconds: float) -> str:
+    """Write a time as people say it.
+
+    Args:
+        seconds: The time.
+
+    Returns:
+        For example `12 minutes`.
+    """
     for name, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {name}"

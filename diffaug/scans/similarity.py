@@ -75,7 +75,7 @@ def ms_ssim_settings(size: Sequence[int]) -> tuple[int, int]:
     Returns:
         Number of scales and window in voxels.
     """
-    window = 5 if min(size) < 64 else 7
+    window = min(5 if min(size) < 64 else 7, min(size) - 1 + min(size) % 2)  # odd, and inside the volume
     scales = 1
     # the second condition is MONAI's own, which asks for more room than halving does
     while scales < len(WEIGHTS) and min(size) // 2**scales >= window and min(size) // scales**2 >= window:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +74,7 @@ def fit(
             return _imported(stage, target, used=used)
         with fabric.rank_zero_first():
             request = stage.request(FitRequest, asked)
-            kept = stage.before["excluded"] if stage.before is not None else None
-            dataset, excluded = scans_of(workspace, request, kept, others)
-            if kept is None and (told := warn_of_folds(workspace, [case.id for case in dataset.cases])):
-                fabric.print(f"fit: {told}")
+            dataset, excluded = _listed(stage, workspace, request, others)
             entries = {} if fresh else stored_readings(folder)
             changed = changed_scans(dataset, stage.before["cases"], entries) if stage.before is not None else []
             if stage.finished and target.is_file():
@@ -89,8 +85,7 @@ def fit(
             sites = {} if planned else _sites(workspace, request, dataset, excluded)  # told before all scans are read
             entries = entries or measure_scans(dataset, workspace)
             readings = readings_of(entries)
-            make = partial(_make_plan, workspace, request, dataset, readings, sites)
-            plan = GeneratorPlan.load(plan_file) if planned else make()
+            plan = GeneratorPlan.load(plan_file) if planned else _new_plan(workspace, request, dataset, readings, sites)
             require_known(plan, plan_file, readings)
             for name, training in plan.trainings.items():  # before the first of them has taken hours
                 require_shares(training, fabric, name)
@@ -100,7 +95,7 @@ def fit(
                 return plan_file
             cache = fill_cache(dataset, plan, readings, folder)
             conditions = {case: plan.conditions.of(reading, plan.grid) for case, reading in readings.items()}
-        if not used:  # who needs a generator for something else was told before
+        if not used:
             fabric.print(f"fit: {in_short(plan, fabric.device)}", flush=True)
         generator = fit_networks(plan, cache, conditions, folder, fabric, stage.save)
         if fabric.is_global_zero:
@@ -136,7 +131,7 @@ def _sites(workspace: Workspace, request: FitRequest, dataset: RawDataset, exclu
     return read_sites(Path(request.sites or beside), [case.id for case in dataset.cases], sorted(excluded))
 
 
-def _make_plan(
+def _new_plan(
     workspace: Workspace, request: FitRequest, dataset: RawDataset, readings: dict[str, Reading], sites: dict[str, str]
 ) -> GeneratorPlan:
     spacing, patch_size = nnunet_geometry(workspace)
@@ -172,6 +167,18 @@ def _finish(stage: Stage, generator: Generator, entries: Entries, target: Path) 
     inputs: dict[str, Any] = {case: entry["sha256"] for case, entry in entries.items()}
     stage.finish(figures=figures, inputs=inputs, generator_sha256=file_hash(target))
     clear(stage.folder)
+
+
+def _listed(
+    stage: Stage, workspace: Workspace, request: FitRequest, others: Sequence[Path]
+) -> tuple[RawDataset, set[str]]:
+    """List the scans, and say beforehand where nnU-Net could train no fold afterwards."""
+    if stage.before is not None:
+        return scans_of(workspace, request, stage.before["excluded"], others)
+    dataset, excluded = scans_of(workspace, request, None, others)
+    if stage.active and (told := warn_of_folds(workspace, [case.id for case in dataset.cases])):
+        print(f"fit: {told}", flush=True)
+    return dataset, excluded
 
 
 def scans_of(

@@ -2,14 +2,17 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy.ndimage import gaussian_filter
 from scipy.stats import mannwhitneyu
 from test_memorisation import blobs, grid, inputs
 
-from diffaug.audit import apartness, classifier
+from diffaug.audit import apartness, classifier, spoiling
 from diffaug.audit.apartness import at_least_chance, look_for_differences, tell_apart
 from diffaug.audit.discriminant import STATISTICS
 from diffaug.audit.figures import Figure, area_figure
+from diffaug.audit.folds import deal_folds
+from diffaug.audit.spoiling import strangers
 from diffaug.training.devices import start_fabric
 
 SIZE = (16, 16, 16)
@@ -130,7 +133,7 @@ def found(tmp_path, made, scans=40):
 
 
 def test_synthetic_volumes_stand_beside_the_floor_and_beside_spoilt_scans(tmp_path, monkeypatch):
-    monkeypatch.setattr(apartness, "SLIGHT_BLUR", 3.0)  # so short a training sees no slighter one
+    monkeypatch.setattr(spoiling, "SLIGHT_BLUR", 3.0)  # so short a training sees no slighter one
     noise = np.random.default_rng(0)
     apart = found(tmp_path, [v + noise.normal(0, 0.2, v.shape).astype(np.float32) for v in SECOND])
     assert apart.curve.verdict == "off"
@@ -140,6 +143,41 @@ def test_synthetic_volumes_stand_beside_the_floor_and_beside_spoilt_scans(tmp_pa
     assert len(apart.synthetic) == len(apart.real) == 20
     assert set(apart.real) <= {f"case_{i}" for i in range(40)}
     assert min(apart.synthetic.values()) > np.median(list(apart.real.values()))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_no_fold_lacks_volumes_of_either_set_however_many_a_patient_has(seed):
+    first = [f"p{i}" for i in range(4) for _ in range(5)] + ["p4", "shared"]
+    second = ["shared", *(f"q{i}" for i in range(4) for _ in range(3)), "q4", "q5"]
+    folds = deal_folds((first, second), seed)
+    assert [sorted(set(side)) for side in folds] == [list(range(5))] * 2
+    assert folds[0][-1] == folds[1][0], "a patient of both sets is in one fold"
+
+
+def test_fewer_patients_than_folds_are_not_judged(tmp_path):
+    made = {f"made_{i}": v for i, v in enumerate(SECOND)}
+    cases = [f"case_{i}" for i in range(40)]
+    volumes = inputs(tmp_path, grid(SIZE), SIZE, training=cases, made=made)
+    patients = [tuple(cases[start : start + 5]) for start in range(0, 40, 5)]
+    folder = tmp_path / "apart"
+    fabric = start_fabric("cpu")
+    apart = look_for_differences(volumes, volumes.likes(cases, 0), patients, seed=0, fabric=fabric, folder=folder)
+    assert apart is None
+    assert not folder.exists(), "nothing was trained in vain"
+
+
+def test_every_voxel_of_a_large_volume_is_looked_at():
+    judged = classifier.ClassifierObjective(([np.zeros((1, 70, 33, 20), np.float32)],) * 2, 2)
+    seen = np.zeros((70, 33, 20), bool)
+    for z, y, x in classifier._places(seen.shape):
+        seen[z : z + classifier.SEEN_EDGE, y : y + classifier.SEEN_EDGE, x : x + classifier.SEEN_EDGE] = True
+    assert seen.all()
+    assert np.isfinite(judged.judge(np.zeros((1, 70, 33, 20), np.float32), torch.device("cpu")))
+
+
+def test_a_block_of_another_scan_is_another_patients():
+    patients = [f"p{i // 8}" for i in range(48)]
+    assert all(a != b for a, b in zip(patients, strangers(patients), strict=True))
 
 
 def test_volumes_are_ranked_by_the_classifier_that_tells_more(tmp_path):

@@ -6,7 +6,7 @@ from scipy.ndimage import gaussian_filter
 from test_memorisation import blobs
 
 from diffaug.audit.apartness import at_least_chance
-from diffaug.audit.discriminant import STATISTICS, excess_of, tell_textures_apart, texture_statistics
+from diffaug.audit.discriminant import LOOKED_AT, STATISTICS, excess_of, tell_textures_apart, texture_statistics
 from diffaug.audit.figures import area_figure
 
 SIZE = (16, 16, 16)
@@ -68,8 +68,8 @@ def test_brightness_and_contrast_are_no_texture():
 
 def test_a_constant_volume_and_a_large_one_have_statistics_too():
     assert np.isfinite(texture_statistics([np.zeros((1, *SIZE), np.float16)])).all()
-    large = np.tile(FIRST[0], (1, 6, 6, 6))
-    margin = (96 - 48) // 2
+    large = np.tile(FIRST[0], (1, 7, 7, 7))
+    margin = (large.shape[1] - LOOKED_AT) // 2
     middle = large[:, margin:-margin, margin:-margin, margin:-margin]
     np.testing.assert_allclose(*texture_statistics([large, middle]), rtol=1e-5)
 

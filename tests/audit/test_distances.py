@@ -195,6 +195,34 @@ def test_halves_never_share_a_volume_and_are_of_one_size():
     assert (found.figure.value, found.floor.value) == (1, 0)
 
 
+def test_no_patient_has_scans_in_both_halves():
+    owners = [f"p{i // 3}" for i in range(12)] + ["lone", "other"]
+
+    def measure(a, b):
+        assert len(a) == len(b) >= 4
+        if b.max() < len(owners):
+            assert not {owners[i] for i in a} & {owners[i] for i in b}
+        return {"floor": float(b.max() < len(owners))}
+
+    found = compare_sets(measure, len(owners), 12, seed=0, owners=owners)["floor"]
+    assert (found.figure.value, found.floor.value) == (0, 1)
+    assert compare_sets(measure, 8, 8, seed=0, owners=["p"] * 5 + list("abc")) == {}, "one patient is no half of a set"
+
+
+def test_sets_drawn_alike_are_at_the_floor_though_each_patient_has_many_scans():
+    def scans(seed):
+        rng = np.random.default_rng(seed)
+        return np.repeat(rng.normal(size=(10, 16)), 8, 0) + rng.normal(0, 0.3, (80, 16))
+
+    owners = [f"p{i // 8}" for i in range(80)]
+    blind, knowing = (
+        [set_distances(scans(2 * i), scans(2 * i + 1), i, known)["KID"].verdict for i in range(6)]
+        for known in (None, owners)
+    )
+    assert blind.count("off") >= 4, "here is what knowing patients is for"
+    assert knowing.count("off") <= 1
+
+
 def test_same_seed_same_figures_and_too_few_volumes_none():
     assert set_distances(normal(9, 0), normal(7, 1), 3) == set_distances(normal(9, 0), normal(7, 1), 3)
     assert set_distances(normal(3, 0), normal(30, 1), 0) == {}

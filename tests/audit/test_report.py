@@ -33,7 +33,9 @@ NEAR = Compared(Figure(1.3, 0.9, 1.7, 20), Figure(1.0, 0.8, 1.2, 20), False)
 MEDIUM = Figure(0.5, 0.45, 0.55, 100)
 LOOKS = {"spectrum": np.zeros((3, 1, 16)), "histogram": np.zeros((3, 1, 48))}
 EXCESS = np.linspace(0.9, -1.5, len(STATISTICS))
-TELLING = Apartness(AT_FLOOR, AT_FLOOR, OFF, OFF, {"v0": 0.1}, {"case_0": 0.0}, EXCESS)
+AREA = Compared(Figure(0.52, 0.45, 0.6, 20), Figure(0.55, 0.45, 0.65, 20), False)
+TOLD = Compared(Figure(0.9, 0.8, 0.95, 20), Figure(0.55, 0.45, 0.65, 20), False)
+TELLING = Apartness(AREA, AREA, TOLD, TOLD, {"v0": 0.1}, {"case_0": 0.0}, EXCESS)
 
 
 def judged(count, copies=0):
@@ -98,7 +100,7 @@ def test_nothing_is_wrong_with_a_set_at_the_floor():
 @pytest.mark.parametrize(
     ("defect", "changes"),
     {
-        "told from scans": {"apart": replace(TELLING, curve=OFF)},
+        "told from scans": {"apart": replace(TELLING, curve=TOLD)},
         "copies of training scans": {"copies": copies(found=20)},
         "one volume repeated": {"diversity": Figure(1.0, 1.0, 1.0, 100), "textures": textures(spectrum=OFF)},
         "too little variety": {"diversity": Figure(0.7, 0.65, 0.75, 100)},
@@ -124,11 +126,11 @@ def test_what_is_uncertain_is_said_but_is_no_defect():
 
 
 def test_the_classifier_leads_and_is_believed_as_far_as_it_notices():
-    first, second, *_ = conclude(findings(apart=replace(TELLING, blurred=AT_FLOOR)))
+    first, second, *_ = conclude(findings(apart=replace(TELLING, blurred=AREA)))
     assert (first.subject, first.kind) == ("told from scans", "look"), "what sees no blur clears nobody"
-    assert "overlooks spoilt scans, too" in first.head
+    assert "overlooks too much" in first.head
     assert second.kind == "look"
-    told = replace(TELLING, curve=OFF, blurred=AT_FLOOR)
+    told = replace(TELLING, curve=TOLD, blurred=AREA)
     assert conclude(findings(apart=told))[0].kind == "bad", "but what it does see is there"
     assert "overlooks slight blur." in second.head
     assert conclude(findings(apart=None))[0].head == "Told from scans: not measured."
@@ -140,6 +142,25 @@ def test_the_texture_that_differs_most_is_named_first():
     assert last in page and "-1.5" in last
     assert first not in page, "six of thirty are enough"
     assert STATISTICS[-1] not in render(findings(apart=None), [], Path("nowhere"))
+
+
+WIDE = Figure(0.9, 0.7, 1.0, 10)
+
+
+@pytest.mark.parametrize("which", ["curve", "textured"])
+def test_a_floor_that_reaches_every_area_clears_nobody(which):
+    told = replace(TELLING, **{which: Compared(Figure(1.0, 1.0, 1.0, 10), WIDE, False)})
+    first, second, *_ = conclude(findings(apart=told))
+    assert (first.kind, second.kind) == ("look", "look")
+    assert "no verdict" in first.head
+    assert "too few scans" in second.head
+
+
+@pytest.mark.parametrize(("pairs", "kind"), [(1, "look"), (3, "look"), (6, "bad")])
+def test_variety_of_two_or_three_volumes_is_no_verdict(pairs, kind):
+    few = Figure(0.7, 0.69, 0.71, pairs)
+    assert by_subject(findings(diversity=few))["variety"].kind == kind
+    assert by_subject(findings(diversity=Figure(1.0, 1.0, 1.0, pairs)))["variety"].kind == "bad"
 
 
 def test_no_more_alarms_than_among_real_scans_are_no_copies():
@@ -253,7 +274,8 @@ def test_every_compared_figure_has_a_verdict_with_its_meaning_and_value():
     told = " ".join(verdict.text for verdict in conclude(findings(organs={"heart volume_ml": AT_FLOOR})))
     for name, entry in catalogue.COMPARED.items():
         if entry.subject != "anatomy" or name == "volume_ml":
-            assert f"{name} ({entry.meaning}): {AT_FLOOR.text()[:4]}" in told
+            value = AREA if entry.subject == "apart" else AT_FLOOR
+            assert f"{name} ({entry.meaning}): {value.text()[:4]}" in told
 
 
 def test_the_worst_figure_of_a_subject_is_its_verdict():

@@ -113,8 +113,32 @@ def test_scans_of_one_person_count_as_one_and_hide_no_copies():
     assert near.case in ("3", "1003")
 
 
+@pytest.mark.parametrize("scans", [3, 6, 9])
+def test_a_patient_of_many_scans_is_known_as_one_and_copies_of_his_are_found(scans):
+    repeated = [4, *(1000 * i + 4 for i in range(1, scans))]
+    crowd = make_detector(
+        lambda case: scan(int(case)) if int(case) % 1000 != 4 else repeat(int(case)),
+        [str(n) for n in (*CASES, *repeated[1:])],
+        [],
+        shape=SHAPE,
+        mirror=2,
+        field_of_view="whole",
+        device=CPU,
+    )
+    assert crowd.calibration.patients == (tuple(sorted(map(str, repeated))),)
+    assert all(near.copy for near in judged(crowd, [cut(repeat(i), centred(SIZE, SHAPE), SHAPE) for i in range(5)]))
+    assert not any(near.copy for near in judged(crowd, [centre(n) for n in range(300, 305)]))
+
+
+def repeat(number: int) -> np.ndarray:
+    """A scan of patient 4 on another day: his structure, grain of its own."""
+    return np.clip(scan(4) + np.random.default_rng(number).normal(0, 0.05, (1, *SIZE)), -1, 1).astype(np.float32)
+
+
 def test_the_scan_a_volume_is_cut_from_is_passed_over(detector):
-    (near,) = detector.judge(torch.from_numpy(centre(4))[None], own="4")
+    (row,) = detector.distances(torch.from_numpy(centre(4))[None], own="4")
+    near = detector.nearest(row)
+    assert torch.isinf(row[4])
     assert near.case != "4"
     assert not near.copy
 

@@ -35,7 +35,7 @@ def test_equal_volumes_are_wholly_alike(pair):
     assert (psnr(pair[0], pair[0]) > 90).all()
 
 
-@pytest.mark.parametrize("size", [(40, 48, 40), (8, 8, 8), (200, 128, 96), (5, 40, 40)])
+@pytest.mark.parametrize("size", [(40, 48, 40), (8, 8, 8), (200, 128, 96), (5, 40, 40), (4, 32, 32)])
 def test_every_size_has_settings_that_fit(size):
     volume = torch.rand(1, 1, *size) if min(size) < 100 else torch.rand(1, 1, *(n // 2 for n in size))
     assert ms_ssim(volume, volume).item() == pytest.approx(1, abs=1e-5)

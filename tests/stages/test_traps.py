@@ -144,7 +144,8 @@ def test_without_a_gpu_no_verb_begins_a_fit_that_is_meant_for_one(task, made, re
     shutil.copytree(made / "preprocessed", task.root / "preprocessed", dirs_exist_ok=True)
     message = refusal(verb, task.workspace, device="cpu")
     steps = BUDGETS["gpu-24g"]
-    assert f"{steps.autoencoder_training.steps:,} and {steps.denoiser_training.steps:,} steps" in message
+    fits = (steps.autoencoder_training, steps.refiner_training, steps.denoiser_training)
+    assert "{:,}, {:,} and {:,} steps".format(*(training.steps for training in fits)) in message
     assert "days here" in message
     assert "diffaug fit --task Dataset905_Blobs --budget cpu-small" in message
     assert not (task.workspace.generator / "manifest.json").exists()
