@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from diffaug.copies.changes import COPY_KINDS, apply, draw
 from diffaug.copies.detector import BLIND, SCAN_REACH, Calibration, CopyDetector, Nearest, Volume
+from diffaug.scans.patients import patients_by_name
 from diffaug.scans.windows import Window, centred, cut, scattered
 
 ALLOWED_ALARMS = 0.03  # share of real scans that are no copies but may be taken for some
@@ -81,13 +82,14 @@ def make_detector(
     if len(real) > WINDOWS:
         real = [real[i] for i in sorted(np.random.default_rng(CALIBRATION_SEED).permutation(len(real))[:WINDOWS])]
     views = min(max(1, WINDOWS // len(real)), VIEWS[field_of_view])
+    detector.calibrate(Calibration(patients=patients_by_name([*cases, *unseen])))
     for number in range(ROUNDS):
         shown = tqdm(real, f"copy test, round {number + 1}", unit="scan", ascii=True)
         judged = [_judge_real(detector, volume(case), case, views, index) for index, case in enumerate(shown)]
         planted, moved = _plant(detector, volume)
-        patients = _joined(detector.calibration.patients, _crowded(judged, moved, detector.cases))
-        detector.calibrate(_calibrate(patients, judged, planted))
-        if not detector.calibration.patients:  # then the second round would say the same
+        known = detector.calibration.patients
+        detector.calibrate(_calibrate(_joined(known, _crowded(judged, moved, detector.cases)), judged, planted))
+        if detector.calibration.patients == known:  # then the second round would say the same
             break
     return detector
 

@@ -24,6 +24,7 @@ from diffaug.generator.model import Generator
 from diffaug.generator.plan import GeneratorPlan
 from diffaug.generator.views import encode_views
 from diffaug.scans.cache import VolumeCache
+from diffaug.scans.patients import patients_by_name
 from diffaug.scans.pictures import curves
 from diffaug.training.log import read_log
 from diffaug.training.loop import train
@@ -112,6 +113,8 @@ def _detector(plan: GeneratorPlan, cache: VolumeCache, folder: Path, fabric: Fab
             ).save(file)
     detector = CopyDetector.load(file, cache.__getitem__, fabric.device)
     for group in detector.calibration.patients:
+        if group in patients_by_name(group) and not set(group) & set(plan.held_out):
+            continue  # their names say so
         both = "held_out" if set(group) & set(plan.held_out) and set(group) & set(plan.cases) else ""
         advice = "; in plan.json move them into one list, so that what is held out is unseen" if both else ""
         fabric.print(f"fit: {', '.join(group)} seem to be scans of one patient{advice}")

@@ -14,6 +14,7 @@ from diffaug.errors import DiffaugError
 from diffaug.generator.conditions import plan_conditions
 from diffaug.generator.plan import DISCRIMINATOR_NEEDS, GeneratorPlan
 from diffaug.scans.grid import Reading, median_spacing, plan_grid
+from diffaug.scans.patients import patient_of
 
 FEWEST_TO_FIT = 3  # one to measure with, and two to train on: copies are told from what else is alike
 HELD_OUT_SCANS = 0.1  # share of the scans that the generator never trains on
@@ -45,12 +46,18 @@ def hold_out(ids: Sequence[str], seed: int) -> tuple[tuple[str, ...], tuple[str,
 
     Returns:
         Ids to train on and ids to measure with, sorted: one run of neighbours, for scans of one patient mostly follow each
-        other, and must not straddle the lists.
+        other, and must not straddle the lists. Where names tell whose scans are, the run is of whole patients.
     """
     ordered = sorted(ids)
     start = int(np.random.default_rng(seed).integers(len(ordered)))
     count = max(1, round(HELD_OUT_SCANS * len(ordered)))
-    held_out = {ordered[(start + i) % len(ordered)] for i in range(count)}
+    if len({patient_of(case) for case in ordered}) > 1:
+        while patient_of(ordered[start]) == patient_of(ordered[start - 1]):
+            start = (start or len(ordered)) - 1
+    run = [*ordered[start:], *ordered[:start]]
+    while count < len(run) // 2 and patient_of(run[count]) == patient_of(run[count - 1]):
+        count += 1
+    held_out = set(run[:count])
     return tuple(case for case in ordered if case not in held_out), tuple(sorted(held_out))
 
 

@@ -130,6 +130,15 @@ def test_a_patient_of_many_scans_is_known_as_one_and_copies_of_his_are_found(sca
     assert not any(near.copy for near in judged(crowd, [centre(n) for n in range(300, 305)]))
 
 
+def test_scans_whose_names_say_so_are_of_one_patient():
+    names = [f"P{10000 + n % 8}V{1 + n // 8}" for n in range(16)]  # two strangers under each name
+    named = make_detector(
+        lambda case: scan(names.index(case)), names, [], shape=SHAPE, mirror=2, field_of_view="whole", device=CPU
+    )
+    assert named.calibration.patients == tuple(sorted((f"P{10000 + n}V1", f"P{10000 + n}V2") for n in range(8)))
+    assert all(near.copy for near in judged(named, [centre(n) for n in range(16)]))
+
+
 def repeat(number: int) -> np.ndarray:
     """A scan of patient 4 on another day: his structure, grain of its own."""
     return np.clip(scan(4) + np.random.default_rng(number).normal(0, 0.05, (1, *SIZE)), -1, 1).astype(np.float32)
