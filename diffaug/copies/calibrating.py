@@ -116,9 +116,8 @@ def _window(detector: CopyDetector, scan: np.ndarray, rng: np.random.Generator, 
 def _plant(detector: CopyDetector, volume: Volume) -> tuple[dict[str, np.ndarray], float]:
     """Plant copies of every kind.
 
-    Returns:
-        By kind the similarity of each, or -1 where another patient was found than it is of; how far copies lie from their
-        scans, the median.
+    By kind the similarity of each, or -1 where another patient was found than it is of; and how far copies lie from their
+    scans, the median.
     """
     rng = np.random.default_rng(CALIBRATION_SEED)
     group_of = {case: group for group in detector.calibration.patients for case in group}
