@@ -19,6 +19,7 @@ from benchmarks.scarce.cells import collect, read_cells
 from benchmarks.scarce.data import DataSet
 from benchmarks.scarce.statistics import Difference, compare, compare_counts, grid, holm
 from diffaug.errors import DiffaugError
+from diffaug.workspace import PLAN
 
 BASELINE, EQUAL_STEPS = "scratch", "scratch-long"
 # arms that no command makes any more: `synthetic`, before the budgets were given another generator
@@ -86,6 +87,8 @@ def _section(folder: Path, data: DataSet, cells: pd.DataFrame) -> list[str]:
         "### Gains",
     ]
     parts += [table(gains) for network in networks if (gains := _gains_of(cells, network, counts))]
+    if across := _across(cells, counts):
+        parts += ["### Against nnU-Net's own network from scratch, after as many steps with labels", table(across)]
     for figure, title in (("nsd", "Normalised surface Dice"), ("hd95", "HD95, mm")):
         others = collect(folder, data.title, figure).merge(cells[["network", "arm"]].drop_duplicates())
         rows = [_row(others, network, arm, counts) for network in networks for arm in _arms(cells, network)]
@@ -181,6 +184,20 @@ def _gains_of(cells: pd.DataFrame, network: str, counts: Sequence[int]) -> list[
         if not arm.startswith(BASELINE)
         for row in _gains(own, arm, against, counts)
     ]
+
+
+def _across(cells: pd.DataFrame, counts: Sequence[int]) -> list[dict[str, str]]:
+    """Hold every start of another network against what a user of nnU-Net has, its own network from scratch."""
+    theirs = cells[cells["network"] == PLAN]
+    rows = []
+    for network in _networks(cells[cells["network"] != PLAN]):
+        own = cells[cells["network"] == network]
+        for arm in _arms(cells, network):
+            against = EQUAL_STEPS if _parsed(arm).is_long else BASELINE
+            name = f"{PLAN}, {against}"
+            both = pd.concat([own, theirs[theirs["arm"] == against].assign(arm=name)])
+            rows += [{"network": network, **row} for row in _gains(both, arm, name, counts)]
+    return [{key: value for key, value in row.items() if key != "share of the gap"} for row in rows]
 
 
 def _gains(cells: pd.DataFrame, arm: str, against: str, counts: Sequence[int]) -> list[dict[str, str]]:

@@ -154,11 +154,14 @@ def test_report_names_gains_and_draws_the_figure(data, tmp_path):
                     "seconds": {"train": 1.0},
                 }
                 save(Cell(data.name, "plan", arm, labelled, seed), json.loads(json.dumps(result)), tmp_path)
+                if arm == "real":  # another network, pretrained alone
+                    save(Cell(data.name, "PrimusS", arm, labelled, seed), json.loads(json.dumps(result)), tmp_path)
     write_report(tmp_path, [data], tmp_path / "report")
     text = (tmp_path / "report.md").read_text()
     assert "| plan | real | scratch | 2 | +0.05" in text
     assert "Best with 2 labels, of what has 3 draws: plan, real (0.8" in text
     assert "best from scratch: plan (0.8" in text
+    assert "| PrimusS | real | plan, scratch | 2 | +0.05" in text, "against what nnU-Net itself would have given"
     assert (tmp_path / "report.png").stat().st_size > 5000
 
 
