@@ -1,8 +1,8 @@
 """One cell of the scarce-label benchmark with real nnU-Net, from phantoms to a report."""
 
 import json
-import re
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
