@@ -136,11 +136,16 @@ def _told(folder: Path, data: DataSet, cells: pd.DataFrame) -> str:
         settings = ", ".join(
             f"{key} {value}" for key, value in about[0]["settings"].items() if key not in ("fold", "trainer")
         )
-        machines = sorted({each["machine"].get("processor", "?") for each in about})
+        machines: dict[str, list[str]] = {}
+        for arm, text in own[["arm", "about"]].itertuples(index=False):
+            machines.setdefault(json.loads(text)["machine"].get("processor", "?"), []).append(arm)
+        usual, *others = sorted(machines, key=lambda machine: -len(machines[machine]))
+        arms_of = {machine: ", ".join(sorted({*machines[machine]})) for machine in others}
+        where = [usual, *(f"{machine} ({len(machines[machine])} cells of {arms})" for machine, arms in arms_of.items())]
         versions = ", ".join(f"{name} {number}" for name, number in about[0]["versions"].items())
         told.append(
             f"* {network}: {settings}; {len(own)} cells of {(own['train'] + own['test']).mean():.0f} s on the mean; "
-            f"{', '.join(machines)}; {versions}."
+            f"{', '.join(where)}; {versions}."
         )
     for name, commit in BEFORE.items():
         if any(arm.startswith(name) for arm in _arms(cells)):

@@ -6,6 +6,7 @@ sets differ in what the features hold; this looks for whatever tells them apart,
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,10 +205,21 @@ def _halves(
     shuffled = [(scans[i], patient_of.get(scans[i][0], scans[i][0])) for i in rng.permutation(len(scans))]
     order = {patient: place for place, patient in enumerate(dict.fromkeys(patient for _, patient in shuffled))}
     owned = sorted(shuffled, key=lambda pair: order[pair[1]])
-    count = min(len(owned) // 2, most, MOST)
-    halves = owned[:count], owned[len(owned) - count :]
+    middle = len(owned) // 2
+    count = min(middle, most, MOST)
+    halves = _spread(owned[:middle], count), _spread(owned[: middle - 1 : -1], count)[::-1]
     fewest = min(len({patient for _, patient in half}) for half in halves)
     return halves if count >= FEWEST and fewest >= PATIENT_FOLDS else None
+
+
+def _spread(owned: Sequence[_Owned], count: int) -> list[_Owned]:
+    """Choose as many patients' scans as can be: the first of each, then the second of each."""
+    seen: Counter[str] = Counter()
+    turns = []
+    for place, (_, patient) in enumerate(owned):
+        turns.append((seen[patient], place))
+        seen[patient] += 1
+    return [owned[place] for place in sorted(place for _, place in sorted(turns)[:count])]
 
 
 def _half(volume: np.ndarray) -> np.ndarray:

@@ -24,6 +24,7 @@ TEXTURE_SCALES = (0.0, 0.5, 1.0)  # voxels that a volume is smoothed by before i
 EDGES = (50, 75, 90, 97, 99.5)  # percentiles of the steepness
 LOOKED_AT = 96  # voxels along each axis, of the middle: hundreds of large volumes take a while
 LEAST_CONTRAST = 1e-4  # of a volume in [-1, 1]
+LEAST_SPREAD = 1e-4  # of a statistic, where all scans have nearly the same
 MOST_EXCESS = 10.0  # standard deviations: a statistic that is the same in all scans has next to none
 _FILTERED = (*(f"smoothed by {scale:g} voxels" if scale else "as it is" for scale in TEXTURE_SCALES), "after a median")
 STATISTICS = (  # of a channel, in the order in which they are measured
@@ -88,7 +89,7 @@ def excess_of(known: np.ndarray, other: np.ndarray) -> np.ndarray:
     Returns:
         Differences of the means in standard deviations of `known`, ten at most, `(F,)`.
     """
-    return ((other.mean(0) - known.mean(0)) / known.std(0).clip(LEAST_CONTRAST)).clip(-MOST_EXCESS, MOST_EXCESS)
+    return ((other.mean(0) - known.mean(0)) / known.std(0).clip(LEAST_SPREAD)).clip(-MOST_EXCESS, MOST_EXCESS)
 
 
 def _of_volume(volume: np.ndarray) -> np.ndarray:

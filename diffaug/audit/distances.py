@@ -33,7 +33,7 @@ def set_distances(
         `KID` (`kernel_distance`); `FID` (`frechet_distance`) along the leading principal directions of both sets together,
         as many as the volumes bear, a direction in which synthetic volumes leave the real ones among them, so that its
         floor is of these two sets alone; `density` and `coverage` (`clipped_density`, `clipped_coverage`); empty where a
-        set has fewer than four volumes, or one patient has more than half of the scans.
+        set has fewer than four volumes, or too few scans are of other patients than one.
     """
     if min(len(real), len(synthetic)) < FEWEST_TO_HALVE:
         return {}

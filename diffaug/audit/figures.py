@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -114,30 +113,35 @@ def compare_sets(
 
     Returns:
         Figures and floors by name; their `n` is the number of volumes on either side of a comparison. Empty where a set
-        has fewer than `FEWEST_TO_HALVE` volumes, or one patient has more than half of the scans.
+        has fewer than `FEWEST_TO_HALVE` volumes, or too few scans are of other patients than one.
     """
-    if min(real, synthetic) < FEWEST_TO_HALVE or (owners and 2 * max(Counter(owners).values()) > real):
+    if min(real, synthetic) < FEWEST_TO_HALVE:
         return {}
-    rng = np.random.default_rng(seed)
+    rng, within = np.random.default_rng(seed), np.random.default_rng((seed, 1))
     half = min(real, synthetic) // 2
     places: dict[str, list[int]] = {}
     for place, owner in enumerate(owners or map(str, range(real))):
         places.setdefault(owner, []).append(place)
-    patients = list(places.values())
+    patients, smallest = list(places.values()), half
     against: list[tuple[Mapping[str, float], Mapping[str, float]]] = []
     for _ in range(HALVINGS):
         shuffled = [patients[i] for i in rng.permutation(len(patients))]
         order: np.ndarray = np.concatenate(shuffled)
         ends = np.cumsum([len(scans) for scans in shuffled])
-        cut = int(ends[np.abs(ends - half).argmin()])  # between two patients
+        cut = int(ends[np.abs(ends - real / 2).argmin()])  # between two patients
         size = min(cut, real - cut, half)
+        if size < FEWEST_TO_HALVE // 2:
+            return {}
+        smallest = min(smallest, size)
+        # some of every patient's
+        one, two = within.permutation(order[:cut])[:size], within.permutation(order[cut:])[:size]
         other = real + rng.permutation(synthetic)[:size]
-        against.append((measure(order[:size], other), measure(order[:size], order[cut : cut + size])))
+        against.append((measure(one, other), measure(one, two)))
 
     def summary(side: int, name: str) -> Figure:
         values = [pair[side][name] for pair in against]
         low, high = np.percentile(values, LEVEL)
-        return Figure(float(np.mean(values)), float(low), float(high), half)
+        return Figure(float(np.mean(values)), float(low), float(high), smallest)
 
     return {name: Compared(summary(0, name), summary(1, name), name in higher_is_better) for name in against[0][0]}
 

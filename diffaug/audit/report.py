@@ -196,8 +196,8 @@ def _method(findings: Findings) -> Iterable[str]:
         yield "Each volume is one whole scan on the grid below; what lies beyond the grid was not compared."
     if findings.apart is not None and max(findings.grid.shape) > SEEN_EDGE:
         yield (
-            f"The networks see pieces of {SEEN_EDGE} voxels along each axis: that such pieces are alike says nothing of how "
-            f"they are arranged. Textures are those of the middle {LOOKED_AT} voxels."
+            f"The classifiers see pieces of {SEEN_EDGE} voxels along each axis: that such pieces are alike says nothing "
+            f"of how they are arranged. Textures are those of the middle {LOOKED_AT} voxels."
         )
     yield (
         "Not shown: whether anatomy is correct (ask a radiologist), whether copies of a part, an organ say, are among the "

@@ -7,17 +7,21 @@ from dataclasses import dataclass, replace
 
 from diffaug.audit.apartness import FEWEST
 from diffaug.audit.catalogue import SINGLE, SUBJECTS, by_subject, entry_of
+from diffaug.audit.figures import FEWEST_TO_HALVE
 from diffaug.audit.findings import Findings
+from diffaug.audit.folds import PATIENT_FOLDS
 from diffaug.audit.memorisation import SURE
 
 FEW_SCANS = 50  # below this the report warns: the fewer the scans, the sooner a generator knows them by heart
 FOUND = 0.9  # share of planted copies that a test worth relying on finds
 TOO_MANY_ALARMS = 0.2  # share of real scans held for copies above which a test says little
-TOO_WIDE = 0.75  # end of the interval of an area between scans and scans, above which the test tells little
+TOO_WIDE = 0.8  # end of the interval of an area between scans and scans, above which the test tells little
+SUFFICIENT = 80  # scans, with which it hardly ever lies there
 FEWEST_PAIRS_TO_JUDGE = 6  # of volumes, so of four: the interval of fewer is none
 REPEATED = 0.99  # MS-SSIM of volumes that are one and the same
 OWN = "self-supervised encoder"  # the extractor that is always there
-INATTENTIVE = "Told from scans: no verdict, for the classifier overlooks too much, see below."
+INATTENTIVE = "Told from scans: no verdict, for the classifier overlooks spoilt scans, too."
+TOO_FEW = "Told from scans: no verdict, there are too few scans to tell."
 UNCERTAIN, RIGHT, WRONG = "look", "good", "bad"
 
 
@@ -54,10 +58,13 @@ def conclude(findings: Findings) -> list[Verdict]:
         others = [replace(verdict, defect=None) for verdict in others]
     apart = [verdict for verdict in others if verdict.subject == SUBJECTS["apart"].name]
     rest = [verdict for verdict in others if verdict not in apart]
-    alertness = _alertness(findings)
-    if alertness.kind != RIGHT:
-        apart = [replace(v, kind=UNCERTAIN, head=INATTENTIVE) if v.kind == RIGHT else v for v in apart]
+    alertness, doubt = _alertness(findings)
+    if doubt is not None:
+        apart = [replace(v, kind=UNCERTAIN, head=doubt) if v.kind == RIGHT else v for v in apart]
     verdicts = [*apart, alertness, _copies(findings), _check(findings), *_variety(findings), *rest]
+    if not findings.textures:
+        text = f"It takes {FEWEST_TO_HALVE} volumes of either set, and scans of several patients, none with nearly all."
+        verdicts.append(Verdict("likeness", UNCERTAIN, None, "Likeness and textures: not measured.", text))
     verdicts += _detail(findings)
     if findings.training < FEW_SCANS:
         text = "The fewer the scans, the sooner a generator reproduces them, and the less any figure here can be relied on."
@@ -79,22 +86,28 @@ def defects(verdicts: Sequence[Verdict]) -> list[str]:
     return [verdict.defect for verdict in verdicts if verdict.defect]
 
 
-def _alertness(findings: Findings) -> Verdict:
-    """Tell whether the classifier would notice: what overlooks spoilt scans says nothing of synthetic volumes."""
+def _alertness(findings: Findings) -> tuple[Verdict, str | None]:
+    """Tell whether the classifiers would notice, and what else a good verdict of theirs is: none, if they would not."""
     name = f"{SUBJECTS['apart'].name}: the test itself"
     if findings.apart is None:
-        text = f"It takes {2 * FEWEST} scans and {FEWEST} synthetic volumes."
-        return Verdict(name, UNCERTAIN, None, "Told from scans: not measured.", text)
-    floors = [compared.floor for compared in (findings.apart.curve, findings.apart.textured)]
-    if max(floor.high for floor in floors) > TOO_WIDE:
-        text = f"Other scans are told from scans by {' and '.join(floor.text() for floor in floors)}."
-        return Verdict(name, UNCERTAIN, None, "The classifiers themselves: too few scans, they can hardly tell.", text)
+        text = (
+            f"It takes {2 * FEWEST} scans, of {PATIENT_FOLDS} patients in either half, and {FEWEST} synthetic volumes."
+        )
+        return Verdict(name, UNCERTAIN, None, "Told from scans: not measured.", text), None
+    floors = {"the network": findings.apart.curve.floor, "the one of textures": findings.apart.textured.floor}
+    if wide := [f"{which} by {floor.text()}" for which, floor in floors.items() if floor.high > TOO_WIDE]:
+        text = f"Other scans are told from scans: {'; '.join(wide)}. Some {SUFFICIENT} scans suffice."
+        return Verdict(
+            name, UNCERTAIN, None, "The classifiers themselves: too few scans to clear a set.", text
+        ), TOO_FEW
     checks = {"slight blur": findings.apart.blurred, "parts of other scans": findings.apart.patched}
     text = "; ".join(f"{what}: {compared.text()}" for what, compared in checks.items())
     missed = [what for what, compared in checks.items() if compared.verdict != "off"]
     if missed:
-        return Verdict(name, UNCERTAIN, None, f"The classifier itself: overlooks {' and '.join(missed)}.", text)
-    return Verdict(name, RIGHT, None, "The classifier itself: notices slight blur, and parts of other scans.", text)
+        head = f"The classifier itself: overlooks {' and '.join(missed)}."
+        return Verdict(name, UNCERTAIN, None, head, text), INATTENTIVE
+    head = "The classifier itself: notices slight blur, and parts of other scans."
+    return Verdict(name, RIGHT, None, head, text), None
 
 
 def _copies(findings: Findings) -> Verdict:

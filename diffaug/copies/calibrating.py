@@ -82,7 +82,7 @@ def make_detector(
     if len(real) > WINDOWS:
         real = [real[i] for i in sorted(np.random.default_rng(CALIBRATION_SEED).permutation(len(real))[:WINDOWS])]
     views = min(max(1, WINDOWS // len(real)), VIEWS[field_of_view])
-    detector.calibrate(Calibration(patients=patients_by_name([*cases, *unseen])))
+    detector.calibrate(Calibration(patients=_some(patients_by_name([*cases, *unseen]), cases)))
     for number in range(ROUNDS):
         shown = tqdm(real, f"copy test, round {number + 1}", unit="scan", ascii=True)
         judged = [_judge_real(detector, volume(case), case, views, index) for index, case in enumerate(shown)]
@@ -152,9 +152,12 @@ def _crowded(judged: Sequence[_Judged], moved: float, cases: Sequence[str]) -> S
         fellows = np.flatnonzero(one.distances < near)
         if len(fellows) >= CROWD:
             pairs += [(one.case, cases[int(place)]) for place in fellows]
-    groups = _joined((), pairs)
-    # where all scans are of one patient there is nobody to hold him against
-    return [] if any(set(cases) <= set(group) for group in groups) else groups
+    return _some(_joined((), pairs), cases)
+
+
+def _some(groups: Sequence[tuple[str, ...]], cases: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Leave out a patient whom all training scans are of: there is nobody to hold him against."""
+    return tuple(group for group in groups if not set(cases) <= set(group))
 
 
 def _calibrate(

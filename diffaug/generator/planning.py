@@ -17,6 +17,7 @@ from diffaug.scans.grid import Reading, median_spacing, plan_grid
 from diffaug.scans.patients import patient_of
 
 FEWEST_TO_FIT = 3  # one to measure with, and two to train on: copies are told from what else is alike
+PATIENTS_TO_FIT = 2  # at least: a copy is nearer to its patient than to another
 HELD_OUT_SCANS = 0.1  # share of the scans that the generator never trains on
 
 
@@ -46,18 +47,26 @@ def hold_out(ids: Sequence[str], seed: int) -> tuple[tuple[str, ...], tuple[str,
 
     Returns:
         Ids to train on and ids to measure with, sorted: one run of neighbours, for scans of one patient mostly follow each
-        other, and must not straddle the lists. Where names tell whose scans are, the run is of whole patients.
+        other, and must not straddle the lists. Where names tell whose scans are, it is of whole patients, if there are any
+        whom less than a fifth of the scans are of.
     """
     ordered = sorted(ids)
     start = int(np.random.default_rng(seed).integers(len(ordered)))
     count = max(1, round(HELD_OUT_SCANS * len(ordered)))
-    if len({patient_of(case) for case in ordered}) > 1:
-        while patient_of(ordered[start]) == patient_of(ordered[start - 1]):
-            start = (start or len(ordered)) - 1
-    run = [*ordered[start:], *ordered[:start]]
-    while count < len(run) // 2 and patient_of(run[count]) == patient_of(run[count - 1]):
-        count += 1
-    held_out = set(run[:count])
+    patients: dict[str, list[str]] = {}
+    for case in ordered:
+        patients.setdefault(patient_of(case), []).append(case)
+    first = list(patients).index(patient_of(ordered[start]))
+    run = [*patients.values()][first:] + [*patients.values()][:first]
+    held_out: set[str] = set()
+    left = len(run)
+    for scans in run:
+        lacking = count - len(held_out)
+        if left > PATIENTS_TO_FIT and abs(len(scans) - lacking) < lacking:  # nearer to a tenth with them than without
+            held_out.update(scans)
+            left -= 1
+    if not held_out:  # one or two patients, or none of few enough scans: parted, for something must be measured with
+        held_out = {ordered[(start + i) % len(ordered)] for i in range(count)}
     return tuple(case for case in ordered if case not in held_out), tuple(sorted(held_out))
 
 

@@ -142,7 +142,7 @@ def _require_own_weights(
 def share_model(folder: Path, out: Path) -> Path:
     """Copy a trained model so that it predicts where diffaug is not installed: most networks are nnU-Net's own anyway.
 
-    Only what prediction needs is copied: no case's name, no path, no scan's size.
+    Only what prediction needs is copied: no case's name, no path, no table of scans' sizes (the plans hold their median).
 
     Args:
         folder: nnU-Net's folder of the model, `TRAINER__PLANS__CONFIGURATION`.

@@ -96,7 +96,7 @@ def fit(
             cache = fill_cache(dataset, plan, readings, folder)
             conditions = {case: plan.conditions.of(reading, plan.grid) for case, reading in readings.items()}
         if not used:
-            fabric.print(f"fit: {in_short(plan, fabric.device)}", flush=True)
+            fabric.print(f"fit, all of it: {in_short(plan, fabric.device)}", flush=True)
         generator = fit_networks(plan, cache, conditions, folder, fabric, stage.save)
         if fabric.is_global_zero:
             _finish(stage, generator, entries, target)

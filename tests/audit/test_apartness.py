@@ -166,6 +166,16 @@ def test_fewer_patients_than_folds_are_not_judged(tmp_path):
     assert not folder.exists(), "nothing was trained in vain"
 
 
+def test_few_synthetic_volumes_are_held_against_scans_of_many_patients():
+    scans = [(f"case_{i}", None) for i in range(300)]
+    patients = [tuple(case for case, _ in scans[start : start + 3]) for start in range(0, 300, 3)]
+    halves = apartness._halves(scans, patients, 12, np.random.default_rng(0))
+    assert halves is not None
+    assert [len(half) for half in halves] == [12, 12]
+    assert [len({owner for _, owner in half}) for half in halves] == [12, 12]
+    assert len({owner for half in halves for _, owner in half}) >= 23
+
+
 def test_every_voxel_of_a_large_volume_is_looked_at():
     judged = classifier.ClassifierObjective(([np.zeros((1, 70, 33, 20), np.float32)],) * 2, 2)
     seen = np.zeros((70, 33, 20), bool)

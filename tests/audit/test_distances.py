@@ -206,7 +206,29 @@ def test_no_patient_has_scans_in_both_halves():
 
     found = compare_sets(measure, len(owners), 12, seed=0, owners=owners)["floor"]
     assert (found.figure.value, found.floor.value) == (0, 1)
-    assert compare_sets(measure, 8, 8, seed=0, owners=["p"] * 5 + list("abc")) == {}, "one patient is no half of a set"
+    assert found.figure.n >= 4
+
+
+@pytest.mark.parametrize(("most", "others", "made"), [(9, 51, 10), (12, 88, 12), (25, 75, 20), (5, 3, 8)])
+def test_a_patient_of_very_many_scans_leaves_halves_that_can_be_measured(most, others, made):
+    owners = ["p"] * most + [f"q{i}" for i in range(others)]
+
+    def measure(a, b):
+        assert len(a) == len(b) >= 2
+        assert b.max() >= len(owners) or not {owners[i] for i in a} & {owners[i] for i in b}
+        return {"floor": float(len(a))}
+
+    found = compare_sets(measure, len(owners), made, seed=0, owners=owners)["floor"]
+    assert 2 <= found.figure.n <= found.figure.low <= made // 2, "the smallest half is counted"
+    assert compare_sets(measure, 9, 8, seed=0, owners=["p"] * 8 + ["q"]) == {}, "one scan is no half"
+
+
+def test_what_differs_is_seen_though_few_volumes_were_made_and_patients_have_many_scans():
+    rng = np.random.default_rng(0)
+    real = np.repeat(rng.normal(size=(10, 16)), 8, 0) + rng.normal(0, 0.3, (80, 16))
+    made = rng.normal(size=(20, 16)) + 1.5
+    owners = [f"p{i // 8}" for i in range(80)]
+    assert set_distances(real, made, 0, owners)["KID"].verdict == "off"
 
 
 def test_sets_drawn_alike_are_at_the_floor_though_each_patient_has_many_scans():

@@ -128,7 +128,7 @@ def test_what_is_uncertain_is_said_but_is_no_defect():
 def test_the_classifier_leads_and_is_believed_as_far_as_it_notices():
     first, second, *_ = conclude(findings(apart=replace(TELLING, blurred=AREA)))
     assert (first.subject, first.kind) == ("told from scans", "look"), "what sees no blur clears nobody"
-    assert "overlooks too much" in first.head
+    assert "overlooks spoilt scans, too" in first.head
     assert second.kind == "look"
     told = replace(TELLING, curve=TOLD, blurred=AREA)
     assert conclude(findings(apart=told))[0].kind == "bad", "but what it does see is there"
@@ -144,16 +144,24 @@ def test_the_texture_that_differs_most_is_named_first():
     assert STATISTICS[-1] not in render(findings(apart=None), [], Path("nowhere"))
 
 
-WIDE = Figure(0.9, 0.7, 1.0, 10)
+WIDE = Figure(0.7, 0.5, 0.9, 10)
 
 
 @pytest.mark.parametrize("which", ["curve", "textured"])
 def test_a_floor_that_reaches_every_area_clears_nobody(which):
-    told = replace(TELLING, **{which: Compared(Figure(1.0, 1.0, 1.0, 10), WIDE, False)})
+    told = replace(TELLING, **{which: Compared(Figure(0.85, 0.7, 1.0, 10), WIDE, False)})
     first, second, *_ = conclude(findings(apart=told))
     assert (first.kind, second.kind) == ("look", "look")
-    assert "no verdict" in first.head
-    assert "too few scans" in second.head
+    assert "too few scans" in first.head
+    assert {"curve": "the network by", "textured": "the one of textures by"}[which] in second.text
+    off = replace(TELLING, **{which: Compared(Figure(0.99, 0.95, 1.0, 10), WIDE, False)})
+    assert conclude(findings(apart=off))[0].kind == "bad"
+
+
+def test_what_was_not_measured_is_said():
+    said = by_subject(findings(textures={}, distances={}))["likeness"]
+    assert (said.kind, said.defect) == ("look", None)
+    assert "not measured" in said.head
 
 
 @pytest.mark.parametrize(("pairs", "kind"), [(1, "look"), (3, "look"), (6, "bad")])

@@ -139,6 +139,21 @@ def test_scans_whose_names_say_so_are_of_one_patient():
     assert all(near.copy for near in judged(named, [centre(n) for n in range(16)]))
 
 
+@pytest.mark.parametrize("unseen", [[], ["P20000V7"]])
+def test_where_all_scans_are_of_one_patient_by_name_they_are_held_against_each_other(unseen):
+    names = [f"P10000V{n + 1}" for n in range(4)]
+    alone = make_detector(
+        lambda case: scan(int(case.partition("V")[2])),
+        names,
+        unseen,
+        shape=SHAPE,
+        mirror=2,
+        field_of_view="whole",
+        device=CPU,
+    )
+    assert alone.calibration.patients == ()
+
+
 def repeat(number: int) -> np.ndarray:
     """A scan of patient 4 on another day: his structure, grain of its own."""
     return np.clip(scan(4) + np.random.default_rng(number).normal(0, 0.05, (1, *SIZE)), -1, 1).astype(np.float32)

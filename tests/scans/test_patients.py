@@ -2,6 +2,7 @@
 
 import pytest
 
+from diffaug.dicom.pseudonyms import Pseudonyms
 from diffaug.generator.planning import hold_out
 from diffaug.scans.patients import patient_of, patients_by_name
 
@@ -20,6 +21,24 @@ def test_no_patient_is_trained_on_and_measured_with(seed):
     assert not {patient_of(case) for case in cases} & {patient_of(case) for case in held_out}
     assert sorted([*cases, *held_out]) == sorted(IMPORTED)
     assert 5 <= len(held_out) <= 8, "a tenth, and what belongs to it"
+
+
+@pytest.mark.parametrize("sizes", [(6, 6, 1, 1, 1, 1, 1, 1, 1, 1), (12, 8, 9, 30), (29, *[1] * 38), (2, 1, 2, 1)])
+@pytest.mark.parametrize("seed", range(10))
+def test_uneven_patients_are_not_parted_and_most_scans_are_trained_on(sizes, seed):
+    scans = [f"P{10000 + patient}V{n + 1}" for patient, size in enumerate(sizes) for n in range(size)]
+    cases, held_out = hold_out(scans, seed)
+    tenth = max(1, round(len(scans) / 10))
+    assert 1 <= len(held_out) < 2 * tenth or len(held_out) == 1
+    if len(sizes) > 2 and any(size < 2 * tenth for size in sizes):
+        assert not {patient_of(case) for case in cases} & {patient_of(case) for case in held_out}
+
+
+def test_a_pseudonym_is_known_for_one(tmp_path):
+    names = Pseudonyms(tmp_path / "key.json", "Dataset001_A")
+    assert patient_of(f"{names._draw()}V12") != f"{names._draw()}V12"
+    drawn = names._draw()
+    assert patient_of(f"{drawn}V3") == drawn
 
 
 def test_all_scans_of_one_patient_are_parted_all_the_same():
