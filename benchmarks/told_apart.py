@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +28,13 @@ from diffaug.audit.inputs import AuditInputs
 from diffaug.audit.requests import FoldersRequest
 from diffaug.audit.spoiling import blurred, patched, strangers
 from diffaug.errors import DiffaugError
+from diffaug.scans.patients import by_patient
 from diffaug.training.devices import start_fabric
 
 Volumes = list[np.ndarray]
 
 
-def thirds(cases: Sequence[str], patient: Callable[[str], object], seed: int) -> list[list[str]]:
+def thirds(cases: Sequence[str], patient: Callable[[str], Hashable], seed: int) -> list[list[str]]:
     """Cut scans into thirds of one size, no patient in two of them.
 
     Args:
@@ -44,11 +45,8 @@ def thirds(cases: Sequence[str], patient: Callable[[str], object], seed: int) ->
     Returns:
         Three lists of ids.
     """
-    groups: dict[object, list[str]] = {}
-    for case in cases:
-        groups.setdefault(patient(case), []).append(case)
-    order = np.random.default_rng(seed).permutation(len(groups))
-    patients = list(groups.values())
+    patients = list(by_patient(cases, patient).values())
+    order = np.random.default_rng(seed).permutation(len(patients))
     parts = [[case for i in order[start::3] for case in patients[i]] for start in range(3)]
     return [part[: min(MOST, *map(len, parts))] for part in parts]
 

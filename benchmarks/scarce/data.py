@@ -16,6 +16,7 @@ from diffaug.files import read_json, write_json
 from diffaug.nnunet.budget_configurations import add_budget_configuration, ensure_plans
 from diffaug.phantom.dataset import write_dataset
 from diffaug.scans.dataset import Case, list_cases, open_dataset
+from diffaug.scans.patients import by_patient
 from diffaug.workspace import PLAN, Workspace, dataset_name, nnunet_folder
 
 # voxels of about 10 mm: the whole scan is one patch, and long trainings take a CPU minutes
@@ -215,7 +216,7 @@ def draws(data: DataSet) -> list[dict[str, list[str]]]:
     held, splits = validation(data), []
     drawn = sorted(set(_pool(data)) - set(held))
     for seed in range(SEEDS):
-        patients = by_patient(drawn, data.patient)
+        patients = sorted_by_patient(drawn, data.patient)
         order = np.random.default_rng(seed).permutation(len(patients))
         cases = [case for patient in order for case in patients[patient]]
         splits += [{"train": sorted(cases[:count]), "val": held} for count in data.counts]
@@ -225,7 +226,7 @@ def draws(data: DataSet) -> list[dict[str, list[str]]]:
 def validation(data: DataSet) -> list[str]:
     """Give the cases that are held back for nnU-Net's own validation: the last ones of the pool."""
     held: list[str] = []
-    patients = by_patient(sorted(_pool(data)), data.patient)
+    patients = sorted_by_patient(sorted(_pool(data)), data.patient)
     while len(held) < data.held:
         held += patients.pop()
     return sorted(held)
@@ -263,7 +264,7 @@ def _lists(data: DataSet) -> dict[str, Any]:
     return read_json(data.workspace.raw / data.lists, "expected a JSON with the lists pool and test; write one")
 
 
-def by_patient(cases: Iterable[str], patient: Callable[[str], Any]) -> list[list[str]]:
+def sorted_by_patient(cases: Iterable[str], patient: Callable[[str], Any]) -> list[list[str]]:
     """Group cases by the patient they are of.
 
     Args:
@@ -273,9 +274,7 @@ def by_patient(cases: Iterable[str], patient: Callable[[str], Any]) -> list[list
     Returns:
         The groups, by patient.
     """
-    patients: dict[Any, list[str]] = {}
-    for case in cases:
-        patients.setdefault(patient(case), []).append(case)
+    patients: dict[Any, list[str]] = by_patient(cases, patient)
     return [patients[key] for key in sorted(patients)]
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from diffaug.audit.inputs import AuditInputs
 from diffaug.audit.spoiling import blurred, patched, strangers
 from diffaug.budgets import Training
 from diffaug.files import fingerprint, read_json, write_json
+from diffaug.scans.patients import by_patient
 from diffaug.training.devices import alone
 from diffaug.training.loop import train
 from diffaug.training.together import shared_out
@@ -62,7 +65,7 @@ class Apartness:
 def look_for_differences(
     inputs: AuditInputs,
     scans: Sequence[tuple[str, str | None]],
-    patients: Sequence[Sequence[str]],
+    owners: Sequence[str],
     *,
     seed: int,
     fabric: Fabric,
@@ -73,7 +76,7 @@ def look_for_differences(
     Args:
         inputs: The volumes.
         scans: The scans to compare with, arguments for `AuditInputs.real`.
-        patients: Ids of scans that are of one patient.
+        owners: Whose each of them is.
         seed: Of everything drawn.
         fabric: Where to compute.
         folder: Where a stopped test goes on from.
@@ -82,39 +85,39 @@ def look_for_differences(
         What was found; None where there are too few volumes, or too few patients.
     """
     rng = np.random.default_rng(seed)
-    halves = _halves(scans, patients, len(inputs.names), rng)
+    halves = _halves(list(zip(scans, owners, strict=True)), len(inputs.names), rng)
     if halves is None:
         return None
     (first, known), (second, unknown) = (zip(*half, strict=True) for half in halves)
     names = [inputs.names[i] for i in rng.permutation(len(inputs.names))[: len(first)]]
 
-    def textured(others: np.ndarray, owners: Sequence[str]) -> list[np.ndarray]:
-        return tell_textures_apart((textures, others), (known, owners), seed)
+    def textured(others: np.ndarray, whose: Sequence[str]) -> list[np.ndarray]:
+        return tell_textures_apart((textures, others), (known, whose), seed)
 
-    def apart(name: str, others: Sequence[np.ndarray], owners: Sequence[str], **asked: int) -> list[np.ndarray]:
-        sets, patients, mirror = (real, list(others)), (known, owners), inputs.grid.mirror
+    def apart(name: str, others: Sequence[np.ndarray], whose: Sequence[str], **asked: int) -> list[np.ndarray]:
+        sets, patients, mirror = (real, list(others)), (known, whose), inputs.grid.mirror
         return tell_apart(sets, patients, mirror=mirror, seed=seed, fabric=fabric, folder=folder, name=name, **asked)
 
     real = [_half(inputs.real(*where)) for where in first]
     rest = [_half(inputs.real(*where)) for where in second]
     textures = texture_statistics(real)
-    volumes, owners = [_half(inputs.synthetic(n)) for n in names], [f"synthetic {n}" for n in names]
-    made, made_textures = apart("synthetic", volumes, owners), texture_statistics(volumes)
+    volumes, makers = [_half(inputs.synthetic(n)) for n in names], [f"synthetic {n}" for n in names]
+    made, made_textures = apart("synthetic", volumes, makers), texture_statistics(volumes)
     del volumes  # they may be large
-    made_textured = textured(made_textures, owners)
+    made_textured = textured(made_textures, makers)
 
-    def compared(scores: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> Compared:
-        floor = at_least_chance(area_figure(others, seed))
-        return Compared(area_figure(scores, seed), floor, higher_is_better=False)
-
-    others = apart("scans", rest, unknown)
+    floor, floor_of_textures = (
+        at_least_chance(area_figure(scores, seed))
+        for scores in (apart("scans", rest, unknown), textured(texture_statistics(rest), unknown))
+    )
+    curve, texture_curve = _compared(made, floor, seed), _compared(made_textured, floor_of_textures, seed)
+    telling = made if curve.figure.value >= texture_curve.figure.value else made_textured
     mixed = [patched(v, other, rng) for v, other in zip(rest, strangers(rest), strict=True)]
-    telling = max(made, made_textured, key=lambda scores: area_figure(scores, seed).value)
     return Apartness(
-        compared(made, others),
-        compared(made_textured, textured(texture_statistics(rest), unknown)),
-        compared(apart("blurred", [blurred(v) for v in rest], unknown, asked=CHECKED_FOLDS), others),
-        compared(apart("patched", mixed, unknown, asked=CHECKED_FOLDS), others),
+        curve,
+        texture_curve,
+        _compared(apart("blurred", [blurred(v) for v in rest], unknown, asked=CHECKED_FOLDS), floor, seed),
+        _compared(apart("patched", mixed, unknown, asked=CHECKED_FOLDS), floor, seed),
         dict(zip(names, telling[1][:, 1].tolist(), strict=True)),
         dict(zip((case for case, _ in first), telling[0][:, 1].tolist(), strict=True)),
         excess_of(textures, made_textures),
@@ -194,17 +197,17 @@ def at_least_chance(area: Figure) -> Figure:
     return Figure(area.value + up, area.low + up, area.high + up, area.n)
 
 
+def _compared(scores: Sequence[np.ndarray], floor: Figure, seed: int) -> Compared:
+    return Compared(area_figure(scores, seed), floor, higher_is_better=False)
+
+
 _Owned = tuple[tuple[str, str | None], str]  # a scan, and whose it is
 
 
-def _halves(
-    scans: Sequence[tuple[str, str | None]], patients: Sequence[Sequence[str]], most: int, rng: np.random.Generator
-) -> tuple[list[_Owned], list[_Owned]] | None:
+def _halves(scans: Sequence[_Owned], most: int, rng: np.random.Generator) -> tuple[list[_Owned], list[_Owned]] | None:
     """Draw two sets of one size, at most one patient with scans in both; None where there are too few scans or patients."""
-    patient_of = {case: group[0] for group in patients for case in group}
-    shuffled = [(scans[i], patient_of.get(scans[i][0], scans[i][0])) for i in rng.permutation(len(scans))]
-    order = {patient: place for place, patient in enumerate(dict.fromkeys(patient for _, patient in shuffled))}
-    owned = sorted(shuffled, key=lambda pair: order[pair[1]])
+    shuffled = (scans[i] for i in rng.permutation(len(scans)))
+    owned = list(chain.from_iterable(by_patient(shuffled, itemgetter(1)).values()))
     middle = len(owned) // 2
     count = min(middle, most, MOST)
     halves = _spread(owned[:middle], count), _spread(owned[: middle - 1 : -1], count)[::-1]

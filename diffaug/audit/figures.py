@@ -8,6 +8,8 @@ from typing import Literal
 
 import numpy as np
 
+from diffaug.scans.patients import by_patient
+
 RESAMPLES = 2000  # of every bootstrap
 LEVEL = (2.5, 97.5)  # percentiles of the 95 % interval
 HALVINGS = 200  # random halves that a comparison of sets is averaged over
@@ -119,10 +121,8 @@ def compare_sets(
         return {}
     rng, within = np.random.default_rng(seed), np.random.default_rng((seed, 1))
     half = min(real, synthetic) // 2
-    places: dict[str, list[int]] = {}
-    for place, owner in enumerate(owners or map(str, range(real))):
-        places.setdefault(owner, []).append(place)
-    patients, smallest = list(places.values()), half
+    patients = list(by_patient(range(real), (owners or range(real)).__getitem__).values())
+    smallest = half
     against: list[tuple[Mapping[str, float], Mapping[str, float]]] = []
     for _ in range(HALVINGS):
         shuffled = [patients[i] for i in rng.permutation(len(patients))]

@@ -30,6 +30,7 @@ from diffaug.audit.textures import describe, ranges, texture_distances
 from diffaug.audit.verdicts import OWN
 from diffaug.copies.detector import CopyDetector
 from diffaug.generator.autoencoder import Autoencoder
+from diffaug.scans.patients import owners_of
 from diffaug.training.together import shared_out
 
 AUDIT_SEED = 0
@@ -68,8 +69,8 @@ def measure(
     decoded = partial(reconstruct, autoencoder) if autoencoder else None
     copies = look_for_copies(inputs, detector, decoded, fabric, AUDIT_SEED)
     folder = work / "apart"
-    apart = look_for_differences(inputs, real, copies.patients, seed=AUDIT_SEED, fabric=fabric, folder=folder)
-    owners = _owners([case for case, _ in real], copies)
+    owners = owners_of((case for case, _ in real), copies.patients)
+    apart = look_for_differences(inputs, real, owners, seed=AUDIT_SEED, fabric=fabric, folder=folder)
     extractors = {OWN: space.features, **dict(load_network(path) for path in extras.weights)}
     textures, looks, fineness = _textures(inputs, real, owners)
     diversity, diversity_real = _diversity(inputs, real, voxels, device)
@@ -96,12 +97,6 @@ def measure(
         fidelity_training=fidelity_training,
         seed=AUDIT_SEED,
     )
-
-
-def _owners(cases: Sequence[str], copies: Memorisation) -> list[str]:
-    """Tell whose scans are: those that the copy test took for one patient's are one's."""
-    patient_of = {case: group[0] for group in copies.patients for case in group}
-    return [patient_of.get(case, case) for case in cases]
 
 
 def _distances(
@@ -204,7 +199,7 @@ def _organs(inputs: AuditInputs, copies: Memorisation, model: Path | None, devic
             (inputs.synthetic_files, inputs.names),
         )
     )
-    owners = _owners([case for case in inputs.training if case in inputs.files], copies)
+    owners = owners_of((case for case in inputs.training if case in inputs.files), copies.patients)
     return organ_distances(real, made, AUDIT_SEED, owners)
 
 

@@ -171,11 +171,11 @@ def _variety(findings: Findings) -> Iterator[Verdict]:
     )
     if coverage:
         facts += f"Share of the range of real scans that synthetic volumes cover: {coverage.text(2)}. "
-    if min(made.n, real.n) < FEWEST_PAIRS_TO_JUDGE and not _repeated(findings):
-        yield Verdict("variety", UNCERTAIN, None, "Variety: no verdict, too few volumes.", facts)
-    elif _repeated(findings):
+    if _repeated(findings):
         head = "Variety: none, the synthetic volumes are one and the same."
         yield Verdict("variety", WRONG, "one volume repeated", head, facts)
+    elif min(made.n, real.n) < FEWEST_PAIRS_TO_JUDGE:
+        yield Verdict("variety", UNCERTAIN, None, "Variety: no verdict, too few volumes.", facts)
     elif made.low > real.high:
         advice = "Training on them alone would see too narrow a world."
         yield Verdict("variety", WRONG, "too little variety", "Variety: less than in real scans.", facts + advice)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -88,7 +88,8 @@ def make_detector(
         judged = [_judge_real(detector, volume(case), case, views, index) for index, case in enumerate(shown)]
         planted, moved = _plant(detector, volume)
         known = detector.calibration.patients
-        detector.calibrate(_calibrate(_joined(known, _crowded(judged, moved, detector.cases)), judged, planted))
+        found = _calibrate(_joined(known, _crowded(judged, moved, detector.cases)), judged, planted)
+        detector.calibrate(replace(found, patients=_some(found.patients, cases)))
         if detector.calibration.patients == known:  # then the second round would say the same
             break
     return detector
@@ -137,8 +138,8 @@ def _plant(detector: CopyDetector, volume: Volume) -> tuple[dict[str, np.ndarray
     return planted, float(np.median(moved))
 
 
-def _crowded(judged: Sequence[_Judged], moved: float, cases: Sequence[str]) -> Sequence[tuple[str, ...]]:
-    """Find patients of whom there are so many scans that the nearest is no nearer than the next ones.
+def _crowded(judged: Sequence[_Judged], moved: float, cases: Sequence[str]) -> list[tuple[str, str]]:
+    """Pair scans of patients of whom there are so many scans that the nearest is no nearer than the next ones.
 
     Similarity, which holds the nearest scan against the next five, sees nothing there. Distances do: those between scans of
     one patient lie nearer to those of copies than to those of scans.
@@ -152,7 +153,7 @@ def _crowded(judged: Sequence[_Judged], moved: float, cases: Sequence[str]) -> S
         fellows = np.flatnonzero(one.distances < near)
         if len(fellows) >= CROWD:
             pairs += [(one.case, cases[int(place)]) for place in fellows]
-    return _some(_joined((), pairs), cases)
+    return pairs
 
 
 def _some(groups: Sequence[tuple[str, ...]], cases: Sequence[str]) -> tuple[tuple[str, ...], ...]:
@@ -202,7 +203,7 @@ def _calibrate(
     )
 
 
-def _joined(groups: Sequence[Sequence[str]], pairs: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], ...]:
+def _joined(groups: Sequence[Sequence[str]], pairs: Sequence[tuple[str, str]]) -> tuple[tuple[str, ...], ...]:
     """Join groups that share a member."""
     joined: list[set[str]] = []
     for group in (*groups, *pairs):

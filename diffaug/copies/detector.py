@@ -15,6 +15,7 @@ from diffaug.copies.alignment import Probe, Target, structure, working_factor
 from diffaug.copies.changes import SHIFT
 from diffaug.errors import DiffaugError
 from diffaug.files import read_json, write_json
+from diffaug.scans.patients import owners_of
 from diffaug.scans.windows import Window, centred, cut
 
 COPY_TEST_FORMAT = "diffaug copy test 3"
@@ -107,8 +108,7 @@ class CopyDetector:
             calibration: The calibration.
         """
         self.calibration = calibration
-        group_of = {case: group[0] for group in calibration.patients for case in group}
-        names = [group_of.get(case, case) for case in self.cases]
+        names = owners_of(self.cases, calibration.patients)
         order = {name: number for number, name in enumerate(dict.fromkeys(names))}
         self.patients = torch.tensor([order[name] for name in names])
 

@@ -113,9 +113,9 @@ def _detector(plan: GeneratorPlan, cache: VolumeCache, folder: Path, fabric: Fab
             ).save(file)
     detector = CopyDetector.load(file, cache.__getitem__, fabric.device)
     for group in detector.calibration.patients:
-        if group in patients_by_name(group) and not set(group) & set(plan.held_out):
+        both = set(group) & set(plan.held_out) and set(group) & set(plan.cases)
+        if group in patients_by_name(group) and not both:
             continue  # their names say so
-        both = "held_out" if set(group) & set(plan.held_out) and set(group) & set(plan.cases) else ""
         advice = "; in plan.json move them into one list, so that what is held out is unseen" if both else ""
         fabric.print(f"fit: {', '.join(group)} seem to be scans of one patient{advice}")
     return detector

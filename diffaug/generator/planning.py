@@ -14,7 +14,7 @@ from diffaug.errors import DiffaugError
 from diffaug.generator.conditions import plan_conditions
 from diffaug.generator.plan import DISCRIMINATOR_NEEDS, GeneratorPlan
 from diffaug.scans.grid import Reading, median_spacing, plan_grid
-from diffaug.scans.patients import patient_of
+from diffaug.scans.patients import by_patient, patient_of
 
 FEWEST_TO_FIT = 3  # one to measure with, and two to train on: copies are told from what else is alike
 PATIENTS_TO_FIT = 2  # at least: a copy is nearer to its patient than to another
@@ -53,14 +53,11 @@ def hold_out(ids: Sequence[str], seed: int) -> tuple[tuple[str, ...], tuple[str,
     ordered = sorted(ids)
     start = int(np.random.default_rng(seed).integers(len(ordered)))
     count = max(1, round(HELD_OUT_SCANS * len(ordered)))
-    patients: dict[str, list[str]] = {}
-    for case in ordered:
-        patients.setdefault(patient_of(case), []).append(case)
-    first = list(patients).index(patient_of(ordered[start]))
-    run = [*patients.values()][first:] + [*patients.values()][:first]
+    patients = list(by_patient(ordered, patient_of).values())
+    first = next(number for number, scans in enumerate(patients) if ordered[start] in scans)
     held_out: set[str] = set()
-    left = len(run)
-    for scans in run:
+    left = len(patients)
+    for scans in patients[first:] + patients[:first]:
         lacking = count - len(held_out)
         if left > PATIENTS_TO_FIT and abs(len(scans) - lacking) < lacking:  # nearer to a tenth with them than without
             held_out.update(scans)

@@ -42,8 +42,7 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     Returns:
         `(B,)`.
     """
-    window = min(WINDOW, *a.shape[2:])
-    return _ssim_and_contrast(a, b, window - 1 + window % 2)[0]
+    return _ssim_and_contrast(a, b, _odd(WINDOW, a.shape[2:]))[0]
 
 
 def ms_ssim(a: Tensor, b: Tensor) -> Tensor:
@@ -75,12 +74,18 @@ def ms_ssim_settings(size: Sequence[int]) -> tuple[int, int]:
     Returns:
         Number of scales and window in voxels.
     """
-    window = min(5 if min(size) < 64 else 7, min(size) - 1 + min(size) % 2)  # odd, and inside the volume
+    window = _odd(5 if min(size) < 64 else 7, size)
     scales = 1
     # the second condition is MONAI's own, which asks for more room than halving does
     while scales < len(WEIGHTS) and min(size) // 2**scales >= window and min(size) // scales**2 >= window:
         scales += 1
     return scales, window
+
+
+def _odd(most: int, size: Sequence[int]) -> int:
+    """Choose the largest odd window that lies inside a volume."""
+    window = min(most, *size)
+    return window - 1 + window % 2
 
 
 def _ssim_and_contrast(a: Tensor, b: Tensor, window: int) -> tuple[Tensor, Tensor]:

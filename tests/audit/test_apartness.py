@@ -13,6 +13,7 @@ from diffaug.audit.discriminant import STATISTICS
 from diffaug.audit.figures import Figure, area_figure
 from diffaug.audit.folds import deal_folds
 from diffaug.audit.spoiling import strangers
+from diffaug.scans.patients import owners_of
 from diffaug.training.devices import start_fabric
 
 SIZE = (16, 16, 16)
@@ -127,9 +128,8 @@ def found(tmp_path, made, scans=40):
     cases = [f"case_{i}" for i in range(scans)]
     volumes = inputs(tmp_path, grid(SIZE), SIZE, training=cases, made={f"made_{i}": v for i, v in enumerate(made)})
     real = volumes.likes(cases, 0)
-    return look_for_differences(
-        volumes, real, [("case_1", "case_2")], seed=0, fabric=start_fabric("cpu"), folder=tmp_path / "apart"
-    )
+    owners = owners_of(cases, [("case_1", "case_2")])
+    return look_for_differences(volumes, real, owners, seed=0, fabric=start_fabric("cpu"), folder=tmp_path / "apart")
 
 
 def test_synthetic_volumes_stand_beside_the_floor_and_beside_spoilt_scans(tmp_path, monkeypatch):
@@ -158,18 +158,17 @@ def test_fewer_patients_than_folds_are_not_judged(tmp_path):
     made = {f"made_{i}": v for i, v in enumerate(SECOND)}
     cases = [f"case_{i}" for i in range(40)]
     volumes = inputs(tmp_path, grid(SIZE), SIZE, training=cases, made=made)
-    patients = [tuple(cases[start : start + 5]) for start in range(0, 40, 5)]
+    owners = [f"p{i // 5}" for i in range(40)]
     folder = tmp_path / "apart"
     fabric = start_fabric("cpu")
-    apart = look_for_differences(volumes, volumes.likes(cases, 0), patients, seed=0, fabric=fabric, folder=folder)
+    apart = look_for_differences(volumes, volumes.likes(cases, 0), owners, seed=0, fabric=fabric, folder=folder)
     assert apart is None
     assert not folder.exists(), "nothing was trained in vain"
 
 
 def test_few_synthetic_volumes_are_held_against_scans_of_many_patients():
-    scans = [(f"case_{i}", None) for i in range(300)]
-    patients = [tuple(case for case, _ in scans[start : start + 3]) for start in range(0, 300, 3)]
-    halves = apartness._halves(scans, patients, 12, np.random.default_rng(0))
+    scans = [((f"case_{i}", None), f"p{i // 3}") for i in range(300)]
+    halves = apartness._halves(scans, 12, np.random.default_rng(0))
     assert halves is not None
     assert [len(half) for half in halves] == [12, 12]
     assert [len({owner for _, owner in half}) for half in halves] == [12, 12]
