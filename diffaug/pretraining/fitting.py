@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from diffaug.nnunet.augmentation import spatial_augmentation
+from diffaug.nnunet.augmentation import SpatialAugmentation
 from diffaug.nnunet.networks import build_downstream
 from diffaug.nnunet.plans import ConfigurationManager, PlansManager
 from diffaug.nnunet.weights.format import ENCODER, read_encoder, save_encoder
@@ -28,7 +28,6 @@ from diffaug.workspace import Workspace
 HELD_OUT_SHARE = 0.1  # share of the volumes that only measure
 HELD_OUT_VOLUMES = 8
 SHOWN_AT_ONCE = 2  # of them at once, as many as the smallest batch of a budget
-PATCH_MARGIN = 1.3  # edge of what is read for a rotated or scaled patch, over the patch's own
 
 
 class PretextObjective:
@@ -59,7 +58,7 @@ class PretextObjective:
         held_out = [volumes[i] for i in order[:count]] or list(volumes[:1])
         self.volumes = [volumes[i] for i in order[count:]] or list(volumes)
         self.held_out = torch.stack([self._middle(*volume) for volume in held_out])
-        self.augment = spatial_augmentation(self.patch_size)
+        self.augment = SpatialAugmentation(self.patch_size)
 
     def _middle(self, cache: VolumeCache, case: str) -> Tensor:
         volume = cache[case]
@@ -77,7 +76,7 @@ class PretextObjective:
         """
         cache, case = self.volumes[rng.integers(len(self.volumes))]
         volume = cache[case]
-        region = [int(np.ceil(p * PATCH_MARGIN)) for p in self.patch_size]
+        region = self.augment.region
         offset = []
         for size, patch, edge in zip(volume.shape[1:], self.patch_size, region, strict=True):
             # the patch itself lies inside the volume wherever it can; only the margin may stick out
