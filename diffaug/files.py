@@ -227,7 +227,7 @@ def locked(folder: Path) -> Iterator[None]:
             stacklevel=3,
         )
     try:
-        for left in folder.rglob(".*.tmp.*"):  # by a killed process
+        for left in folder.rglob(".[0-9]*.tmp.*"):  # by a killed process
             left.unlink()
         yield
     finally:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from diffaug.errors import DiffaugError
 from diffaug.files import LOCK, atomic_path, discard, fingerprint, locked, read_json, write_json
+from diffaug.outputs import require_own_folder
 from diffaug.reader_study.answers import KEY_FORMAT, Key
 from diffaug.reader_study.requests import MakeRequest
 from diffaug.reader_study.texts import TEXTS_FILE, read_texts
@@ -54,7 +55,8 @@ def make(request: MakeRequest, task: str, gather: Callable[[], list[Side]], *, f
         )
     texts = read_texts(request.texts)
     asked = _asked(request, task) | {"texts": fingerprint(texts)}
-    _require_own(out, request)
+    # readers are given all of it, and --fresh empties it
+    require_own_folder(out, "a study", (out / "volumes").is_dir(), (request.real, request.synthetic))
     sides = gather()
     with locked(out):
         key = None if fresh else _begun(asked, key_file, out)
@@ -93,17 +95,6 @@ def _write_volumes(
             chance = np.random.default_rng([number, *frame.shape])
             voxels = framed(datasets[pick.kind].read(pick.case), channel, frame, pick.place, chance)
             _write(file, f'receiveVolume({number:>6}, "{base64.b64encode(nifti(voxels, frame)).decode()}");\n')
-
-
-def _require_own(out: Path, request: MakeRequest) -> None:
-    """Require a folder that is empty or a study: readers are given all of it, and `--fresh` empties it."""
-    for side in (request.real, request.synthetic):
-        if side is not None and (side.resolve().is_relative_to(out) or out.is_relative_to(side.resolve())):
-            raise DiffaugError(
-                f"--out {out}: and {side} lie in one another, expected a folder of its own; name another"
-            )
-    if out.is_dir() and any(entry.name != LOCK for entry in out.iterdir()) and not (out / "volumes").is_dir():
-        raise DiffaugError(f"--out {out}: holds other files, expected an empty folder or a study; name another")
 
 
 def _require_key(key_file: Path) -> None:

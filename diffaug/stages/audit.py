@@ -12,9 +12,10 @@ from diffaug.audit.folders import from_folders, open_folders
 from diffaug.audit.inputs import from_task
 from diffaug.audit.requests import Extras, FoldersRequest
 from diffaug.errors import DiffaugError
-from diffaug.files import file_hash, fingerprint, read_json, remove
+from diffaug.files import LOCK, file_hash, fingerprint, read_json, remove
 from diffaug.generator.fitting import COPIES
 from diffaug.generator.model import Generator
+from diffaug.outputs import require_own_folder
 from diffaug.scans.folders import identity
 from diffaug.shapes import require_shape
 from diffaug.stages.fit import fitted_scans, open_cache
@@ -76,14 +77,19 @@ def audit_folders(request: FoldersRequest, out: Path, extras: Extras, *, device:
 
     Returns:
         The report, as `audit` gives it.
+
+    Raises:
+        DiffaugError: If `out` holds anything but an audit.
     """
+    folders = (request.real, request.synthetic, request.unseen)
+    require_own_folder(out, "an audit", _holds_audit(out), folders)  # --fresh empties it
     found = open_folders(request)
     for name, dataset in found.items():
         for inventory in dataset.inventories:
             print(f"audit: --{name} {inventory.text}", flush=True)
     inputs: dict[str, Any] = {
         name: {"folder": str(folder), "volumes": len(dataset.cases), "state": fingerprint(identity(dataset))}
-        for name, folder in (("real", request.real), ("synthetic", request.synthetic), ("unseen", request.unseen))
+        for name, folder in zip(("real", "synthetic", "unseen"), folders, strict=True)
         if folder is not None and (dataset := found[name])
     }
     kind = start_fabric(device).device.type
@@ -95,6 +101,15 @@ def audit_folders(request: FoldersRequest, out: Path, extras: Extras, *, device:
         return Audited(from_folders(request, found, work, kind), work / COPIES, work, None)
 
     return _audit(out, inputs, gather, extras, device, fresh)
+
+
+def _holds_audit(folder: Path) -> bool:
+    """Tell whether a folder is an audit's, be it one that was stopped before it had a manifest."""
+    names = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+    if MANIFEST in names:
+        manifest = read_json(folder / MANIFEST, "name another --out")
+        return isinstance(manifest, dict) and manifest.get("stage") == "audit"
+    return names <= {LOCK, WORK}
 
 
 def _work(folder: Path, key: str) -> Path:

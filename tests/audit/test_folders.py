@@ -8,6 +8,7 @@ import pytest
 from blobs import blob, write_image
 from diffaug.audit.folders import FoldersRequest, from_folders, open_folders
 from diffaug.scans.folders import open_images
+from diffaug.stages.pipeline import audit_folders
 
 SIZE = (12, 16, 14)
 
@@ -147,3 +148,22 @@ def test_unseen_scans_come_onto_the_same_grid(tmp_path):
     assert made.unseen == ("unseen00", "unseen01", "unseen02")
     assert made.training == tuple(f"real{n:02d}" for n in range(7))
     assert made.real("unseen02").shape[1:] == made.grid.shape
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_folder_that_is_no_audit_is_left_alone(tmp_path, refusal, fresh):
+    """`--fresh` discards all that lies in it."""
+    request = FoldersRequest(fill(tmp_path / "p" / "scans", plain(3)), fill(tmp_path / "p" / "made", plain(3), start=5))
+    (tmp_path / "thesis" / "work").mkdir(parents=True)
+    (tmp_path / "thesis" / "chapter.txt").write_text("1")
+    (tmp_path / "sampled").mkdir()
+    (tmp_path / "sampled" / "manifest.json").write_text('{"stage": "sample"}')
+    before = sorted(tmp_path.rglob("*"))
+    for out, said in (
+        (tmp_path / "p", "lie in one another"),
+        (tmp_path / "p" / "scans" / "report", "lie in one another"),
+        (tmp_path / "thesis", "holds other files"),
+        (tmp_path / "sampled", "holds other files"),
+    ):
+        assert said in refusal(audit_folders, request, out, device="cpu", fresh=fresh)
+    assert sorted(tmp_path.rglob("*")) == before
