@@ -28,7 +28,7 @@ from diffaug.audit.inputs import AuditInputs
 from diffaug.audit.requests import FoldersRequest
 from diffaug.audit.spoiling import blurred, patched, strangers
 from diffaug.errors import DiffaugError
-from diffaug.scans.patients import by_patient
+from diffaug.patients import by_patient
 from diffaug.training.devices import start_fabric
 
 Volumes = list[np.ndarray]

@@ -14,9 +14,9 @@ from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess_data
 from diffaug.errors import DiffaugError
 from diffaug.files import read_json, write_json
 from diffaug.nnunet.budget_configurations import add_budget_configuration, ensure_plans
+from diffaug.patients import by_patient
 from diffaug.phantom.dataset import write_dataset
 from diffaug.scans.dataset import Case, list_cases, open_dataset
-from diffaug.scans.patients import by_patient
 from diffaug.workspace import PLAN, Workspace, dataset_name, nnunet_folder
 
 # voxels of about 10 mm: the whole scan is one patch, and long trainings take a CPU minutes

@@ -25,7 +25,7 @@ from diffaug.audit.inputs import AuditInputs
 from diffaug.audit.spoiling import blurred, patched, strangers
 from diffaug.budgets import Training
 from diffaug.files import fingerprint, read_json, write_json
-from diffaug.scans.patients import by_patient
+from diffaug.patients import by_patient
 from diffaug.training.devices import alone
 from diffaug.training.loop import train
 from diffaug.training.together import shared_out

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from diffaug.scans.patients import by_patient
+from diffaug.patients import by_patient
 
 RESAMPLES = 2000  # of every bootstrap
 LEVEL = (2.5, 97.5)  # percentiles of the 95 % interval

@@ -30,7 +30,7 @@ from diffaug.audit.textures import describe, ranges, texture_distances
 from diffaug.audit.verdicts import OWN
 from diffaug.copies.detector import CopyDetector
 from diffaug.generator.autoencoder import Autoencoder
-from diffaug.scans.patients import owners_of
+from diffaug.patients import owners_of
 from diffaug.training.together import shared_out
 
 AUDIT_SEED = 0

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from diffaug.copies.changes import COPY_KINDS, apply, draw
 from diffaug.copies.detector import BLIND, SCAN_REACH, Calibration, CopyDetector, Nearest, Volume
-from diffaug.scans.patients import patients_by_name
+from diffaug.patients import patients_by_name
 from diffaug.scans.windows import Window, centred, cut, scattered
 
 ALLOWED_ALARMS = 0.03  # share of real scans that are no copies but may be taken for some

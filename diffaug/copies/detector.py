@@ -15,7 +15,7 @@ from diffaug.copies.alignment import Probe, Target, structure, working_factor
 from diffaug.copies.changes import SHIFT
 from diffaug.errors import DiffaugError
 from diffaug.files import read_json, write_json
-from diffaug.scans.patients import owners_of
+from diffaug.patients import owners_of
 from diffaug.scans.windows import Window, centred, cut
 
 COPY_TEST_FORMAT = "diffaug copy test 3"

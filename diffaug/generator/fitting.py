@@ -23,8 +23,8 @@ from diffaug.generator.fit_refiner import RefinerObjective
 from diffaug.generator.model import Generator
 from diffaug.generator.plan import GeneratorPlan
 from diffaug.generator.views import encode_views
+from diffaug.patients import patients_by_name
 from diffaug.scans.cache import VolumeCache
-from diffaug.scans.patients import patients_by_name
 from diffaug.scans.pictures import curves
 from diffaug.training.log import read_log
 from diffaug.training.loop import train

@@ -12,6 +12,7 @@ from typing_extensions import NotRequired, TypedDict
 from diffaug.errors import DiffaugError
 from diffaug.files import file_hash, read_json
 from diffaug.nnunet.dataset_json import read_dataset_json
+from diffaug.patients import known_patients
 from diffaug.scans.dataset import RawDataset, open_dataset, open_folder
 from diffaug.shapes import require_shape
 from diffaug.workspace import Workspace
@@ -142,7 +143,7 @@ def open_sources(workspace: Workspace, images: Sequence[str], extra: Sequence[Pa
             sources.append(real_source(workspace, extra, exclude))
         else:
             sources.append(folder_source(workspace, Path(name), exclude))
-    seen = sorted(exclude & {case for source in sources for case in source.seen})
+    seen = known_patients((case for source in sources for case in source.seen), exclude)
     if seen:
         raise DiffaugError(
             f"{workspace.generator}: the generator has seen {len(seen)} cases that --exclude forbids ({seen[0]} ...); fit "

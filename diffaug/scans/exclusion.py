@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from diffaug.errors import DiffaugError, first_of
 from diffaug.files import read_json
 from diffaug.nnunet.dataset_json import channels_and_ending, read_dataset_json
 from diffaug.nnunet.plans import FOLDS, default_splits
+from diffaug.patients import known_patients, patient_of
 from diffaug.scans.dataset import labelled_ids, list_cases
 from diffaug.workspace import Workspace
 
@@ -26,12 +28,13 @@ def excluded_ids(
     Args:
         workspace: The task's workspace.
         rules: Each `fold:N` (validation cases of nnU-Net's fold N), `labelled` (all labelled cases), `none`, or
-            `FILE[:KEY]`: a text file with an id a line, or JSON with a list (under KEY). File names serve as ids, too.
+            `FILE[:KEY]`: a text file with an id a line, or JSON with a list (under KEY). File names serve as ids, too, and
+            pseudonyms of imported patients for all that is theirs.
         extra: Further folders of the task's images, whose cases may be named.
         others: Folders of other images, whose cases may be named, too.
 
     Returns:
-        The ids.
+        The ids, and those of further scans of the same patients, where names tell.
 
     Raises:
         DiffaugError: If a rule is none of these, a fold does not exist, a file cannot be read, or a name in it is no
@@ -40,6 +43,15 @@ def excluded_ids(
     info = read_dataset_json(workspace.raw)
     channels, ending = channels_and_ending(info)
     labelled = labelled_ids(workspace.raw, info)
+    folders = [workspace.raw / "imagesTr", workspace.raw / "imagesUn", *extra]
+    # nothing here ever reads imagesTs: naming its cases is no slip
+    elsewhere = [workspace.raw / "imagesTs", *(part for f in others for part in (f, f / "imagesTr", f / "imagesUn"))]
+
+    @cache
+    def known() -> set[str]:
+        cases = {case.id for case in list_cases(folders, ending, len(channels), info, workspace.raw)}
+        return cases.union(*(_named_in(folder, ending) for folder in elsewhere))
+
     ids: set[str] = set()
     for rule in rules:
         if rule == "none":
@@ -48,15 +60,9 @@ def excluded_ids(
             ids |= set(labelled)
             continue
         names = _validation_ids(workspace, labelled, rule) if rule.startswith("fold:") else _names_in_file(rule)
-        folders = [workspace.raw / "imagesTr", workspace.raw / "imagesUn", *extra]
-        known = {case.id for case in list_cases(folders, ending, len(channels), info, workspace.raw)}
-        # nothing here ever reads imagesTs: naming its cases is no slip
-        elsewhere = [
-            workspace.raw / "imagesTs",
-            *(part for f in others for part in (f, f / "imagesTr", f / "imagesUn")),
-        ]
-        known |= {case for folder in elsewhere for case in _named_in(folder, ending)}
-        ids |= set(_as_ids(names, known, ending, rule, workspace))
+        ids |= set(_as_ids(names, known(), ending, rule, workspace))
+    if any(patient_of(case) != case for case in ids):
+        ids |= set(known_patients(known(), ids))
     return ids
 
 
@@ -64,10 +70,10 @@ def _as_ids(names: Iterable[str], known: set[str], ending: str, rule: str, works
     found, unknown = [], []
     for name in names:
         case = next((case for case in _readings(name, ending) if case in known), None)
-        if case is None:
+        cases = [case] if case is not None else [each for each in known if patient_of(each) == name]
+        found += cases
+        if not cases:
             unknown.append(name)
-        else:
-            found.append(case)
     if unknown:
         raise DiffaugError(
             f"--exclude {rule}: {len(unknown)} of {len(unknown) + len(found)} names are no case of {workspace.dataset} "
@@ -106,7 +112,7 @@ def warn_of_folds(workspace: Workspace, seen: Collection[str]) -> str | None:
     """
     labelled = labelled_ids(workspace.raw, read_dataset_json(workspace.raw))
     folds = _folds(workspace, labelled)
-    if not folds or any(set(seen).isdisjoint(validation) for validation in folds):
+    if not folds or not all(known_patients(validation, seen) for validation in folds):
         return None
     return (
         "validation cases of every fold will be seen, so nnUNetTrainerDiffAug will refuse each fold; to train one, "

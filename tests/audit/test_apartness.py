@@ -13,7 +13,7 @@ from diffaug.audit.discriminant import STATISTICS
 from diffaug.audit.figures import Figure, area_figure
 from diffaug.audit.folds import deal_folds
 from diffaug.audit.spoiling import strangers
-from diffaug.scans.patients import owners_of
+from diffaug.patients import owners_of
 from diffaug.training.devices import start_fabric
 
 SIZE = (16, 16, 16)

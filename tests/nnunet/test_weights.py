@@ -312,6 +312,8 @@ def test_values_that_need_unsafe_loading_fail_when_saved_and_keep_the_old_file(f
 def test_overlap_finds_seen_cases():
     assert overlap({"case_ids": ["a", "b", "c"]}, ["c", "d", "a"]) == ["a", "c"]
     assert overlap({}, ["a"]) == []
+    other_scan = ["P00002V1", "P00003V1"]
+    assert overlap({"case_ids": ["P00003V2", "a"]}, other_scan) == ["P00003V1"], "of the same patient"
 
 
 def test_encoder_path_lies_in_the_run_folder(tmp_path, monkeypatch):

@@ -164,6 +164,24 @@ def test_a_person_is_told_when_no_fold_is_left_to_train(task):
     assert told is not None and "--exclude fold:0" in told
 
 
+def test_other_scans_of_an_excluded_patient_are_left_out_too(task, tmp_path):
+    """`imagesUn` holds further scans of patients of whom one is labelled: no split of nnU-Net's can name them."""
+    for number, case in enumerate(LABELLED):
+        for folder, ending in (("imagesTr", "_0000.nii.gz"), ("labelsTr", ".nii.gz")):
+            (task.raw / folder / f"{case}{ending}").rename(task.raw / folder / f"P0000{number}V1{ending}")
+        write_image(task.raw / "imagesUn" / f"P0000{number}V2_0000.nii.gz", blob(60 + number))
+    first, second = ([f"P0000{number}V{volume}" for number in range(len(LABELLED))] for volume in (1, 2))
+    assert excluded_ids(task.workspace, ["labelled"]) == {*first, *second}
+    fold = excluded_ids(task.workspace, ["fold:0"])
+    assert {case for case in fold if case.endswith("V2")} == {case[:-1] + "2" for case in fold}
+    assert 0 < len(fold) < len(LABELLED)
+    (tmp_path / "patients.txt").write_text("P00001\nP00003V2\n")
+    listed = excluded_ids(task.workspace, [str(tmp_path / "patients.txt")])
+    assert listed == {"P00001V1", "P00001V2", "P00003V1", "P00003V2"}
+    assert warn_of_folds(task.workspace, set(second) - fold) is None
+    assert warn_of_folds(task.workspace, second) is not None
+
+
 def test_too_few_labelled_cases_for_folds_exclude_none(task):
     shutil.rmtree(task.raw / "labelsTr")
     assert excluded_ids(task.workspace, ["fold:0"]) == set()

@@ -15,6 +15,7 @@ from typing_extensions import TypedDict
 from diffaug.errors import DiffaugError
 from diffaug.files import atomic_path, file_hash
 from diffaug.nnunet.families import ENCODER_PARTS, PLAN, network_of
+from diffaug.patients import known_patients
 from diffaug.shapes import require_shape
 from diffaug.workspace import encoder_folder
 
@@ -172,16 +173,16 @@ def read_encoder(path: Path, fix: str = "make it with: diffaug pretrain --task <
 
 
 def overlap(provenance: Mapping[str, Any], case_ids: Iterable[str]) -> list[str]:
-    """Find the cases that pretraining has seen and that therefore cannot judge the model.
+    """Find the cases whose patients pretraining has seen and that therefore cannot judge the model.
 
     Args:
         provenance: The provenance of an encoder file.
         case_ids: Validation or test cases.
 
     Returns:
-        Those of `case_ids` among `provenance["case_ids"]`, sorted.
+        Those of `case_ids` that are, or are of one patient with, any of `provenance["case_ids"]`, sorted.
     """
-    return sorted(set(provenance.get("case_ids", ())) & set(case_ids))
+    return known_patients(case_ids, provenance.get("case_ids", ()))
 
 
 def unwrapped(network: nn.Module) -> Any:

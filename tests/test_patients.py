@@ -4,7 +4,7 @@ import pytest
 
 from diffaug.dicom.pseudonyms import Pseudonyms
 from diffaug.generator.planning import hold_out
-from diffaug.scans.patients import patient_of, patients_by_name
+from diffaug.patients import patient_of, patients_by_name
 
 IMPORTED = [f"P{10000 + 7 * patient}V{volume + 1}" for patient in range(20) for volume in range(1 + patient % 4)]
 

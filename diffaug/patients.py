@@ -24,6 +24,20 @@ def patient_of(case: str) -> str:
     return match[1] if match else case
 
 
+def known_patients(cases: Iterable[str], seen: Iterable[str]) -> list[str]:
+    """Find the scans of patients of whom something was seen, be it another scan.
+
+    Args:
+        cases: Ids of scans.
+        seen: Ids of scans that were seen.
+
+    Returns:
+        Those of `cases`, sorted.
+    """
+    patients = {patient_of(case) for case in seen}
+    return sorted({case for case in cases if patient_of(case) in patients})
+
+
 def by_patient(scans: Iterable[T], patient: Callable[[T], Hashable]) -> dict[Hashable, list[T]]:
     """Group scans by the patient they are of.
 
