@@ -82,7 +82,10 @@ def _one_line(error: Exception) -> str | None:
             "another process of this run has ended, see what it says; the same command goes on from the last checkpoint"
         )
     if type(error).__name__ == "OutOfMemoryError":
-        return f"the GPU's memory is full ({error}); choose a smaller --budget, or smaller numbers in plan.json"
+        return (
+            f"the GPU's memory is full ({error}); lower batch_size in the generator's plan.json, pretrain a configuration of "
+            "a smaller patch_size, or begin anew with a smaller --budget"
+        )
     return None
 
 

@@ -16,6 +16,7 @@ from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 Kind = TypeVar("Kind")
+SEEDS_END = 2**32  # what NumPy's old generators, and so nnU-Net's transforms, take
 
 
 def option(
@@ -44,6 +45,25 @@ def option(
         default=default,
         metadata={"read": read, "short": short, "positional": positional, "listed": listed or {}, "how": how},
     )
+
+
+def seed_number(text: str) -> int:
+    """Read a seed, the `type` of its option.
+
+    Args:
+        text: What was given.
+
+    Returns:
+        The number.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is no whole number from 0 on, or too large.
+    """
+    if not text.isdecimal() or int(text) >= SEEDS_END:
+        raise argparse.ArgumentTypeError(
+            f"found {text}, expected a whole number from 0 to {SEEDS_END - 1}; fix the option"
+        )
+    return int(text)
 
 
 def add_options(parser: argparse.ArgumentParser, kind: type, only: Collection[str] = ()) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffaug.budgets import BUDGETS, DEFAULT
-from diffaug.options import option
+from diffaug.options import option, seed_number
 from diffaug.workspace import PLAN, Workspace, dataset_name
 
 
@@ -204,7 +204,7 @@ class Phantom:
     labelled: int | None = None
     test: int = 0
     site: str = option("A", choices=("A", "B"))
-    seed: int = 0
+    seed: int = option(0, type=seed_number)
     shape: tuple[int, int, int] = option((32, 48, 64), metavar=("Z", "Y", "X"))
 
 
@@ -219,5 +219,5 @@ class Demo:
     """
 
     out: Path = Path("diffaug_demo")
-    seed: int = 0
+    seed: int = option(0, type=seed_number)
     fit: bool = False

@@ -119,9 +119,11 @@ class nnUNetTrainerDiffAug(nnUNetTrainerDiffAugScratch):
                 )
             if len(self.configuration_manager.patch_size) != 3 or self.is_cascaded:
                 kind = "a cascade's second stage" if self.is_cascaded else "2D"
+                # nnU-Net looks for the first stage's masks under the second one's trainer
+                fix = "train it, and the stage before it, with" if self.is_cascaded else "train it with"
                 raise DiffaugError(
                     f"-tr {type(self).__name__}: configuration {self.configuration_name} is {kind}, which diffaug does not "
-                    "pretrain, expected a 3D one such as 3d_fullres; train it with -tr nnUNetTrainer"
+                    f"pretrain, expected a 3D one such as 3d_fullres; {fix} -tr nnUNetTrainer"
                 )
             # Every rank reads the file: DDP broadcasts weights only when it is built.
             path, fix = self._encoder_file()

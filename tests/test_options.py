@@ -10,8 +10,9 @@ import pytest
 from diffaug.cli import build_parser
 from diffaug.options import add_options, option, read_options
 from diffaug.phantom.dataset import write_dataset
+from diffaug.reader_study.requests import MakeRequest
 from diffaug.stages.requests import FitRequest, PretrainRequest, SampleRequest
-from diffaug.verb_options import MaybeTask, Phantom
+from diffaug.verb_options import Demo, MaybeTask, Phantom
 from diffaug.verbs import VERBS
 
 
@@ -88,6 +89,16 @@ def test_help_is_what_the_docstring_says(capsys):
     assert "Of the thing, which may be long" in told
     assert "How many, 100 % of them (3)" in told
     assert "Rules; may be repeated (all)" in told
+
+
+@pytest.mark.parametrize("kind", [FitRequest, SampleRequest, PretrainRequest, MakeRequest, Phantom, Demo])
+@pytest.mark.parametrize("seed", ["x", "-1", "1.5", str(2**32)])
+def test_a_seed_that_no_generator_takes_is_refused_before_anything_is_read(kind, seed, capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse(kind, f"--seed={seed}", only=("seed",))
+    assert caught.value.code == 2
+    assert f"found {seed}, expected a whole number from 0 to 4294967295" in capsys.readouterr().err
+    assert parse(SampleRequest, f"--seed={2**32 - 1}", only=("seed",)).seed == 2**32 - 1
 
 
 def test_a_part_of_a_class_may_be_asked():

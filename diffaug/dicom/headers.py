@@ -127,7 +127,8 @@ def read_header(source: Source, content: BinaryIO) -> Header | None:
 
 def _damage(source: Source, content: BinaryIO, data: FileDataset) -> str:
     """Find out whether a file ends before its voxels do; older decoders fill up what is missing."""
-    if source.member or data.file_meta.TransferSyntaxUID.is_compressed:
+    syntax = data.file_meta.TransferSyntaxUID
+    if source.member or syntax.is_compressed or syntax.is_deflated:
         return ""
     voxels = int(data.Rows) * int(data.Columns) * int(data.get("NumberOfFrames") or 1)
     wanted = content.tell() + voxels * int(data.get("BitsAllocated") or 16) // 8

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from tqdm import tqdm
 from diffaug.dicom.decoding import decoded
 from diffaug.dicom.headers import Header, read_header
 from diffaug.dicom.pseudonyms import Pseudonyms
-from diffaug.dicom.requests import ImportRequest
+from diffaug.dicom.requests import PLACES, ImportRequest
 from diffaug.dicom.rules import Rules
 from diffaug.dicom.sources import list_sources, opened, printable
 from diffaug.dicom.stacks import Stack, stacks_of
@@ -158,14 +159,13 @@ def import_studies(request: ImportRequest, dataset: Path) -> Path:
     folder = dataset / request.into
     if request.dry_run:
         return folder
-    with locked(dataset):
+    with _locked(dataset):
         _require_fitting(dataset, modalities[0], key_file)
         cases = [names.case(stack) for stack in found.stacks]
         names.save()  # before any volume: a case that nobody can be told from would be worse than none
         failed = _write_all(found.stacks, cases, folder)
         with atomic_path(key_file.with_name(f"{key_file.stem}_volumes.csv")) as temporary:
             found.listing(cases).to_csv(temporary, index=False)
-    (dataset / LOCK).unlink(missing_ok=True)  # it names this machine
     for told in failed:
         print(f"import-dicom: passed over: {told}", flush=True)
     if len(failed) == len(cases):
@@ -173,10 +173,24 @@ def import_studies(request: ImportRequest, dataset: Path) -> Path:
     return folder
 
 
+@contextmanager
+def _locked(dataset: Path) -> Iterator[None]:
+    """Keep other processes out, and leave no lock file behind: it names this machine."""
+    with locked(dataset):
+        try:
+            yield
+        finally:
+            (dataset / LOCK).unlink(missing_ok=True)
+
+
 def _write_all(stacks: Sequence[Stack], cases: Sequence[str], folder: Path) -> list[str]:
-    """Write the volumes that are not there yet, and tell of those that cannot be decoded."""
+    """Write the volumes that are not there yet, and tell of those that cannot be decoded.
+
+    What was imported once may have been moved since, to be labelled or until then.
+    """
     files = [folder / f"{case}_0000{ENDING}" for case in cases]
-    left = [number for number, file in enumerate(files) if not file.is_file()]
+    places = [folder.parent / name for name in PLACES]
+    left = [number for number, file in enumerate(files) if not any((place / file.name).is_file() for place in places)]
     failed = []
     reading = decoded([stacks[number] for number in left])
     done = len(files) - len(left)
@@ -210,7 +224,7 @@ def _require_fitting(dataset: Path, modality: str, key_file: Path) -> None:
             f"{file}: has channels {', '.join(channels)} in {ending}, expected {modality} alone in {ENDING}; "
             "import into a dataset of its own"
         )
-    there = [image for name in ("imagesTr", "imagesUn") for image in (dataset / name).glob("P*V*_0000.nii.gz")]
+    there = [image for name in PLACES for image in (dataset / name).glob("P*V*_0000.nii.gz")]
     if there and not key_file.is_file():
         raise DiffaugError(
             f"{key_file}: no such file, but {dataset.name} holds imported volumes, expected their key; name it with --key"

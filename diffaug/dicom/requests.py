@@ -7,6 +7,8 @@ from pathlib import Path
 
 from diffaug.options import option
 
+PLACES = ("imagesUn", "imagesTr")  # folders of a raw dataset that scans go into
+
 
 @dataclass(frozen=True)
 class ImportRequest:
@@ -26,6 +28,6 @@ class ImportRequest:
     studies: tuple[Path, ...] = option(metavar="STUDIES", positional=True)
     task: str = option()
     series: tuple[str, ...] = option((), metavar="KEY=VALUE")
-    into: str = option("imagesUn", choices=("imagesUn", "imagesTr"))
+    into: str = option("imagesUn", choices=PLACES)
     key: Path | None = option(None, metavar="FILE")
     dry_run: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,14 @@ def _require_own_weights(
         ) from error
 
 
+def _without_paths(plans: dict[str, Any]) -> dict[str, Any]:
+    """Leave out of plans where an encoder lay, which training alone looks for."""
+    shared = deepcopy(plans)
+    for configuration in shared["configurations"].values():
+        configuration.get("diffaug", {}).pop("encoder_file", None)
+    return shared
+
+
 def share_model(folder: Path, out: Path) -> Path:
     """Copy a trained model so that it predicts where diffaug is not installed: most networks are nnU-Net's own anyway.
 
@@ -162,7 +171,8 @@ def share_model(folder: Path, out: Path) -> Path:
             "nnU-Net's folder TRAINER__PLANS__CONFIGURATION of a finished training; give that"
         )
     trainer, plans, configuration = folder.name.split("__", 2)
-    told, planned = understood(read_json(folder / "plans.json", GIVE), configuration, folder / "plans.json")
+    content_of_plans = read_json(folder / "plans.json", GIVE)
+    told, planned = understood(content_of_plans, configuration, folder / "plans.json")
     stock = network_of(planned.configuration, trained_network(trainer)).stock
     info = read_dataset_json(folder, labels=True)
     _require_own_weights(checkpoints[0], info, told, planned, trainer)
@@ -183,7 +193,7 @@ def share_model(folder: Path, out: Path) -> Path:
             content |= {"trainer_name": stock, "init_args": told_once_more, "diffaug": {"trainer": trainer}}
             with atomic_path(copy / checkpoint.parent.name / checkpoint.name) as temporary:
                 torch.save(content, temporary)
-        shutil.copyfile(folder / "plans.json", copy / "plans.json")
+        write_json(copy / "plans.json", _without_paths(content_of_plans))
         write_json(copy / "dataset.json", {k: v for k, v in info.items() if k in TOLD_OF_DATASET})
         copy.rename(target)  # whole, or not there
     return target

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffaug.options import option
+from diffaug.options import option, seed_number
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class MakeRequest:
     channel: int = 0
     title: str = ""
     texts: Path | None = option(None, metavar="FILE")
-    seed: int | None = None
+    seed: int | None = option(None, type=seed_number)
 
     @property
     def key_file(self) -> Path:

@@ -11,7 +11,7 @@ from diffaug.budgets import BUDGETS, DEFAULT, PAPER
 from diffaug.errors import DiffaugError
 from diffaug.generator.condition import Condition
 from diffaug.generator.samplers import SAMPLERS
-from diffaug.options import option
+from diffaug.options import option, seed_number
 from diffaug.pretraining.images import named
 from diffaug.shapes import require_shape
 
@@ -37,10 +37,10 @@ class FitRequest:
     """
 
     budget: str = option(DEFAULT, choices=BUDGETS)
-    field_of_view: str = "auto"
+    field_of_view: str = option("auto", choices=("auto", "whole", "patch"))
     more_images: tuple[str, ...] = option((), read=_resolved, metavar="FOLDER")
     exclude: tuple[str, ...] = option(("fold:0",), metavar="RULE")
-    seed: int = 0
+    seed: int = option(0, type=seed_number)
     sites: str | None = option(None, read=lambda file: str(Path(file).resolve()), metavar="FILE")
     like: str | None = option(None, choices=[PAPER])
 
@@ -62,7 +62,7 @@ class SampleRequest:
     """
 
     count: int = option(200, short="-n")
-    seed: int = 0
+    seed: int = option(0, type=seed_number)
     sampler: str = option(
         "dpmpp", listed={name: f"{each.about}, {each.steps} steps" for name, each in SAMPLERS.items()}
     )
@@ -93,7 +93,7 @@ class PretrainRequest:
     budget: str = option(DEFAULT, choices=BUDGETS)
     exclude: tuple[str, ...] = option(("fold:0",), metavar="RULE")
     more_images: tuple[str, ...] = option((), read=_resolved, metavar="FOLDER")
-    seed: int = 0
+    seed: int = option(0, type=seed_number)
     pretext_steps: int | None = None
 
 

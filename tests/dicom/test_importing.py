@@ -286,6 +286,24 @@ def test_what_was_imported_stays_and_new_studies_join_it(studies, into, tmp_path
         into()
 
 
+def test_a_volume_that_was_moved_to_be_labelled_is_not_imported_again(studies, into, tmp_path):
+    for number in range(2):
+        write_series(studies / f"{number}", known(number), number=number, patient=f"{number}", study=f"1.2.{number}")
+    first, second = into()
+    (first.parents[1] / "imagesTr").mkdir()
+    first.rename(first.parents[1] / "imagesTr" / first.name)
+    assert into() == [second]
+
+
+def test_a_deflated_series_is_whole(studies, into):
+    write_series(studies / "a", known())
+    for file in (studies / "a").iterdir():
+        instance = pydicom.dcmread(file)
+        instance.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+        instance.save_as(file)
+    assert len(into()) == 1
+
+
 def test_a_killed_import_goes_on(studies, into, tmp_path):
     for number in range(3):
         write_series(studies / f"{number}", known(number), number=number, patient=f"{number}", study=f"1.2.{number}")
@@ -354,6 +372,7 @@ def test_two_kinds_of_units_are_not_mixed(studies, into):
     assert len(into("modality=CT")) == 1
     with pytest.raises(DiffaugError, match="has channels CT"):
         into("modality=MR")
+    assert not list(into("modality=CT")[0].parents[1].glob(".lock")), "it names the machine"
 
 
 def test_philips_values_are_what_they_mean(studies, into):

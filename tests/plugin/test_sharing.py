@@ -105,6 +105,7 @@ def test_shared_model_predicts_the_same_without_the_plugin_and_names_no_case(nnu
     info = nnunet.preprocessed / nnunet.dataset / "dataset.json"
     files = {case: {"images": [f"ward/{case}.nii.gz"], "label": f"ward/{case}_seg.nii.gz"} for case in nnunet.cases}
     info.write_text(json.dumps(json.loads(info.read_text()) | {"dataset": files}))
+    nnunet.settings(encoder_file="/home/somebody/encoder.pt")
     trainer = nnunet.trainer("nnUNetTrainerDiffAugScratch")
     trainer.run_training()
     folder = nnunet.results / nnunet.dataset / f"nnUNetTrainerDiffAugScratch__nnUNetPlans__{nnunet.configuration}"
@@ -112,7 +113,8 @@ def test_shared_model_predicts_the_same_without_the_plugin_and_names_no_case(nnu
     shared = share_model(folder, tmp_path / "shared")
     assert shared.name == f"nnUNetTrainer__nnUNetPlans__{nnunet.configuration}"
     assert (folder / "fold_0" / "checkpoint_final.pth").read_bytes() == before, "the training's own files stay"
-    ids = [case.encode() for case in nnunet.cases]
+    ids = [case.encode() for case in [*nnunet.cases, "somebody"]]
+    assert ids[-1] in (folder / "plans.json").read_bytes()
     assert ids[0] in before and ids[0] in (folder / "dataset.json").read_bytes(), "what is not shared tells"
     for file in shared.rglob("*"):
         assert file.is_dir() or not any(case in file.read_bytes() for case in ids), file

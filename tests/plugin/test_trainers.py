@@ -295,6 +295,7 @@ def test_settings_default_to_nnunets_own_and_warm_up_for_a_twentieth():
     ("block", "told"),
     [
         ({"epoch": 3}, "unknown setting 'epoch'"),
+        ({"load": ["encoder"]}, "load is ['encoder']"),
         ({"epochs": 0}, "epochs is 0"),
         ({"epochs": True}, "epochs is True"),
         ({"initial_lr": "fast"}, "initial_lr is 'fast'"),
