@@ -119,6 +119,20 @@ class GeneratorPlan:
         # folded as the autoencoder's first level folds: long voxels less
         return Refiner(image_channels=len(self.channels), stride=self.autoencoder["strides"][0], **self.refiner)
 
+    def changes(self, before: GeneratorPlan) -> list[str]:
+        """Name in what it differs from another plan, each by its key in the file.
+
+        Args:
+            before: The other one.
+
+        Returns:
+            Texts such as `denoiser_training.batch_size was 16 and is 8`.
+        """
+        old, new = _flat(asdict(before)), _flat(asdict(self))
+        return [
+            f"{key} was {old.get(key)} and is {new.get(key)}" for key in {**old, **new} if old.get(key) != new.get(key)
+        ]
+
     def save(self, file: Path) -> None:
         """Write the plan.
 
@@ -221,6 +235,12 @@ class GeneratorPlan:
                 "expected at least 1, at least 1 and 0; fix the lists"
             )
         return plan
+
+
+def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    entries = ((f"{prefix}{key}", value) for key, value in content.items())
+    nested = (_flat(value, f"{key}.") if isinstance(value, dict) and value else {key: value} for key, value in entries)
+    return {key: value for part in nested for key, value in part.items()}
 
 
 def _tuples(value: Any) -> Any:

@@ -32,6 +32,7 @@ from diffaug.scans.cache import VolumeCache
 from diffaug.scans.dataset import RawDataset, open_dataset
 from diffaug.scans.exclusion import excluded_ids, warn_of_folds
 from diffaug.scans.grid import Reading
+from diffaug.stages.edited_plan import edits, keep_edited
 from diffaug.stages.requests import FitRequest, remembered
 from diffaug.stages.stage import MANIFEST, Stage, open_stage
 from diffaug.training.devices import start_fabric
@@ -78,7 +79,7 @@ def fit(
             entries = {} if fresh else stored_readings(folder)
             changed = changed_scans(dataset, stage.before["cases"], entries) if stage.before is not None else []
             if stage.finished and target.is_file():
-                _keep(stage, target, changed, fabric, used=used)
+                _keep(stage, target, changed or edits(plan_file, target), fabric, used=used)
                 return target
             stage.refuse(changed)
             planned = plan_file.is_file() and not fresh
@@ -87,9 +88,9 @@ def fit(
             readings = readings_of(entries)
             plan = GeneratorPlan.load(plan_file) if planned else _new_plan(workspace, request, dataset, readings, sites)
             require_known(plan, plan_file, readings)
-            for name, training in plan.trainings.items():  # before the first of them has taken hours
-                require_shares(training, fabric, name)
-            stage.agree(request, cases=[case.id for case in dataset.cases], excluded=sorted(excluded))
+            _require_shares(plan, fabric)
+            kept = keep_edited(plan_file, plan) if fresh else []
+            stage.agree(request, keep=kept, cases=[case.id for case in dataset.cases], excluded=sorted(excluded))
             _write(stage, entries, plan, plan_file)
             if plan_only:
                 return plan_file
@@ -102,6 +103,11 @@ def fit(
             _finish(stage, generator, entries, target)
         fabric.barrier()
     return target
+
+
+def _require_shares(plan: GeneratorPlan, fabric: Fabric) -> None:
+    for name, training in plan.trainings.items():  # before the first of them has taken hours
+        require_shares(training, fabric, name)
 
 
 def _imported(stage: Stage, target: Path, *, used: bool) -> Path:

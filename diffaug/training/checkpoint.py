@@ -72,8 +72,8 @@ class Checkpoint:
             ) from error
         if identity != self.identity:
             raise DiffaugError(
-                f"{self.file}: belongs to other settings or data, expected those of this run; run with --fresh to "
-                "discard it, or restore the plan"
+                f"{self.file}: belongs to other settings or data, expected those of this run; restore them (an "
+                "edited plan.json?), or delete the file to begin this network anew"
             )
         for name, network in objective.networks.items():
             network.load_state_dict(content["networks"][name])

@@ -288,6 +288,24 @@ def test_volumes_of_another_generator_are_refused(done, refusal):
     assert "another generator" in message
 
 
+def test_an_edited_plan_is_neither_ignored_nor_lost(done, refusal):
+    file = done.workspace.generator / "plan.json"
+    plan = json.loads(file.read_text())
+    fit(done.workspace, REQUEST, device="cpu")
+    plan["denoiser_training"]["batch_size"] += 1
+    file.write_text(json.dumps(plan))
+    told = refusal(fit, done.workspace, REQUEST, device="cpu")
+    assert "plan.json: denoiser_training.batch_size was" in told and "--fresh" in told
+    assert (done.workspace.generator / "generator.safetensors").is_file()
+    fit(done.workspace, REQUEST, device="cpu", fresh=True, plan_only=True)
+    kept = done.workspace.generator / "plan.before.json"
+    assert json.loads(kept.read_text()) == plan
+    assert json.loads(file.read_text()) != plan
+    kept.unlink()
+    fit(done.workspace, REQUEST, device="cpu", fresh=True, plan_only=True)
+    assert not kept.exists(), "nobody has edited this one"
+
+
 def test_changed_scans_are_refused(done, refusal):
     write_image(done.raw / "imagesUn" / "new_0000.nii.gz", blob(30))
     assert "--fresh" in refusal(fit, done.workspace, device="cpu")
