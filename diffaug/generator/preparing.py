@@ -157,6 +157,9 @@ def _reading(entry: dict[str, Any]) -> Reading:
         ranges=tuple((low, high) for low, high in entry["ranges"]),
         mean=tuple(entry["mean"]),
         std=tuple(entry["std"]),
+        empty=entry.get("empty", 0.0),
+        inside_mean=tuple(entry.get("inside_mean", ())),
+        inside_std=tuple(entry.get("inside_std", ())),
     )
 
 

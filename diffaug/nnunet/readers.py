@@ -15,7 +15,7 @@ from nnunetv2.imageio.reader_writer_registry import (
     determine_reader_writer_from_dataset_json,
     recursive_find_reader_writer_by_name,
 )
-from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
+from nnunetv2.preprocessing.cropping.cropping import create_nonzero_mask, crop_to_nonzero
 
 from diffaug.errors import DiffaugError
 from diffaug.files import read_json
@@ -87,6 +87,18 @@ def other_readers(reader: Any, file: Path) -> Iterator[str]:
         fits = any(file.name.lower().endswith(ending) for ending in kind.supported_file_endings)
         if kind is not reader and fits and _reads(kind, file, file.stat().st_mtime_ns):
             yield kind.__name__
+
+
+def nonzero_mask(voxels: np.ndarray) -> np.ndarray:
+    """Find what nnU-Net takes for the inside of an image.
+
+    Args:
+        voxels: `(C, Z, Y, X)`.
+
+    Returns:
+        `(Z, Y, X)`, true where any channel is not zero, and in holes.
+    """
+    return create_nonzero_mask(voxels)  # type: ignore[no-any-return]
 
 
 def nonzero_part(voxels: np.ndarray) -> np.ndarray:

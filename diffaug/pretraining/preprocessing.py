@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.ndimage import find_objects
 from tqdm import tqdm
 
 from diffaug.errors import DiffaugError
 from diffaug.nnunet.plans import ConfigurationManager, PlansManager
-from diffaug.nnunet.readers import nonzero_part
-from diffaug.pretraining.sources import Source, require_channels, require_teacher
+from diffaug.nnunet.readers import nonzero_mask
+from diffaug.pretraining.sources import ScanStatistics, Source, require_channels, require_teacher
 from diffaug.pretraining.teacher import FITTED, Teacher
 from diffaug.scans.cache import VolumeCache
-from diffaug.scans.scan import Scan
 
 UNSCALED = ("NoNormalization", "RescaleTo01Normalization", "RGBTo01Normalization")  # of nnU-Net's schemes
 
@@ -55,18 +55,18 @@ def preprocess(
 
     def make(case: str) -> np.ndarray:
         scan = source.dataset.read(cases[case])
+        voxels, used = scan.voxels.copy(), configuration
+        if source.statistics is not None:
+            voxels, used = _as_part_of_a_scan(voxels, source.statistics, configuration)
         properties = {"spacing": list(scan.geometry.spacing)}
         try:
-            data, _, properties = preprocessor.run_case_npy(
-                scan.voxels.copy(), None, properties, plans, configuration, dataset_json
-            )
+            data, _, properties = preprocessor.run_case_npy(voxels, None, properties, plans, used, dataset_json)
         except (LookupError, TypeError) as error:  # of settings that nnU-Net looks at no sooner
             raise DiffaugError(
                 f"{cases[case].files[0]}: cannot be preprocessed as nnU-Net's plans say ({type(error).__name__} {error}), "
                 "expected settings that nnU-Net wrote; make the plans anew with nnUNetv2_plan_experiment"
             ) from error
-        data = _standardised(data, configuration.normalization_schemes)
-        image = _as_part_of_a_scan(data, scan, source, configuration.normalization_schemes)
+        image = data if source.statistics else _standardised(data, configuration.normalization_schemes)
         if teacher is None:
             return image
         return np.concatenate([image, _in_place(teacher().features(scan), data.shape[1:], properties)])
@@ -109,14 +109,21 @@ def _standardised(data: np.ndarray, schemes: Sequence[str]) -> np.ndarray:
     return data
 
 
-def _as_part_of_a_scan(data: np.ndarray, scan: Scan, source: Source, schemes: Sequence[str]) -> np.ndarray:
-    """Z-score a window by its scan's statistics: by its own, a window of air would come out as loud noise."""
-    if source.statistics is None:
-        return data
-    inside = nonzero_part(scan.voxels)  # what nnU-Net has normalised
-    for channel, scheme in enumerate(schemes):
-        if scheme == "ZScoreNormalization":
-            own = inside[channel]
-            mean, std = source.statistics[0][channel], source.statistics[1][channel]
-            data[channel] = (data[channel] * max(own.std(), 1e-8) + own.mean() - mean) / std
-    return data
+def _as_part_of_a_scan(
+    voxels: np.ndarray, statistics: ScanStatistics, configuration: ConfigurationManager
+) -> tuple[np.ndarray, ConfigurationManager]:
+    """Z-score a window by its scan's statistics: by its own, a window of air would come out as loud noise.
+
+    Give the window, and the configuration by which nnU-Net leaves it so. CT has fixed statistics in any case.
+    """
+    schemes, mask = list(configuration.normalization_schemes), nonzero_mask(voxels)
+    box = np.zeros_like(mask)
+    box[next(iter(find_objects(mask.astype(int))), ...)] = True  # nnU-Net cuts off what is zero round it
+    for channel, (scheme, masked) in enumerate(zip(schemes, configuration.use_mask_for_norm, strict=True)):
+        if scheme == "CTNormalization":
+            continue
+        mean, std = statistics.of_channel(channel, masked=masked)
+        scaled = (voxels[channel] - mean) / max(std, 1e-8)
+        voxels[channel] = np.where(mask if masked else box, scaled, 0)
+        schemes[channel] = "NoNormalization"
+    return voxels, ConfigurationManager({**configuration.configuration, "normalization_schemes": schemes})

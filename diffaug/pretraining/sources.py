@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 from typing_extensions import NotRequired, TypedDict
 
 from diffaug.errors import DiffaugError
@@ -24,6 +23,8 @@ class GridKept(TypedDict):
     field_of_view: str
     mean: list[float]
     std: list[float]
+    inside_mean: NotRequired[list[float]]
+    inside_std: NotRequired[list[float]]
 
 
 class Sampled(TypedDict):
@@ -35,6 +36,30 @@ class Sampled(TypedDict):
 
 
 @dataclass(frozen=True)
+class ScanStatistics:
+    """What nnU-Net would normalise whole scans by.
+
+    Attributes:
+        whole: Mean and standard deviation per channel of the box round everything that is not zero.
+        inside: The same of what is not zero, which nnU-Net takes where the plan has `use_mask_for_norm`.
+    """
+
+    whole: tuple[Sequence[float], Sequence[float]]
+    inside: tuple[Sequence[float], Sequence[float]]
+
+    @classmethod
+    def of(cls, grid: GridKept) -> ScanStatistics:
+        """Take them from a grid; one of before there was `inside` has the same for both."""
+        whole = grid["mean"], grid["std"]
+        return cls(whole, (grid.get("inside_mean") or whole[0], grid.get("inside_std") or whole[1]))
+
+    def of_channel(self, channel: int, *, masked: bool) -> tuple[float, float]:
+        """Give a channel's mean and standard deviation."""
+        mean, std = self.inside if masked else self.whole
+        return mean[channel], std[channel]
+
+
+@dataclass(frozen=True)
 class Source:
     """Some images and where they come from.
 
@@ -42,7 +67,7 @@ class Source:
         name: `synthetic`, `real`, or the folder.
         dataset: The images.
         seen: Ids of the real cases in them, or in what made them.
-        statistics: For windows of scans the whole scan's mean and standard deviation per channel; None for scans.
+        statistics: For windows of scans the whole scan's; None for scans.
         generator: File of the generator that made them; None for scans.
         origin: Whose scans that generator has seen, in its sender's words; None where `seen` tells.
     """
@@ -50,7 +75,7 @@ class Source:
     name: str
     dataset: RawDataset
     seen: tuple[str, ...]
-    statistics: tuple[np.ndarray, np.ndarray] | None = None
+    statistics: ScanStatistics | None = None
     generator: Path | None = None
     origin: str | None = None
 
@@ -77,7 +102,7 @@ def synthetic_source(folder: Path, exclude: set[str]) -> Source:
     require_shape(manifest, Sampled, folder / "manifest.json", "make the volumes anew: diffaug sample --fresh")
     grid = manifest["grid"]
     patch = grid["field_of_view"] == "patch"
-    statistics = (np.array(grid["mean"]), np.array(grid["std"])) if patch else None
+    statistics = ScanStatistics.of(grid) if patch else None
     generator = folder.parent / "generator" / "generator.safetensors"
     dataset, seen = open_dataset(folder, exclude=exclude), tuple(manifest["seen"])
     return Source("synthetic", dataset, seen, statistics, generator, manifest.get("origin"))

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from diffaug.errors import DiffaugError
-from diffaug.nnunet.readers import nonzero_part
+from diffaug.nnunet.readers import nonzero_mask, nonzero_part
 from diffaug.scans.scan import Scan
 
 CT_WINDOW = (-1000.0, 1000.0)  # HU: air to dense bone; metal is cut off
 MR_PERCENTILES = (0.1, 99.9)  # a scan's robust range: MR units mean nothing across scans
+EMPTY = 0.1  # of a scan: from there on its zeros are a background, and not here and there
 COVERED = 75  # percentile of the scans' extents that a whole-scan grid holds; larger scans lose their outermost voxels
 
 
@@ -30,6 +31,9 @@ class Reading:
         std: Per channel, in the file's units.
         robust: Per channel the robust lowest and highest intensity, in the file's units.
         above: Per channel the share of voxels above `CT_WINDOW`, which tells whether they are in HU.
+        empty: Share of voxels outside of all that is not zero, as in scans without skull.
+        inside_mean: Per channel, of the other voxels, in the file's units.
+        inside_std: Per channel, of the other voxels, in the file's units.
     """
 
     case: str
@@ -41,6 +45,9 @@ class Reading:
     std: tuple[float, ...]
     robust: tuple[tuple[float, float], ...] = ()
     above: tuple[float, ...] = ()
+    empty: float = 0.0
+    inside_mean: tuple[float, ...] = ()
+    inside_std: tuple[float, ...] = ()
 
 
 def is_ct(channel: str) -> bool:
@@ -66,6 +73,8 @@ def read_off(
     windows = {number: CT_WINDOW for number, name in enumerate(channels) if is_ct(name)} | dict(windows or {})
     inside = nonzero_part(scan.voxels)  # nnU-Net normalises what this leaves
     moments = inside.reshape(len(channels), -1).astype(np.float64)
+    mask = nonzero_mask(scan.voxels)
+    masked = scan.voxels[:, mask].astype(np.float64) if mask.any() else moments
     return Reading(
         case,
         scan.size,
@@ -76,6 +85,9 @@ def read_off(
         tuple(map(float, moments.std(1))),
         tuple(robust),
         tuple(float((voxels > CT_WINDOW[1]).mean()) for voxels in scan.voxels),
+        float(1 - mask.mean()),
+        tuple(map(float, masked.mean(1))),
+        tuple(map(float, masked.std(1))),
     )
 
 
@@ -100,6 +112,9 @@ class Grid:
         ranges: Per channel the intensities, in the files' units, that a synthetic volume's -1 and 1 stand for.
         mean: Per channel, of a typical whole scan, in the files' units.
         std: Per channel, of a typical whole scan, in the files' units.
+        empty: Share of a typical scan that is outside of all that is not zero.
+        inside_mean: Per channel, of what is inside, in the files' units.
+        inside_std: Per channel, of what is inside, in the files' units.
     """
 
     field_of_view: str
@@ -109,6 +124,14 @@ class Grid:
     ranges: tuple[tuple[float, float], ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    empty: float = 0.0
+    inside_mean: tuple[float, ...] = ()
+    inside_std: tuple[float, ...] = ()
+
+    @property
+    def masked(self) -> bool:
+        """Whether scans are zero all round what they show, and nothing in them is darker."""
+        return self.empty >= EMPTY and all(low <= 0 <= low + 0.05 * (high - low) for low, high in self.ranges)
 
     @property
     def mirror(self) -> int:
@@ -218,4 +241,7 @@ def plan_grid(
         tuple((float(a), float(b)) for a, b in np.median([r.ranges for r in readings], axis=0)),
         tuple(map(float, np.median([r.mean for r in readings], axis=0))),
         tuple(map(float, np.median([r.std for r in readings], axis=0))),
+        float(np.median([r.empty for r in readings])),
+        tuple(map(float, np.median([r.inside_mean or r.mean for r in readings], axis=0))),
+        tuple(map(float, np.median([r.inside_std or r.std for r in readings], axis=0))),
     )

@@ -280,23 +280,31 @@ def test_resampled_synthetic_volumes_are_not_taken_for_the_old_ones(sampled, ref
     assert not any(np.array_equal(new[case], old[case]) for case in new)
 
 
-def test_patch_windows_are_normalised_by_the_whole_scan(planned):
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("scheme", ["ZScoreNormalization", "NoNormalization"])
+def test_patch_windows_are_normalised_by_the_whole_scan(planned, masked, scheme):
     """A window of air must not come out as loud noise."""
     from diffaug.pretraining.preprocessing import preprocess
-    from diffaug.pretraining.sources import Source
+    from diffaug.pretraining.sources import ScanStatistics, Source
     from diffaug.scans.dataset import open_dataset
 
     voxels = blob(0)
     voxels[:4] = 0  # cropped away by nnU-Net before it normalises
+    voxels[4:8, :3] = 0  # which stays, as background
     write_image(planned.image("free_0"), voxels)
     dataset = open_dataset(planned.raw, exclude=[*LABELLED, "free_1"])
     manager = PlansManager(blob_plans())
     configuration = manager.get_configuration("3d_fullres")
-    configuration.configuration["spacing"] = list(SPACING[::-1])
+    configuration.configuration |= {"spacing": list(SPACING[::-1]), "use_mask_for_norm": [masked]}
+    configuration.configuration |= {"normalization_schemes": [scheme]}
     info = json.loads((planned.raw / "dataset.json").read_text())
-    source = Source("synthetic", dataset, (), (np.array([300.0]), np.array([80.0])))
+    source = Source("synthetic", dataset, (), ScanStatistics(([300.0], [80.0]), ([320.0], [60.0])))
     cache, _ = preprocess(source, manager, configuration, info, planned.root / "cache")
-    expected = (voxels[4:].transpose(2, 1, 0) - 300) / 80
+    mean, std = (320, 60) if masked else (300, 80)
+    expected = (voxels[4:] - mean) / std
+    if masked:
+        expected[:4, :3] = 0
+    expected = expected.transpose(2, 1, 0)
     np.testing.assert_allclose(cache["free_0"][0], expected, atol=5e-3)
 
 

@@ -10,6 +10,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from scipy.ndimage import gaussian_filter
 from test_scan import GEOMETRIES, assert_same_geometry, directed, place_of_the_lamp
 
+from diffaug.nnunet.readers import nonzero_mask
 from diffaug.scans.canonical import from_canonical, synthetic_scan, to_canonical
 from diffaug.scans.grid import (
     CT_WINDOW,
@@ -210,3 +211,34 @@ def test_patches_are_nnunets_unless_scan_or_budget_is_smaller():
 def test_unknown_field_of_view_is_refused(refusal):
     options = {"voxels": 1000, "multiple": (8, 8, 8), "spacing": (1.0, 1.0, 1.0)}
     assert "'half'" in refusal(plan_grid, [reading_of()], field_of_view="half", **options)
+
+
+def brain(seed=0, size=(24, 28, 26)) -> Scan:
+    """Tissue without skull: zero all round, and a dark hole inside."""
+    rng = np.random.default_rng(seed)
+    radius = sum(axis**2 for axis in np.meshgrid(*(np.linspace(-1.4, 1.4, n) for n in size), indexing="ij"))
+    tissue = 500 + 100 * gaussian_filter(rng.normal(size=size), 1.5) / 0.06
+    voxels = np.where(radius < 0.03, 5, np.where(radius < 1, tissue.clip(200), 0))
+    return Scan(voxels.astype(np.float32)[None], Geometry((1.0, 1.0, 1.0), (0.0, 0.0, 0.0), tuple(np.eye(3).ravel())))
+
+
+def planned_for(scans) -> Grid:
+    readings = [read_off(f"s{number}", scan, ["T1"]) for number, scan in enumerate(scans)]
+    return plan_grid(readings, voxels=10**6, multiple=(1, 1, 1), spacing=(1.0, 1.0, 1.0))
+
+
+def test_what_lies_round_scans_without_skull_is_nothing_in_samples_too():
+    """nnU-Net crops and normalises by exact zeros; a network's background is never quite one value."""
+    scan = brain()
+    grid = planned_for([scan, brain(1), brain(2)])
+    assert grid.masked
+    canonical, _ = to_canonical(scan, read_off("a", scan, ["T1"]), grid)
+    noise = 0.05 * np.abs(np.random.default_rng(0).normal(size=canonical.shape))
+    made = synthetic_scan((canonical + noise.astype(np.float32)).clip(-1, 1), grid).voxels[0]
+    outside = ~nonzero_mask(scan.voxels)
+    assert (made[outside] == 0).mean() > 0.99
+    assert (made[~outside] > 0).all(), "a dark hole stays"
+    skull = np.random.default_rng(1).uniform(0, 30, scan.voxels.shape).astype(np.float32)
+    whole = planned_for([replace(scan, voxels=np.maximum(scan.voxels, skull))])
+    assert not whole.masked
+    assert (synthetic_scan(canonical, whole).voxels != 0).all()
