@@ -21,7 +21,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from diffaug.errors import DiffaugError
 from diffaug.nnunet.families import ENCODER_PARTS, NETWORKS, PLAN, family_of, network_of, trainer_name
 from diffaug.nnunet.networks import build_network
-from diffaug.nnunet.plans import ConfigurationManager, PlansManager
+from diffaug.nnunet.plans import ConfigurationManager, PlansManager, differences, preprocessing_of
 from diffaug.nnunet.restyling import Restyler
 from diffaug.nnunet.weights.format import encoder_path, overlap, read_encoder, unwrapped
 from diffaug.nnunet.weights.transfer import load_encoder
@@ -140,6 +140,11 @@ class nnUNetTrainerDiffAug(nnUNetTrainerDiffAugScratch):
                 kind=self.network_name,
             )
             self.print_to_log_file(f"diffaug: {report}; from {encoder.path} (sha256 {encoder.hash})")
+            now = preprocessing_of(self.plans_manager, self.configuration_manager)
+            for text in differences(encoder.provenance.get("preprocessing", {}), now, "the preprocessing"):
+                self.print_to_log_file(
+                    f"diffaug: WARNING: {text}: the encoder was pretrained on images that look otherwise"
+                )
             self.print_to_log_file(f"diffaug: provenance of the encoder: {encoder.summary()}")
         if self.settings.restyle:
             self.restyler = Restyler.read(

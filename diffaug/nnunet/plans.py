@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +24,15 @@ Axis = Annotated[int, Field(ge=0, le=2)]
 __all__ = ["ConfigurationManager", "PlansManager", "read_plans", "understood"]
 
 
+PREPROCESSING = (  # of a configuration
+    "spacing",
+    "normalization_schemes",
+    "use_mask_for_norm",
+    "preprocessor_name",
+    "resampling_fn_data",
+    "resampling_fn_data_kwargs",
+)
+BY_THEMSELVES = ("ZScoreNormalization", "NoNormalization", "RescaleTo01Normalization", "RGBTo01Normalization")
 REPAIR = "make the plans anew with nnUNetv2_plan_experiment"
 
 
@@ -149,6 +158,41 @@ def default_splits(labelled: Iterable[str]) -> list[dict[str, list[str]]]:
     return [{part: [str(case) for case in split[part]] for part in ("train", "val")} for split in splits]
 
 
+def preprocessing_of(plans: PlansManager, configuration: ConfigurationManager) -> dict[str, Any]:
+    """Tell what makes nnU-Net preprocess an image as it does: what a network has learnt holds for this alone.
+
+    Args:
+        plans: nnU-Net's plans.
+        configuration: nnU-Net's configuration.
+
+    Returns:
+        Plain values. Intensities of the labelled cases are among them where a channel is normalised by them.
+    """
+    told = {key: configuration.configuration[key] for key in PREPROCESSING}
+    told |= {key: plans.plans[key] for key in ("transpose_forward", "image_reader_writer")}
+    intensities = plans.foreground_intensity_properties_per_channel
+    used = {
+        str(channel): intensities.get(str(channel))
+        for channel, scheme in enumerate(configuration.normalization_schemes)
+        if scheme not in BY_THEMSELVES
+    }
+    return told | {"foreground_intensity_properties": used}
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], of: str) -> list[str]:
+    """Name in what plans differ from those that something was begun with.
+
+    Args:
+        before: What was told of those; empty where nothing was.
+        now: The same of these.
+        of: What is told.
+
+    Returns:
+        Texts such as `spacing of the preprocessing was [1, 1, 1] and is [2, 1, 1]`.
+    """
+    return [f"{key} of {of} was {before[key]} and is {now.get(key)}" for key in before if before[key] != now.get(key)]
+
+
 @dataclass(frozen=True)
 class PlannedTask:
     """What nnU-Net has planned for a task, and the network that is pretrained for it.
@@ -184,6 +228,11 @@ class PlannedTask:
         network = network_of(configuration.configuration, workspace.network)
         dataset_json = read_dataset_json(workspace.raw, labels=True)
         return PlannedTask(workspace, plans, configuration, dataset_json, network)
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """What its images go through."""
+        return preprocessing_of(self.plans, self.configuration)
 
     @property
     def channels(self) -> int:

@@ -84,7 +84,8 @@ def _as_others_name_it(network: str, architecture: dict[str, Any]) -> dict[str, 
 
 def _without_names(provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Keep how many cases were seen, and how, which is everybody's; who and where is the hospital's business."""
-    told = {key: len(value) if isinstance(value, (list, tuple)) else value for key, value in provenance.items()}
+    plain = {key: value for key, value in provenance.items() if not isinstance(value, dict)}
+    told = {key: len(value) if isinstance(value, (list, tuple)) else value for key, value in plain.items()}
     if isinstance(provenance.get("images"), (list, tuple)):
         told["images"] = [name if name in OWN_IMAGES else "folder" for name in provenance["images"]]
     return told

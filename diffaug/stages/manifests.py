@@ -36,6 +36,7 @@ class PretrainBegun(TypedDict):
 
     inputs: NotRequired[dict[str, dict[str, Any]]]
     network: NotRequired[dict[str, Any]]
+    preprocessing: NotRequired[dict[str, Any]]
 
 
 class AuditBegun(TypedDict):

@@ -15,8 +15,7 @@ from diffaug import __version__
 from diffaug.budgets import BUDGETS, Training
 from diffaug.errors import DiffaugError, first_of
 from diffaug.files import file_hash, fingerprint
-from diffaug.nnunet.families import Network
-from diffaug.nnunet.plans import PlannedTask
+from diffaug.nnunet.plans import PlannedTask, differences
 from diffaug.nnunet.weights.format import ENCODER, IMPORTED
 from diffaug.pretraining.fitting import PretextObjective, require_loadable, write_result
 from diffaug.pretraining.images import folders_of
@@ -71,7 +70,7 @@ def finished(workspace: Workspace, request: PretrainRequest) -> bool:
     work = PlannedTask.of(workspace)
     with open_stage("pretrain", workspace.encoder, fresh=False, active=False) as stage:
         stage.request(PretrainRequest, _settled(request, stage, work))
-        stage.refuse(_other_network(stage, work.network))
+        stage.refuse(_other_plans(stage, work))
         return stage.finished and (workspace.encoder / ENCODER).is_file()
 
 
@@ -94,7 +93,7 @@ def pretrain(workspace: Workspace, asked: PretrainRequest, *, device: str, fresh
         if not fresh:
             _require_own(workspace)
         request = stage.request(PretrainRequest, _settled(asked, stage, work))
-        stage.refuse(_other_network(stage, work.network))
+        stage.refuse(_other_plans(stage, work))
         if stage.finished and target.is_file():
             fabric.print(f"pretrain: {target} is there already")
             return target
@@ -114,7 +113,7 @@ def pretrain(workspace: Workspace, asked: PretrainRequest, *, device: str, fresh
         # what does not fit is told before anything is discarded
         network = _network(work, request.seed, pretext, sources)
         fabric.barrier()  # no process may find what is about to go
-        stage.agree(request, inputs=inputs, network=work.network.identity)
+        stage.agree(request, inputs=inputs, network=work.network.identity, preprocessing=work.preprocessing)
         stage.save()
         fabric.barrier()
         volumes = _volumes(work, pretext, sources, inputs, fabric)
@@ -123,6 +122,7 @@ def pretrain(workspace: Workspace, asked: PretrainRequest, *, device: str, fresh
             "excluded": sorted(excluded),
             **({"origins": origins} if (origins := [source.origin for source in sources if source.origin]) else {}),
             "volumes": len(volumes),
+            "preprocessing": work.preprocessing,
             "steps": training.steps,
             **{key: getattr(request, key) for key in ("images", "pretext", "budget", "seed")},
             "version": __version__,
@@ -169,12 +169,10 @@ def _require_own(workspace: Workspace) -> None:
         )
 
 
-def _other_network(stage: Stage, network: Network) -> list[str]:
-    """Name in what the plans' network differs from the one that this was begun with."""
-    before, now = (stage.before or {}).get("network", {}), network.identity
-    return [
-        f"{key} of the network was {before[key]} and is {now.get(key)}" for key in before if before[key] != now.get(key)
-    ]
+def _other_plans(stage: Stage, work: PlannedTask) -> list[str]:
+    """Name in what the plans differ from those that this was begun with."""
+    now = {"network": work.network.identity, "preprocessing": work.preprocessing}
+    return [text for key in now for text in differences((stage.before or {}).get(key, {}), now[key], f"the {key}")]
 
 
 def _changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -196,7 +194,7 @@ def _volumes(
     volumes: list[tuple[VolumeCache, str]] = []
     with fabric.rank_zero_first():
         for source in sources:
-            key = fingerprint([source.name, inputs[source.name], configuration.configuration, pretext.taught])
+            key = fingerprint([source.name, inputs[source.name], work.preprocessing, pretext.taught])
             teacher = cache(partial(find_teacher, source, fabric.device)) if pretext.taught else None
             place = folder / "cache" / key
             made, cases = preprocess(source, work.plans, configuration, work.dataset_json, place, teacher)
@@ -237,7 +235,7 @@ def _fit(
         request.seed,
         work.network.family.recipe.weight_decay,
     )
-    identity = [asdict(request), inputs, configuration.configuration]
+    identity = [asdict(request), inputs, work.preprocessing, work.network.identity, configuration.patch_size]
     folder = work.workspace.encoder
     train(objective, objective.example, training, fabric=fabric, folder=folder, name="pretext", identity=identity)
     return objective
@@ -245,6 +243,6 @@ def _fit(
 
 def _finish(stage: Stage, work: PlannedTask, objective: PretextObjective, provenance: dict[str, Any]) -> None:
     figures = write_result(work.workspace, work.configuration, objective, provenance)
-    told = {key: value for key, value in provenance.items() if key not in ("version", "images")}
+    told = {key: value for key, value in provenance.items() if key not in ("version", "images", "preprocessing")}
     stage.finish(figures=figures, encoder_sha256=file_hash(stage.folder / ENCODER), **told)
     (stage.folder / "pretext.state.pt").unlink(missing_ok=True)

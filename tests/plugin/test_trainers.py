@@ -129,6 +129,20 @@ def test_2d_is_refused_before_a_command_is_told_that_would_be_refused_too(nnunet
     assert "diffaug pretrain" not in message
 
 
+def test_plans_made_anew_since_the_pretraining_are_told(nnunet):
+    nnunet.write_encoder()
+    trainer = nnunet.trainer()
+    trainer.on_train_start()
+    assert "WARNING" not in log(trainer), "a file that says nothing of it"
+    content = torch.load(nnunet.encoder, weights_only=True)
+    content["diffaug"]["preprocessing"] = {"spacing": [9.0, 9.0, 9.0], "normalization_schemes": ["ZScoreNormalization"]}
+    torch.save(content, nnunet.encoder)
+    trainer = nnunet.trainer()
+    trainer.on_train_start()
+    assert "WARNING: spacing of the preprocessing was [9.0, 9.0, 9.0]" in log(trainer)
+    assert "normalization_schemes of" not in log(trainer)
+
+
 def test_allowed_leakage_warns(nnunet):
     nnunet.settings(allow_leakage=True)
     nnunet.write_encoder(case_ids=nnunet.cases)

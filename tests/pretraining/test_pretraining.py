@@ -308,6 +308,30 @@ def test_patch_windows_are_normalised_by_the_whole_scan(planned, masked, scheme)
     np.testing.assert_allclose(cache["free_0"][0], expected, atol=5e-3)
 
 
+def test_plans_made_anew_are_named_and_settings_of_the_training_do_not_matter(planned, refusal):
+    """What labelled cases join changes CT's normalisation: half of the steps would see other images than the rest."""
+    file = planned.preprocessed / "nnUNetPlans.json"
+    content = json.loads(file.read_text())
+    configuration = content["configurations"]["3d_fullres"]
+    intensities = {"mean": 300.0, "std": 150.0, "percentile_00_5": 0.0, "percentile_99_5": 900.0}
+    content["foreground_intensity_properties_per_channel"] = {"0": intensities}
+    configuration["normalization_schemes"] = ["CTNormalization"]
+    file.write_text(json.dumps(content))
+    stop_at(planned, 3)
+    configuration["diffaug"] = {"epochs": 3, "allow_leakage": True}
+    for changed in ({"mean": 900.0}, {"std": 40.0}):
+        other = {**content, "foreground_intensity_properties_per_channel": {"0": intensities | changed}}
+        file.write_text(json.dumps(other))
+        assert "foreground_intensity_properties of the preprocessing was" in refusal(run, planned)
+    file.write_text(json.dumps(content | {"transpose_forward": [0, 1, 2], "transpose_backward": [0, 1, 2]}))
+    assert "transpose_forward of the preprocessing was" in refusal(run, planned)
+    file.write_text(json.dumps(content))
+    assert run(planned).is_file(), "goes on"
+    configuration["normalization_schemes"] = ["ZScoreNormalization"]
+    file.write_text(json.dumps(content))
+    assert "normalization_schemes of the preprocessing was" in refusal(run, planned), "once it is finished, too"
+
+
 def stop_at(task, step: int, request=REAL) -> None:
     with pytest.MonkeyPatch.context() as patch:
         example, drawn = fitting.PretextObjective.example, []
