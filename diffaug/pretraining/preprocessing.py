@@ -13,6 +13,7 @@ from scipy.ndimage import find_objects
 from tqdm import tqdm
 
 from diffaug.errors import DiffaugError
+from diffaug.nnunet.dataset_json import channels_and_ending
 from diffaug.nnunet.plans import ConfigurationManager, PlansManager
 from diffaug.nnunet.readers import nonzero_mask
 from diffaug.pretraining.sources import ScanStatistics, Source, require_channels, require_teacher
@@ -46,7 +47,7 @@ def preprocess(
     Raises:
         DiffaugError: If the images have another number of channels than the task.
     """
-    require_channels(source, len(dataset_json["channel_names"]))
+    require_channels(source, channels_and_ending(dataset_json)[0])
     for inventory in source.dataset.inventories if source.generator is None else ():
         print(f"images: {inventory.text}", flush=True)
     cache = VolumeCache(folder)

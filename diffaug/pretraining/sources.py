@@ -10,7 +10,7 @@ from typing_extensions import NotRequired, TypedDict
 
 from diffaug.errors import DiffaugError
 from diffaug.files import file_hash, read_json
-from diffaug.nnunet.dataset_json import read_dataset_json
+from diffaug.nnunet.dataset_json import channels_and_ending, read_dataset_json
 from diffaug.patients import known_patients
 from diffaug.scans.dataset import RawDataset, open_dataset, open_folder
 from diffaug.shapes import require_shape
@@ -138,7 +138,12 @@ def folder_source(workspace: Workspace, folder: Path, exclude: set[str]) -> Sour
     if (folder / "manifest.json").is_file():
         return replace(synthetic_source(folder, exclude), name=str(folder))  # it may stand beside the task's own
     if (folder / "dataset.json").is_file():
-        dataset = open_dataset(folder, exclude=exclude)
+        # read as nnU-Net will read the task's own: another reader may turn them otherwise
+        alike = (
+            channels_and_ending(read_dataset_json(folder))[1]
+            == channels_and_ending(read_dataset_json(workspace.raw))[1]
+        )
+        dataset = open_dataset(folder, exclude=exclude, plans=workspace.plans_file if alike else None)
     else:
         info = read_dataset_json(workspace.raw)
         dataset = open_folder(folder, info, exclude=exclude, plans=workspace.plans_file)
@@ -177,20 +182,27 @@ def open_sources(workspace: Workspace, images: Sequence[str], extra: Sequence[Pa
     return sources
 
 
-def require_channels(source: Source, expected: int) -> None:
-    """Require that images have the task's channels.
+def require_channels(source: Source, expected: Sequence[str]) -> None:
+    """Require that images have the task's channels, and in its order where names tell.
 
     Args:
         source: The images.
-        expected: Number of the task's channels.
+        expected: The task's channels.
 
     Raises:
-        DiffaugError: If they have another number.
+        DiffaugError: If they have another number, or the same names in another order.
     """
-    if len(source.dataset.channels) != expected:
+    found = source.dataset.channels
+    if len(found) != len(expected):
         raise DiffaugError(
-            f"{source.dataset.cases[0].files[0]}: found {len(source.dataset.channels)} channels, expected {expected} as "
+            f"{source.dataset.cases[0].files[0]}: found {len(found)} channels, expected {len(expected)} as "
             "the task has; give images of the same channels"
+        )
+    ours, theirs = ([name.casefold() for name in names] for names in (expected, found))
+    if sorted(ours) == sorted(theirs) and ours != theirs:
+        raise DiffaugError(
+            f"{source.name}: found the channels {', '.join(found)}, expected {', '.join(expected)} in this order; number its "
+            "files as the task's, and its dataset.json with them"
         )
 
 

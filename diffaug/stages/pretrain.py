@@ -15,6 +15,7 @@ from diffaug import __version__
 from diffaug.budgets import BUDGETS, Training
 from diffaug.errors import DiffaugError, first_of
 from diffaug.files import file_hash, fingerprint
+from diffaug.nnunet.dataset_json import channels_and_ending
 from diffaug.nnunet.plans import PlannedTask, differences
 from diffaug.nnunet.weights.format import ENCODER, IMPORTED
 from diffaug.pretraining.fitting import PretextObjective, require_loadable, write_result
@@ -206,7 +207,7 @@ def _volumes(
 def _network(work: PlannedTask, seed: int, pretext: Pretext, sources: Sequence[Source]) -> torch.nn.Module:
     """Build the network, and require that images, teacher and downstream network fit it."""
     for source in sources:
-        require_channels(source, work.channels)
+        require_channels(source, channels_and_ending(work.dataset_json)[0])
         if pretext.taught:
             require_teacher(source)
     torch.manual_seed(seed)

@@ -14,6 +14,7 @@ from diffaug.generator.model import Generator
 from diffaug.generator.preparing import nnunet_geometry
 from diffaug.generator.travelling import ORIGIN, travelling
 from diffaug.nnunet.dataset_json import channels_and_ending, read_dataset_json
+from diffaug.scans.dataset import list_cases, open_dataset
 from diffaug.shapes import require_shape
 from diffaug.stages.fit import FOREIGN, GENERATOR
 from diffaug.stages.manifests import AuditFinished
@@ -169,16 +170,35 @@ def _about(generator: Generator, workspace: Workspace, origin: dict[str, Any]) -
     spacing, _ = nnunet_geometry(workspace)
     lines = [
         f"a generator of {origin['of']} ({origin['scans']} scans; licence: {_short(origin['licence'])})",
-        f"its volumes: {times(grid.shape)} voxels of {times(grid.spacing)} mm"
+        f"its volumes: {times(grid.shape)} voxels of {times(grid.spacing)} mm, {grid.orientation}"
         + (f"; this task's plan: {times(spacing)} mm" if spacing else ""),
         f"its sender's audit of {audit.get('date')}: {audit.get('summary')}",
         "it does not say which scans it has seen: where yours may be among them, ask its sender before you report a Dice",
     ]
+    ours = _orientation(workspace)
+    if ours not in (None, grid.orientation):
+        lines.append(
+            f"WARNING: its volumes are {grid.orientation}, a scan of this task {ours}: nnU-Net turns neither, so they lie "
+            f"otherwise; write your scans as {grid.orientation}, or ask for another generator"
+        )
     if spacing and any(own > COARSER * wanted for own, wanted in zip(grid.spacing, spacing, strict=True)):
         lines.append(
             f"WARNING: its voxels are more than {COARSER:g} times as long as this task's: it cannot teach finer detail"
         )
     return lines
+
+
+def _orientation(workspace: Workspace) -> str | None:
+    """Tell where x, y and z of the task's first scan run to; None where it has no scans, or nnU-Net turns all alike."""
+    info = read_dataset_json(workspace.raw)
+    channels, ending = channels_and_ending(info)
+    folders = [workspace.raw / "imagesTr", workspace.raw / "imagesUn"]
+    if not list_cases(folders, ending, len(channels), info, workspace.raw):
+        return None
+    dataset = open_dataset(workspace.raw, plans=workspace.plans_file)
+    if "Reorient" in type(dataset.reader()).__name__:
+        return None
+    return dataset.read(dataset.cases[0]).geometry.orientation
 
 
 def _short(licence: str) -> str:

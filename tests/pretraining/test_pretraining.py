@@ -24,6 +24,7 @@ from diffaug.nnunet.weights.transfer import load_encoder
 from diffaug.pretraining import fitting
 from diffaug.pretraining.pretexts import PRETEXTS, Shown
 from diffaug.pretraining.pretexts.denoise import Denoise
+from diffaug.pretraining.sources import folder_source, require_channels
 from diffaug.pretraining.teacher import CLUSTERS, FEATURES
 from diffaug.scans.cache import VolumeCache
 from diffaug.scans.exclusion import excluded_ids
@@ -430,6 +431,17 @@ def test_second_stage_of_a_cascade_is_refused(planned, refusal):
     (planned.preprocessed / "nnUNetPlans.json").write_text(json.dumps(content))
     told = refusal(pretrain, Workspace(planned.dataset, configuration="cascade"), REAL, device="cpu")
     assert "second stage" in told
+
+
+def test_channels_in_another_order_are_refused(tmp_path, planned, refusal):
+    for channel in (0, 1):
+        write_image(tmp_path / "two" / "imagesTr" / f"a_000{channel}.nii.gz", blob(channel))
+    info = json.loads((planned.raw / "dataset.json").read_text()) | {"channel_names": {"0": "T2", "1": "T1"}}
+    (tmp_path / "two" / "dataset.json").write_text(json.dumps(info))
+    source = folder_source(planned.workspace, tmp_path / "two", set())
+    assert "found the channels T2, T1, expected t1, t2 in this order" in refusal(require_channels, source, ["t1", "t2"])
+    for fine in (["t2", "t1"], ["FLAIR", "DWI"]):
+        require_channels(source, fine)
 
 
 def test_folder_of_other_channels_is_refused(planned, tmp_path, refusal):

@@ -3,10 +3,11 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
-from blobs import LABELLED, UNLABELLED, Task
+from blobs import LABELLED, UNLABELLED, Task, blob, write_image
 from diffaug.cli import main
 from diffaug.files import file_hash
 from diffaug.generator.model import Generator
@@ -86,6 +87,19 @@ def test_another_hospital_samples_and_pretrains_on_it_without_a_scan_of_its_own(
     # from now on it is the task's own: nothing is fitted, and more volumes need no option
     sample(other.workspace, SampleRequest(count=4, seed=1, steps=3), device="cpu")
     assert main(["sample", *common, "-n", "4", "--seed", "1", "--steps", "3"]) == 0, "named again it is the same one"
+
+
+def test_volumes_that_lie_otherwise_than_this_hospitals_scans_are_told(there, tmp_path, capsys):
+    task, other = there
+    file = export_generator(task.workspace, tmp_path / "g.safetensors", **TOLD)
+    import_generator(other.workspace, file)
+    assert "WARNING: its volumes are" not in capsys.readouterr().out, "no scan, nothing to compare"
+    own = Generator.load(file).plan.grid.orientation
+    for axes, orientation in (((1, 1, 1), "LPS"), ((-1, -1, 1), "RAS")):
+        write_image(other.raw / "imagesTr" / "a_0000.nii.gz", blob(0), direction=np.diag(axes).ravel().tolist())
+        import_generator(other.workspace, file, fresh=True)
+        told = f"a scan of this task {orientation}" in capsys.readouterr().out
+        assert told == (orientation != own)
 
 
 def test_an_imported_generator_is_neither_fitted_further_nor_audited_nor_passed_on(there, tmp_path, refusal):
