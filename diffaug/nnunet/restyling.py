@@ -145,10 +145,10 @@ class Restyler:
         if not chosen.any():
             return volumes
         patches = volumes[chosen].float()
-        # as the pretext had them: each patch with mean 0 and variance 1, which are given back afterwards
+        # as the pretext had it: the network sees each patch with mean 0 and variance 1, the painter paints as scans are
         mean, spread = patches.mean((2, 3, 4), keepdim=True), patches.std((2, 3, 4), keepdim=True).clamp_min(1e-6)
         maps = self.network((patches - mean) / spread).float().softmax(1)
         places = torch.randint(len(self.codes), (len(patches),), device=volumes.device)
         restyled = volumes.clone()
-        restyled[chosen] = (self.painter(maps, self.codes[places]) * spread + mean).to(volumes.dtype)
+        restyled[chosen] = self.painter(maps, self.codes[places]).to(volumes.dtype)
         return restyled

@@ -42,6 +42,18 @@ def test_the_drawn_share_alone_is_painted(nnunet, styles):
     assert torch.equal(restyler(nnunet, 0.0)(volumes), volumes)
 
 
+def test_a_bright_patch_is_painted_as_bright_as_scans_are(nnunet, styles):
+    """The painter has learnt to paint scans' own values: brightness that was given back once more would count twice."""
+    pretrained = nnunet.write_encoder(outputs=MAPS, styles=styles | {"codes": styles["codes"][:1]}).eval()
+    patches = 3 + 0.5 * torch.randn(2, 1, 16, 16, 16)
+    mean, spread = patches.mean((2, 3, 4), keepdim=True), patches.std((2, 3, 4), keepdim=True)
+    painter = Painter(1)
+    painter.load_state_dict(styles["painter"])
+    with torch.no_grad():
+        expected = painter(pretrained((patches - mean) / spread).softmax(1), styles["codes"][:1].expand(2, -1))
+    torch.testing.assert_close(restyler(nnunet, 1.0)(patches), expected)
+
+
 def test_a_training_restyles_and_resumes(nnunet, styles):
     nnunet.settings(restyle=0.5)
     nnunet.write_encoder(outputs=MAPS, styles=styles)
