@@ -5,6 +5,9 @@ An arm is written `START[-long][:PRETEXT[:STEPS]][@SETTING=VALUE,...]`, its star
     scratch        random weights
     stock          random weights, nnU-Net's own trainer, optimiser and rate
     gin            random weights, half of the patches in the random appearance of small networks
+    self-own, self-real, self-synthetic
+                   random weights, half of what is drawn are volumes of that pool (below), with the labels of the cell
+                   `scratch` of the same draw: twice the steps of `scratch`, as `scratch-long::STEPS` has them
     real           pretraining on the unlabelled pool itself
     own            pretraining on the scans of the task's own pool, labels unseen
     synthetic      pretraining on volumes of a generator that was fitted to the pool
@@ -42,7 +45,8 @@ from diffaug.stages.stage import MANIFEST
 from diffaug.workspace import PLAN, Workspace, nnunet_folder
 from nnunet_plugin.settings import read_settings
 
-UNTRAINED = ("scratch", "stock", "gin")
+SELF = "self-"
+UNTRAINED = ("scratch", "stock", "gin", *(f"{SELF}{pool}" for pool in ("own", "real", "synthetic")))
 IMAGES = ("real", "own", "synthetic", "shapes")
 STARTS = (*UNTRAINED, *IMAGES, "oracle")
 LONG = "-long"
@@ -108,6 +112,11 @@ class Arm:
     def is_pretrained(self) -> bool:
         """Whether it starts from anything but random weights."""
         return self.start[0] not in UNTRAINED
+
+    @property
+    def pool(self) -> str | None:
+        """Whose volumes a network labels that few labels have taught; None where none does."""
+        return self.start[0].removeprefix(SELF) if self.start[0].startswith(SELF) else None
 
     @property
     def encoder(self) -> str:
@@ -192,6 +201,8 @@ def pretrain_arm(data: DataSet, network: str, arm: Arm, device: str = "auto") ->
     """
     add_configuration(data, network, arm)
     if not arm.is_pretrained:
+        if arm.pool:
+            folder_of(data, arm.pool, device)
         return None
     workspace = arm.pretrained(data, network)
     if (workspace.encoder / ENCODER).is_file():
@@ -204,7 +215,7 @@ def pretrain_arm(data: DataSet, network: str, arm: Arm, device: str = "auto") ->
             )
         return pretrain_oracle(workspace, data.pool, PHANTOM_SHAPE, arm.length(data), device)
     request = PretrainRequest(
-        images=tuple(str(_folder(data, start, device)) for start in arm.start),
+        images=tuple(str(folder_of(data, start, device)) for start in arm.start),
         pretext=arm.pretext or family_of(network).recipe.pretext,
         budget=data.budget,
         exclude=forbidden(data),
@@ -213,7 +224,7 @@ def pretrain_arm(data: DataSet, network: str, arm: Arm, device: str = "auto") ->
     return pipeline.pretrain(workspace, request, device=device)
 
 
-def _folder(data: DataSet, start: str, device: str) -> Path:
+def folder_of(data: DataSet, start: str, device: str) -> Path:
     """Give the folder of images, made where it is missing."""
     if start == "shapes":
         return _shapes(data)

@@ -213,14 +213,18 @@ def draws(data: DataSet) -> list[dict[str, list[str]]]:
     Returns:
         nnU-Net's splits; `DataSet.fold` tells which is which.
     """
-    held, splits = validation(data), []
-    drawn = sorted(set(_pool(data)) - set(held))
+    held, splits, drawn = validation(data), [], drawn_from(data)
     for seed in range(SEEDS):
         patients = sorted_by_patient(drawn, data.patient)
         order = np.random.default_rng(seed).permutation(len(patients))
         cases = [case for patient in order for case in patients[patient]]
         splits += [{"train": sorted(cases[:count]), "val": held} for count in data.counts]
     return splits
+
+
+def drawn_from(data: DataSet) -> list[str]:
+    """List the cases that labelled ones are drawn from."""
+    return sorted(set(_pool(data)) - set(validation(data)))
 
 
 def validation(data: DataSet) -> list[str]:

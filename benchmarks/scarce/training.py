@@ -15,10 +15,11 @@ import torch
 from filelock import FileLock
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from benchmarks.scarce.arms import Arm
+from benchmarks.scarce.arms import Arm, add_configuration, folder_of
 from benchmarks.scarce.data import DataSet, judging_cases, require_draw
 from benchmarks.scarce.gin import with_gin
 from benchmarks.scarce.scores import score
+from benchmarks.scarce.self_training import label, unlabelled, with_pool
 from diffaug.files import read_json
 from diffaug.nnunet.predictor import make_predictor
 from diffaug.scans.dataset import open_dataset
@@ -39,10 +40,12 @@ def train_cell(data: DataSet, network: str, arm: Arm, labelled: int, seed: int, 
     Returns:
         Scores by case and label, settings, seconds.
     """
+    require_draw(data, labelled, seed)
+    if arm.pool:
+        _label_pool(data, network, arm, labelled, seed, device)
     torch.manual_seed(seed)
     np.random.seed(seed)  # noqa: NPY002 (nnU-Net's augmentation draws from the global generators)
     random.seed(seed)
-    require_draw(data, labelled, seed)
     trainer = make_trainer(data, network, arm, labelled, seed, device)
     _lay_out(trainer)
     place = Path(trainer.output_folder)
@@ -97,6 +100,7 @@ def make_trainer(
     fold = data.fold(labelled, seed)
     kind = trainers.TRAINERS.get(arm.trainer(network), nnUNetTrainer)
     kind = with_gin(kind) if arm.start == ("gin",) else kind
+    kind = with_pool(kind, _pooled(data, network, arm, fold)) if arm.pool else kind
     trainer = kind(plans, workspace.configuration, fold, dataset_json, device)
     if kind is nnUNetTrainer:  # it has no settings: the same length, its own schedule
         block = trainer.configuration_manager.configuration["diffaug"]
@@ -105,6 +109,27 @@ def make_trainer(
             "val_iterations_per_epoch", trainer.num_val_iterations_per_epoch
         )
     return trainer
+
+
+def _pooled(data: DataSet, network: str, arm: Arm, fold: int) -> Path:
+    return arm.workspace(data, network).run / "pooled" / f"fold_{fold}"
+
+
+def _label_pool(data: DataSet, network: str, arm: Arm, labelled: int, seed: int, device: torch.device) -> None:
+    """Have the pool labelled by the network of the cell `scratch`, which is trained first where it is not there."""
+    scratch, fold = Arm.parse("scratch"), data.fold(labelled, seed)
+    add_configuration(data, network, scratch)
+    teacher = make_trainer(data, network, scratch, labelled, seed, device)
+    weights = Path(teacher.output_folder) / "checkpoint_final.pth"
+    if not weights.is_file():
+        train_cell(data, network, scratch, labelled, seed, device)
+    with _quiet(teacher):
+        teacher.initialize()
+    teacher.load_checkpoint(str(weights))
+    pool = str(arm.pool)
+    known = read_json(data.workspace.preprocessed / "splits_final.json", "run again")[fold]["train"]
+    volumes = unlabelled(data, pool, folder_of(data, pool, str(device)), known)
+    label(teacher, volumes, _pooled(data, network, arm, fold))
 
 
 def _lay_out(trainer: nnUNetTrainer) -> None:

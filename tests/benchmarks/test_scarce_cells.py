@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +15,10 @@ import torch
 
 from benchmarks.scarce.arms import Arm, add_configuration, pretrain_arm
 from benchmarks.scarce.cells import Cell, save
-from benchmarks.scarce.data import DataSet, draws, judging_cases, prepare
+from benchmarks.scarce.data import DataSet, drawn_from, draws, judging_cases, prepare
 from benchmarks.scarce.report import write_report
-from benchmarks.scarce.training import train_cell
+from benchmarks.scarce.self_training import POOLED
+from benchmarks.scarce.training import make_trainer, train_cell
 from benchmarks.scarce_labels import main
 from diffaug.errors import DiffaugError
 from diffaug.files import read_json, write_json
@@ -77,6 +79,30 @@ def test_gin_sees_other_patches_and_is_the_same_otherwise(data):
     settings = cell_of(data, "gin", "PrimusS")["settings"]
     assert settings["trainer"] == "nnUNetTrainerDiffAugPrimusSScratchGin"
     assert cell_of(data, "gin")["scores"] != cell_of(data, "scratch")["scores"]
+
+
+def test_a_network_of_few_labels_labels_the_pool_for_another(data):
+    found = cell_of(data, "self-own")
+    assert found["settings"]["trainer"] == "nnUNetTrainerDiffAugScratchPool"
+    assert found["scores"] != cell_of(data, "scratch")["scores"]
+    assert found["scores"] == cell_of(data, "self-own")["scores"]
+    arm, drawn = Arm.parse("self-own"), draws(data)[data.fold(2, 0)]
+    trainer = make_trainer(data, "plan", arm, 2, 0, CPU)
+    training, validation = trainer.get_tr_and_val_datasets()
+    kinds = Counter(name.startswith(POOLED) for name in training.identifiers)
+    assert kinds[True] == len(drawn_from(data)) - 2, "all whose labels are not known, none that is held back"
+    assert kinds[False] == kinds[True]
+    assert {name for name in training.identifiers if not name.startswith(POOLED)} == set(drawn["train"])
+    assert sorted(validation.identifiers) == drawn["val"]
+    truth = {
+        case: np.asarray(trainer.dataset_class(trainer.preprocessed_dataset_folder).load_case(case)[1])
+        for case in drawn_from(data)
+    }
+    pooled = {name for name in training.identifiers if name.startswith(POOLED)}
+    labels = {name: np.asarray(training.load_case(name)[1]) for name in pooled}
+    assert not any(np.array_equal(one, other) for one in labels.values() for other in truth.values()), (
+        "no true label is used"
+    )
 
 
 def test_equal_steps_are_those_of_pretraining_and_training_together(data):
