@@ -22,18 +22,20 @@ from diffaug.errors import DiffaugError
 from diffaug.workspace import PLAN
 
 BASELINE, EQUAL_STEPS = "scratch", "scratch-long"
-# arms that no command makes any more: `synthetic`, before the budgets were given another generator
+# arms that no command makes any more: `synthetic` of other generators, or once more
 BEFORE = {
-    "blobs": "commit 7f7457d: volumes of the first generator, which look like blobs",
-    "unrefined": "commit a2df4cf: volumes of the second, from before there was a refiner",
-    "refined": "commit c5c8ee7: volumes of the third, of scans that linear interpolation had blurred",
+    "blobs": "before commit 7f7457d: volumes of the first generator, which look like blobs",
+    "unrefined": "before commit a2df4cf: volumes of the second, from before there was a refiner",
+    "refined": "before commit c5c8ee7: volumes of the third, of scans that linear interpolation had blurred",
+    "repeated": "once more, of the same generator: sampled and pretrained on another processor",
 }
 LEAST_GAP = 0.005  # Dice; a share of less than that is a share of chance
 READING = (
     f"**Dice**: mean over draws of labelled cases and test cases; in brackets its gain over `{BASELINE}` of the same "
     "network, draws and cases, with the 95 % interval (draws and cases drawn anew), and the number of draws.",
     f"**Gains**: paired by draw and case, over `{BASELINE}` and over `{EQUAL_STEPS}`, which is trained for the steps of the "
-    "pretraining, too. p over cases: Wilcoxon, cases averaged over draws; p over draws: t-test, averaged over cases; both "
+    "pretraining, too (`self-…`: for those of the network that labels). "
+    "p over cases: Wilcoxon, cases averaged over draws; p over draws: t-test, averaged over cases; both "
     "with Holm's correction over the numbers of labels. Share of the gap: the gain over what all labels add to "
     f"`{BASELINE}` with the same draws, where that is at least {LEAST_GAP}.",
 )
@@ -86,7 +88,7 @@ def _section(folder: Path, data: DataSet, cells: pd.DataFrame) -> list[str]:
         *(_best(cells, count) for count in counts),
         "### Gains",
     ]
-    parts += [table(gains) for network in networks if (gains := _gains_of(cells, network, counts))]
+    parts += [table(gains) for network in networks if (gains := _gains_of(cells, network, counts, data.steps))]
     if across := _across(cells, counts):
         parts += ["### Against nnU-Net's own network from scratch, after as many steps with labels", table(across)]
     for figure, title in (("nsd", "Normalised surface Dice"), ("hd95", "HD95, mm")):
@@ -106,9 +108,10 @@ def _parsed(arm: str) -> Arm:
     return Arm.parse(re.sub("|".join(BEFORE), "synthetic", arm))
 
 
-def _equal_steps(arm: str) -> str:
-    """Name the baseline that is trained for as many steps as an arm and its pretraining together."""
-    steps = _parsed(arm).steps
+def _equal_steps(arm: str, training: int) -> str:
+    """Name the baseline that is trained for as many steps as an arm and what comes before it together."""
+    parsed = _parsed(arm)
+    steps = training if parsed.pool else parsed.steps
     return f"{EQUAL_STEPS}::{steps}" if steps else EQUAL_STEPS
 
 
@@ -147,9 +150,9 @@ def _told(folder: Path, data: DataSet, cells: pd.DataFrame) -> str:
             f"* {network}: {settings}; {len(own)} cells of {(own['train'] + own['test']).mean():.0f} s on the mean; "
             f"{', '.join(where)}; {versions}."
         )
-    for name, commit in BEFORE.items():
+    for name, told_of_it in BEFORE.items():
         if any(arm.startswith(name) for arm in _arms(cells)):
-            told.append(f"* `{name}` is the arm `synthetic` before {commit}.")
+            told.append(f"* `{name}` is the arm `synthetic` {told_of_it}.")
     return "```\n" + "\n".join(commands) + "\n```\n\n" + "\n".join(told)
 
 
@@ -180,12 +183,12 @@ def _best(cells: pd.DataFrame, count: int) -> str:
     return f"{text}; best from scratch: {network if arm == BASELINE else f'{network}, {arm}'} ({scratch.iloc[0]:.3f})."
 
 
-def _gains_of(cells: pd.DataFrame, network: str, counts: Sequence[int]) -> list[dict[str, str]]:
+def _gains_of(cells: pd.DataFrame, network: str, counts: Sequence[int], training: int) -> list[dict[str, str]]:
     own = cells[cells["network"] == network]
     return [
         {"network": network, **row}
         for arm in _arms(cells, network)
-        for against in (BASELINE, _equal_steps(arm))
+        for against in (BASELINE, _equal_steps(arm, training))
         if not arm.startswith(BASELINE)
         for row in _gains(own, arm, against, counts)
     ]
