@@ -178,9 +178,9 @@ def _names(workspace: Workspace) -> str:
 
 def _scans(workspace: Workspace) -> str:
     """Look at all headers, and at the voxels of a few scans."""
-    from diffaug.scans.grid import read_off
     from diffaug.scans.headers import look_at_headers
     from diffaug.scans.hounsfield import windows_of
+    from diffaug.scans.readings import read_off
 
     dataset = _opened(workspace)
     stopping, odd = look_at_headers(dataset)

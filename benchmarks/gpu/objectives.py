@@ -28,7 +28,7 @@ from diffaug.nnunet.plans import read_plans
 from diffaug.pretraining.fitting import PretextObjective
 from diffaug.pretraining.pretexts import PRETEXTS
 from diffaug.scans.cache import VolumeCache
-from diffaug.scans.grid import Reading
+from diffaug.scans.readings import Reading
 from diffaug.scans.windows import Window
 from diffaug.workspace import Workspace
 

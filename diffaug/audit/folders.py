@@ -17,8 +17,9 @@ from diffaug.scans.cache import VolumeCache
 from diffaug.scans.canonical import SPLINE_ORDER, to_canonical
 from diffaug.scans.dataset import RawDataset
 from diffaug.scans.folders import identity, open_images
-from diffaug.scans.grid import Grid, is_ct, median_spacing, plan_grid, read_off
+from diffaug.scans.grid import Grid, median_spacing, plan_grid
 from diffaug.scans.hounsfield import in_their_units
+from diffaug.scans.readings import is_ct, read_off
 
 FEWEST_SCANS = 10  # real scans: fewer do not tell how alike scans of different patients are
 MULTIPLE = (4, 4, 4)  # of the grid's shape

@@ -89,10 +89,11 @@ class Target:
     def __init__(self, scan: Tensor, cells: Sequence[int]) -> None:
         self.size = tuple(next_fast_len(int(n), real=True) for n in scan.shape[1:])
         self.places = tuple(slice(0, int(n) - c + 1) for n, c in zip(scan.shape[1:], cells, strict=True))
-        self.spectrum = torch.fft.rfftn(scan, self.size, dim=(1, 2, 3))
+        spectrum = torch.fft.rfftn(scan, self.size, dim=(1, 2, 3))
         box = torch.fft.rfftn(torch.ones(*cells, device=scan.device), self.size)
         energy = torch.fft.irfftn(torch.fft.rfftn(scan.square().sum(0), self.size) * box.conj(), self.size)
-        self.strength = energy[self.places].clamp_min(LEAST_ENERGY).sqrt()
+        # not where they were computed: those of a thousand large scans are gigabytes, and a GPU has a network to hold
+        self.spectrum, self.strength = spectrum.cpu(), energy[self.places].clamp_min(LEAST_ENERGY).sqrt().cpu()
 
     def fit(self, probe: Probe) -> Tensor:
         """Find how well volumes correlate with the scan where they fit best (Lewis 1995, fast normalised correlation).
@@ -104,7 +105,8 @@ class Target:
             `(B,)`: 1 for a part of the scan itself, about 0 for another scan.
         """
         spectra = probe.spectra(self.size)
-        products = torch.fft.irfftn((spectra.conj() * self.spectrum).sum(1), self.size, dim=(1, 2, 3))
+        spectrum, strength = (each.to(spectra.device) for each in (self.spectrum, self.strength))
+        products = torch.fft.irfftn((spectra.conj() * spectrum).sum(1), self.size, dim=(1, 2, 3))
         z, y, x = self.places
-        alike = products[:, z, y, x] / self.strength / probe.lengths.view(-1, 1, 1, 1)
+        alike = products[:, z, y, x] / strength / probe.lengths.view(-1, 1, 1, 1)
         return alike.flatten(1).amax(1)

@@ -82,14 +82,17 @@ def make_detector(
     if len(real) > WINDOWS:
         real = [real[i] for i in sorted(np.random.default_rng(CALIBRATION_SEED).permutation(len(real))[:WINDOWS])]
     views = min(max(1, WINDOWS // len(real)), VIEWS[field_of_view])
-    detector.calibrate(Calibration(patients=_some(patients_by_name([*cases, *unseen]), cases)))
+    named = _some(patients_by_name([*cases, *unseen]), cases)
+    detector.calibrate(Calibration(patients=named))
     for number in range(ROUNDS):
         shown = tqdm(real, f"copy test, round {number + 1}", unit="scan", ascii=True)
         judged = [_judge_real(detector, volume(case), case, views, index) for index, case in enumerate(shown)]
         planted, moved = _plant(detector, volume)
         known = detector.calibration.patients
         found = _calibrate(_joined(known, _crowded(judged, moved, detector.cases)), judged, planted)
-        detector.calibrate(replace(found, patients=_some(found.patients, cases)))
+        some = _some(found.patients, cases)
+        left = [group for group in named if not any(set(group) <= set(other) for other in some)]
+        detector.calibrate(replace(found, patients=tuple(sorted([*some, *left]))))
         if detector.calibration.patients == known:  # then the second round would say the same
             break
     return detector

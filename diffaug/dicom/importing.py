@@ -23,7 +23,7 @@ from diffaug.dicom.stacks import Stack, stacks_of
 from diffaug.errors import DiffaugError, times
 from diffaug.files import LOCK, atomic_path, locked, write_json
 from diffaug.nnunet.dataset_json import channels_and_ending, read_dataset_json
-from diffaug.scans.grid import is_ct
+from diffaug.scans.readings import is_ct
 from diffaug.scans.scan import Scan, to_images, write_image
 
 ENDING = ".nii.gz"
@@ -186,10 +186,10 @@ def _locked(dataset: Path) -> Iterator[None]:
 def _write_all(stacks: Sequence[Stack], cases: Sequence[str], folder: Path) -> list[str]:
     """Write the volumes that are not there yet, and tell of those that cannot be decoded.
 
-    What was imported once may have been moved since, to be labelled or until then.
+    What was imported once may have been moved since, to be labelled or to test with.
     """
     files = [folder / f"{case}_0000{ENDING}" for case in cases]
-    places = [folder.parent / name for name in PLACES]
+    places = [folder.parent / name for name in (*PLACES, "imagesTs")]
     left = [number for number, file in enumerate(files) if not any((place / file.name).is_file() for place in places)]
     failed = []
     reading = decoded([stacks[number] for number in left])
@@ -224,7 +224,7 @@ def _require_fitting(dataset: Path, modality: str, key_file: Path) -> None:
             f"{file}: has channels {', '.join(channels)} in {ending}, expected {modality} alone in {ENDING}; "
             "import into a dataset of its own"
         )
-    there = [image for name in PLACES for image in (dataset / name).glob("P*V*_0000.nii.gz")]
+    there = [image for name in (*PLACES, "imagesTs") for image in (dataset / name).glob("P*V*_0000.nii.gz")]
     if there and not key_file.is_file():
         raise DiffaugError(
             f"{key_file}: no such file, but {dataset.name} holds imported volumes, expected their key; name it with --key"

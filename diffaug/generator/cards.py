@@ -18,7 +18,7 @@ from diffaug import __version__
 from diffaug.errors import times
 from diffaug.files import atomic_path
 from diffaug.generator.plan import GeneratorPlan
-from diffaug.scans.grid import Reading
+from diffaug.scans.readings import Reading
 
 OPEN = "**To be filled:**"
 MODEL_CARD, DATA_CARD = "model_card.md", "data_card.md"

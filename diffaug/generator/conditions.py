@@ -16,7 +16,8 @@ from torch import Tensor
 
 from diffaug.errors import DiffaugError
 from diffaug.generator.condition import Condition
-from diffaug.scans.grid import Grid, Reading, axis_order
+from diffaug.scans.grid import Grid, axis_order
+from diffaug.scans.readings import Reading
 
 DROPPED = 0.1  # share of training examples that are shown no condition (arXiv 2207.12598, table 1)
 SPACING_VARIES = 0.05  # relative; scans whose spacing differs less than this look alike

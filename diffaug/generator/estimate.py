@@ -13,7 +13,7 @@ from diffaug.budgets import BUDGETS
 from diffaug.generator.autoencoder import Autoencoder
 from diffaug.generator.plan import GeneratorPlan
 from diffaug.generator.planning import make_plan
-from diffaug.scans.grid import Reading
+from diffaug.scans.readings import Reading
 
 # Share of the convolutions' speed that training steps reach (benchmarks/results/speed.md, bare steps)
 REACHED = {"autoencoder": 0.28, "refiner": 0.5, "denoiser": 0.68}

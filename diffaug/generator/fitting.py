@@ -57,7 +57,8 @@ def fit_networks(
     coder = AutoencoderObjective(plan, cache)
     # changing what comes after must not discard the autoencoder, nor the refiner
     refining, later = ("refiner", "refiner_training"), ("denoiser", "denoiser_training", "views", "conditions")
-    refined = {k: v for k, v in asdict(plan).items() if k not in later}
+    whole = asdict(plan) | {"grid": plan.grid.learnt}
+    refined = {k: v for k, v in whole.items() if k not in later}
     identity = {k: v for k, v in refined.items() if k not in refining}
     fit = partial(train, fabric=fabric, folder=folder)
     fit(coder, coder.example, plan.autoencoder_training, name="autoencoder", identity=identity)
@@ -80,7 +81,7 @@ def fit_networks(
     detector = _detector(plan, cache, folder, fabric)
     torch.manual_seed(plan.denoiser_training.seed)
     objective = DenoiserObjective(plan, coder.autoencoder, views, held_out, conditions, detector, refiner)
-    average = fit(objective, objective.example, plan.denoiser_training, name="denoiser", identity=asdict(plan))
+    average = fit(objective, objective.example, plan.denoiser_training, name="denoiser", identity=whole)
     extents = [size for _, size in cache.sizes(plan.cases)]
     generator = objective.generator(average, extents)
     if fabric.is_global_zero:
@@ -99,7 +100,7 @@ def _check(coder: AutoencoderObjective, cache: VolumeCache, folder: Path) -> Aut
 def _detector(plan: GeneratorPlan, cache: VolumeCache, folder: Path, fabric: Fabric) -> CopyDetector:
     """Make what knows the training scans again: it watches the denoiser, and screens what is sampled."""
     grid = plan.grid
-    file = folder / f"copies_{fingerprint([plan.cases, plan.held_out, asdict(grid)])}.json"
+    file = folder / f"copies_{fingerprint([plan.cases, plan.held_out, grid.learnt])}.json"
     with fabric.rank_zero_first():
         if not file.is_file():
             make_detector(

@@ -14,7 +14,8 @@ from diffaug.errors import DiffaugError
 from diffaug.generator.conditions import plan_conditions
 from diffaug.generator.plan import DISCRIMINATOR_NEEDS, GeneratorPlan
 from diffaug.patients import by_patient, patient_of
-from diffaug.scans.grid import Reading, median_spacing, plan_grid
+from diffaug.scans.grid import median_spacing, plan_grid
+from diffaug.scans.readings import Reading
 
 FEWEST_TO_FIT = 3  # one to measure with, and two to train on: copies are told from what else is alike
 PATIENTS_TO_FIT = 2  # at least: a copy is nearer to its patient than to another

@@ -18,8 +18,8 @@ from diffaug.nnunet.plans import read_plans
 from diffaug.scans.cache import VolumeCache
 from diffaug.scans.canonical import SPLINE_ORDER, to_canonical
 from diffaug.scans.dataset import Case, RawDataset
-from diffaug.scans.grid import Reading, read_off
 from diffaug.scans.hounsfield import in_their_units
+from diffaug.scans.readings import Reading, read_off
 from diffaug.shapes import require_shape
 from diffaug.workspace import Workspace
 

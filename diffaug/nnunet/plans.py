@@ -170,7 +170,9 @@ def preprocessing_of(plans: PlansManager, configuration: ConfigurationManager) -
     """
     told = {key: configuration.configuration[key] for key in PREPROCESSING}
     told |= {key: plans.plans[key] for key in ("transpose_forward", "image_reader_writer")}
-    intensities = plans.foreground_intensity_properties_per_channel
+    intensities = plans.plans.get("foreground_intensity_properties_per_channel") or plans.plans.get(
+        "foreground_intensity_properties_by_modality", {}
+    )
     used = {
         str(channel): intensities.get(str(channel))
         for channel, scheme in enumerate(configuration.normalization_schemes)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from diffaug.errors import DiffaugError
 from diffaug.generator.model import Generator
 from diffaug.scans.canonical import to_canonical
-from diffaug.scans.grid import read_off
+from diffaug.scans.readings import read_off
 from diffaug.scans.scan import Scan, reorient
 from diffaug.scans.windows import Window, centred, coordinates, cut, inside, paste_extent
 from diffaug.training.devices import start_fabric

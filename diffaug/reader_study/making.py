@@ -24,7 +24,7 @@ from diffaug.reader_study.requests import MakeRequest
 from diffaug.reader_study.texts import TEXTS_FILE, read_texts
 from diffaug.reader_study.volumes import Frame, Pick, Side, choose, framed, nifti
 from diffaug.scans.dataset import RawDataset
-from diffaug.scans.grid import is_ct
+from diffaug.scans.readings import is_ct
 from diffaug.shapes import require_shape
 
 PAGE = "index.html"  # written last: a folder that has it is whole
@@ -56,7 +56,7 @@ def make(request: MakeRequest, task: str, gather: Callable[[], list[Side]], *, f
     texts = read_texts(request.texts)
     asked = _asked(request, task) | {"texts": fingerprint(texts)}
     # readers are given all of it, and --fresh empties it
-    require_own_folder(out, "a study", (out / "volumes").is_dir(), (request.real, request.synthetic))
+    require_own_folder(out, "a study", (out / "volumes").is_dir(), (request.real, request.synthetic), apart=True)
     sides = gather()
     with locked(out):
         key = None if fresh else _begun(asked, key_file, out)

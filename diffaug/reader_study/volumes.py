@@ -12,7 +12,8 @@ import numpy as np
 from diffaug.errors import DiffaugError, times
 from diffaug.scans.canonical import at_spacing, size_at
 from diffaug.scans.dataset import Case, RawDataset
-from diffaug.scans.grid import MR_PERCENTILES, axis_order, is_ct
+from diffaug.scans.grid import axis_order
+from diffaug.scans.readings import MR_PERCENTILES, is_ct
 from diffaug.scans.scan import Geometry, Scan, centred_geometry, reorient
 
 SPARE = 2  # volumes looked at for every one that is shown, so that small ones can be passed over

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import binary_dilation, label, uniform_filter
 from skimage.transform import resize
 
-from diffaug.scans.grid import Grid, Reading
+from diffaug.scans.background import background
+from diffaug.scans.grid import Grid
+from diffaug.scans.readings import Reading, to_unit
 from diffaug.scans.scan import Geometry, Scan, centred_geometry, reorient
 
 SPACING_TOLERANCE = 0.02  # relative; below it a scan is not resampled
 # as nnU-Net does: linear interpolation would blur every scan that a generator learns from. Part of the names of caches
 SPLINE_ORDER = 3
-DARK = -0.9  # a twentieth of the intensity range
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def to_canonical(scan: Scan, reading: Reading, grid: Grid) -> tuple[np.ndarray, 
     """
     turned = reorient(scan, grid.orientation)
     placement = Placement(turned.size, turned.geometry, scan.geometry.orientation, reading.ranges)
-    voxels = np.stack([_to_unit(v, r) for v, r in zip(turned.voxels, reading.ranges, strict=True)])
+    voxels = np.stack([to_unit(v, r) for v, r in zip(turned.voxels, reading.ranges, strict=True)])
     return np.clip(at_spacing(voxels, turned.geometry.spacing, grid.spacing), -1, 1), placement
 
 
@@ -104,25 +104,8 @@ def synthetic_scan(voxels: np.ndarray, grid: Grid) -> Scan:
     """
     units = np.stack([_from_unit(v.astype(np.float32), r) for v, r in zip(voxels, grid.ranges, strict=True)])
     if grid.masked:
-        units[:, _background(voxels)] = 0
+        units[:, background(voxels)] = 0
     return Scan(units, centred_geometry(voxels.shape[1:], grid.spacing, grid.orientation))
-
-
-def _background(voxels: np.ndarray) -> np.ndarray:
-    """Find what is as dark as nothing, all round what a volume shows: a network draws no two voxels there alike.
-
-    nnU-Net crops and normalises by exact zeros; beside them, in holes, dark tissue stays as it is.
-    """
-    dark = (voxels < DARK).all(0)
-    even = (uniform_filter(voxels.astype(np.float32), (0, 3, 3, 3), mode="nearest") < DARK).all(0)
-    regions, _ = label(np.pad(even, 1, constant_values=True))  # what touches the border is one region
-    outside = (regions == regions[0, 0, 0])[1:-1, 1:-1, 1:-1]
-    return binary_dilation(outside, iterations=2, mask=dark) | outside
-
-
-def _to_unit(voxels: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
-    low, high = limits
-    return np.clip((voxels - low) / (high - low), 0, 1) * 2 - 1
 
 
 def _from_unit(voxels: np.ndarray, limits: tuple[float, float]) -> np.ndarray:

@@ -2,102 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
 from diffaug.errors import DiffaugError
-from diffaug.nnunet.readers import nonzero_mask, nonzero_part
-from diffaug.scans.scan import Scan
+from diffaug.scans.readings import EMPTY, Reading
 
-CT_WINDOW = (-1000.0, 1000.0)  # HU: air to dense bone; metal is cut off
-MR_PERCENTILES = (0.1, 99.9)  # a scan's robust range: MR units mean nothing across scans
-EMPTY = 0.1  # of a scan: from there on its zeros are a background, and not here and there
 COVERED = 75  # percentile of the scans' extents that a whole-scan grid holds; larger scans lose their outermost voxels
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What planning needs to know of one scan, read off once.
-
-    Attributes:
-        case: The case's id.
-        size: Voxels (Z, Y, X) in the file's own order.
-        spacing: In mm, (Z, Y, X).
-        orientation: Where x, y and z run to, for example `LPS`.
-        ranges: Per channel the intensities, in the file's units, that -1 and 1 stand for.
-        mean: Per channel, in the file's units.
-        std: Per channel, in the file's units.
-        robust: Per channel the robust lowest and highest intensity, in the file's units.
-        above: Per channel the share of voxels above `CT_WINDOW`, which tells whether they are in HU.
-        empty: Share of voxels outside of all that is not zero, as in scans without skull.
-        inside_mean: Per channel, of the other voxels, in the file's units.
-        inside_std: Per channel, of the other voxels, in the file's units.
-    """
-
-    case: str
-    size: tuple[int, ...]
-    spacing: tuple[float, ...]
-    orientation: str
-    ranges: tuple[tuple[float, float], ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    robust: tuple[tuple[float, float], ...] = ()
-    above: tuple[float, ...] = ()
-    empty: float = 0.0
-    inside_mean: tuple[float, ...] = ()
-    inside_std: tuple[float, ...] = ()
-
-
-def is_ct(channel: str) -> bool:
-    """Tell whether a channel is read as Hounsfield units, as nnU-Net's own normalisation lookup does."""
-    return channel.casefold() == "ct"
-
-
-def read_off(
-    case: str, scan: Scan, channels: Sequence[str], windows: Mapping[int, tuple[float, float]] | None = None
-) -> Reading:
-    """Measure one scan.
-
-    Args:
-        case: The case's id.
-        scan: The scan.
-        channels: nnU-Net's channel names; `CT` has a fixed window in HU, all others a robust range per scan.
-        windows: By number of the channel another fixed window, for `CT` that is not in HU.
-
-    Returns:
-        The reading.
-    """
-    robust = [_robust(voxels) for voxels in scan.voxels]
-    windows = {number: CT_WINDOW for number, name in enumerate(channels) if is_ct(name)} | dict(windows or {})
-    inside = nonzero_part(scan.voxels)  # nnU-Net normalises what this leaves
-    moments = inside.reshape(len(channels), -1).astype(np.float64)
-    mask = nonzero_mask(scan.voxels)
-    masked = scan.voxels[:, mask].astype(np.float64) if mask.any() else moments
-    return Reading(
-        case,
-        scan.size,
-        scan.geometry.spacing,
-        scan.geometry.orientation,
-        tuple(windows.get(number, own) for number, own in enumerate(robust)),
-        tuple(map(float, moments.mean(1))),
-        tuple(map(float, moments.std(1))),
-        tuple(robust),
-        tuple(float((voxels > CT_WINDOW[1]).mean()) for voxels in scan.voxels),
-        float(1 - mask.mean()),
-        tuple(map(float, masked.mean(1))),
-        tuple(map(float, masked.std(1))),
-    )
-
-
-def _robust(voxels: np.ndarray) -> tuple[float, float]:
-    low, high = (float(v) for v in np.percentile(voxels, MR_PERCENTILES))
-    if high > low:
-        return low, high
-    # an almost empty image (a thin bright structure) has no robust range: take all of it
-    low, high = float(voxels.min()), float(voxels.max())
-    return low, high if high > low else low + 1  # a sequence that this patient did not get: all of it is -1
 
 
 @dataclass(frozen=True)
@@ -112,7 +26,7 @@ class Grid:
         ranges: Per channel the intensities, in the files' units, that a synthetic volume's -1 and 1 stand for.
         mean: Per channel, of a typical whole scan, in the files' units.
         std: Per channel, of a typical whole scan, in the files' units.
-        empty: Share of a typical scan that is outside of all that is not zero.
+        empty: Share of a typical scan that is nothing, all round what it shows.
         inside_mean: Per channel, of what is inside, in the files' units.
         inside_std: Per channel, of what is inside, in the files' units.
     """
@@ -127,6 +41,11 @@ class Grid:
     empty: float = 0.0
     inside_mean: tuple[float, ...] = ()
     inside_std: tuple[float, ...] = ()
+
+    @property
+    def learnt(self) -> dict[str, Any]:
+        """What a generator's networks depend on: all but what samples are finished by."""
+        return {key: value for key, value in asdict(self).items() if key not in ("empty", "inside_mean", "inside_std")}
 
     @property
     def masked(self) -> bool:

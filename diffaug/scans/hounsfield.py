@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from diffaug.scans.grid import CT_WINDOW, Reading, is_ct
+from diffaug.scans.readings import CT_WINDOW, Reading, is_ct
 
 MOST_ABOVE = 0.05  # share of voxels above the window: metal and dense bone are less
 NARROWEST = 50.0  # HU between the robust ends: fat and muscle alone are further apart

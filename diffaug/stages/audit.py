@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,8 @@ def _holds_audit(folder: Path) -> bool:
     if MANIFEST in names:
         manifest = read_json(folder / MANIFEST, "name another --out")
         return isinstance(manifest, dict) and manifest.get("stage") == "audit"
-    return names <= {LOCK, WORK}
+    kept = [entry.name for entry in (folder / WORK).iterdir()] if WORK in names else []
+    return names <= {LOCK, WORK} and all(re.fullmatch("[0-9a-f]{16}", name) for name in kept)
 
 
 def _work(folder: Path, key: str) -> Path:

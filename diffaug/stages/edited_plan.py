@@ -10,7 +10,7 @@ from diffaug.files import atomic_path
 from diffaug.generator.model import Generator
 from diffaug.generator.plan import GeneratorPlan
 
-BEFORE = "plan.before.json"  # the plan that --fresh has discarded
+BEFORE = "plan.before"  # how names of plans begin that --fresh has discarded
 
 
 def edits(plan_file: Path, generator: Path) -> list[str]:
@@ -39,12 +39,14 @@ def keep_edited(plan_file: Path, plan: GeneratorPlan) -> list[str]:
     Returns:
         Names of files that must not be discarded.
     """
+    kept = [file.name for file in plan_file.parent.glob(f"{BEFORE}*.json")]
     try:
         if not plan_file.is_file() or not plan.changes(GeneratorPlan.load(plan_file)):
-            return []
+            return kept
     except DiffaugError:
         pass  # broken, and yet somebody's work
-    with atomic_path(plan_file.with_name(BEFORE)) as temporary:
+    name = f"{BEFORE}.{len(kept) + 1}.json" if kept else f"{BEFORE}.json"
+    with atomic_path(plan_file.with_name(name)) as temporary:
         shutil.copyfile(plan_file, temporary)
-    print(f"fit: the plan is made anew, the one before is kept as {BEFORE}", flush=True)
-    return [BEFORE]
+    print(f"fit: the plan is made anew, the one before is kept as {name}", flush=True)
+    return [*kept, name]

@@ -31,7 +31,7 @@ from diffaug.generator.sites import read_sites
 from diffaug.scans.cache import VolumeCache
 from diffaug.scans.dataset import RawDataset, open_dataset
 from diffaug.scans.exclusion import excluded_ids, warn_of_folds
-from diffaug.scans.grid import Reading
+from diffaug.scans.readings import Reading
 from diffaug.stages.edited_plan import edits, keep_edited
 from diffaug.stages.requests import FitRequest, remembered
 from diffaug.stages.stage import MANIFEST, Stage, open_stage

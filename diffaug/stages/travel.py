@@ -195,10 +195,13 @@ def _orientation(workspace: Workspace) -> str | None:
     folders = [workspace.raw / "imagesTr", workspace.raw / "imagesUn"]
     if not list_cases(folders, ending, len(channels), info, workspace.raw):
         return None
-    dataset = open_dataset(workspace.raw, plans=workspace.plans_file)
-    if "Reorient" in type(dataset.reader()).__name__:
+    try:
+        dataset = open_dataset(workspace.raw, plans=workspace.plans_file)
+        if "Reorient" in type(dataset.reader()).__name__:
+            return None
+        return dataset.read(dataset.cases[0]).geometry.orientation
+    except DiffaugError:  # a broken scan is told by whoever needs it
         return None
-    return dataset.read(dataset.cases[0]).geometry.orientation
 
 
 def _short(licence: str) -> str:

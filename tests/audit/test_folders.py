@@ -156,14 +156,16 @@ def test_a_folder_that_is_no_audit_is_left_alone(tmp_path, refusal, fresh):
     request = FoldersRequest(fill(tmp_path / "p" / "scans", plain(3)), fill(tmp_path / "p" / "made", plain(3), start=5))
     (tmp_path / "thesis" / "work").mkdir(parents=True)
     (tmp_path / "thesis" / "chapter.txt").write_text("1")
+    (tmp_path / "mine" / "work" / "thesis").mkdir(parents=True)
     (tmp_path / "sampled").mkdir()
     (tmp_path / "sampled" / "manifest.json").write_text('{"stage": "sample"}')
     before = sorted(tmp_path.rglob("*"))
     for out, said in (
         (tmp_path / "p", "lie in one another"),
-        (tmp_path / "p" / "scans" / "report", "lie in one another"),
+        (tmp_path / "p" / "scans", "lie in one another"),
         (tmp_path / "thesis", "holds other files"),
         (tmp_path / "sampled", "holds other files"),
+        (tmp_path / "mine", "holds other files"),
     ):
         assert said in refusal(audit_folders, request, out, device="cpu", fresh=fresh)
     assert sorted(tmp_path.rglob("*")) == before

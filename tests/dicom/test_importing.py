@@ -286,13 +286,14 @@ def test_what_was_imported_stays_and_new_studies_join_it(studies, into, tmp_path
         into()
 
 
-def test_a_volume_that_was_moved_to_be_labelled_is_not_imported_again(studies, into, tmp_path):
+def test_a_volume_that_was_moved_to_be_labelled_or_to_test_with_is_not_imported_again(studies, into, tmp_path):
     for number in range(2):
         write_series(studies / f"{number}", known(number), number=number, patient=f"{number}", study=f"1.2.{number}")
     first, second = into()
-    (first.parents[1] / "imagesTr").mkdir()
-    first.rename(first.parents[1] / "imagesTr" / first.name)
-    assert into() == [second]
+    for place in ("imagesTr", "imagesTs"):
+        (first.parents[1] / place).mkdir()
+        first = first.rename(first.parents[1] / place / first.name)
+        assert into() == [second]
 
 
 def test_a_deflated_series_is_whole(studies, into):

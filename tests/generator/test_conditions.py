@@ -22,7 +22,8 @@ from diffaug.generator.fit_denoiser import DenoiserObjective
 from diffaug.generator.planning import make_plan
 from diffaug.generator.sites import read_sites
 from diffaug.generator.views import Views
-from diffaug.scans.grid import Grid, Reading
+from diffaug.scans.grid import Grid
+from diffaug.scans.readings import Reading
 from diffaug.scans.windows import centred
 from diffaug.training.devices import start_fabric
 from diffaug.training.loop import train

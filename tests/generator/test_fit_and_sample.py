@@ -301,9 +301,11 @@ def test_an_edited_plan_is_neither_ignored_nor_lost(done, refusal):
     kept = done.workspace.generator / "plan.before.json"
     assert json.loads(kept.read_text()) == plan
     assert json.loads(file.read_text()) != plan
-    kept.unlink()
     fit(done.workspace, REQUEST, device="cpu", fresh=True, plan_only=True)
-    assert not kept.exists(), "nobody has edited this one"
+    assert json.loads(kept.read_text()) == plan, "nobody has edited the plan since"
+    file.write_text("{")
+    fit(done.workspace, REQUEST, device="cpu", fresh=True, plan_only=True)
+    assert (kept.with_name("plan.before.2.json").read_text(), json.loads(kept.read_text())) == ("{", plan)
 
 
 def test_changed_scans_are_refused(done, refusal):

@@ -16,7 +16,7 @@ from diffaug.generator.fit_autoencoder import AutoencoderObjective, make_discrim
 from diffaug.generator.plan import GeneratorPlan
 from diffaug.generator.planning import make_plan
 from diffaug.scans.cache import VolumeCache
-from diffaug.scans.grid import Reading
+from diffaug.scans.readings import Reading
 from diffaug.stages.pipeline import fit
 
 

@@ -10,7 +10,7 @@ from diffaug.generator.autoencoder import Autoencoder
 from diffaug.generator.planning import make_plan
 from diffaug.generator.views import Views, encode_views
 from diffaug.scans.cache import VolumeCache
-from diffaug.scans.grid import Reading
+from diffaug.scans.readings import Reading
 from diffaug.scans.windows import cut
 
 CPU = torch.device("cpu")

@@ -12,8 +12,9 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from scipy.spatial.transform import Rotation
 
 from diffaug.scans.canonical import from_canonical, to_canonical
-from diffaug.scans.grid import Grid, Reading, median_spacing, plan_grid
+from diffaug.scans.grid import Grid, median_spacing, plan_grid
 from diffaug.scans.reading import RAS_TO_LPS, read_scan
+from diffaug.scans.readings import Reading
 from diffaug.scans.scan import Geometry, Scan, write_scan
 from diffaug.scans.windows import Window, cut, inside, paste_extent, refill
 

@@ -25,10 +25,11 @@ from diffaug.scans.canonical import to_canonical
 from diffaug.scans.dataset import open_dataset
 from diffaug.scans.exclusion import excluded_ids
 from diffaug.scans.folders import open_images
-from diffaug.scans.grid import median_spacing, plan_grid, read_off
+from diffaug.scans.grid import median_spacing, plan_grid
 from diffaug.scans.headers import look_at_headers
 from diffaug.scans.hounsfield import windows_of
 from diffaug.scans.reading import read_scan
+from diffaug.scans.readings import read_off
 from diffaug.scans.scan import Geometry, Scan
 from diffaug.stages.pipeline import fit
 from diffaug.stages.requests import FitRequest

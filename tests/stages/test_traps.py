@@ -64,7 +64,6 @@ SLIPS = {
     "fit, a fold that is not there": ["fit", "--budget", "cpu-small", "--exclude", "fold:9"],
     "fit, a folder that is not there": ["fit", "--budget", "cpu-small", "--more-images", "nowhere"],
     "fit, sites that are not there": ["fit", "--budget", "cpu-small", "--sites", "nowhere.csv"],
-    "fit, no such field of view": ["fit", "--budget", "cpu-small", "--field-of-view", "half"],
     "sample, no such sampler": ["sample", "--sampler", "magic"],
     "sample, no such site": ["sample", "--condition", "site=C"],
     "sample, no volume": ["sample", "-n", "0"],

@@ -55,6 +55,7 @@ class EncoderFile:
         told = {
             key: len(value) if isinstance(value, (list, tuple, dict)) else value
             for key, value in self.provenance.items()
+            if not isinstance(value, dict)
         }
         return ", ".join(f"{key} {value}" for key, value in told.items()) or "unknown, diffaug did not write this file"
 
@@ -161,6 +162,7 @@ def read_encoder(path: Path, fix: str = "make it with: diffaug pretrain --task <
         and isinstance(plan, dict)
         and {"architecture_plans", "key_to_encoder", "key_to_stem"} <= plan.keys()
         and isinstance(content.get("diffaug", {}), dict)
+        and isinstance(content.get("diffaug", {}).get("preprocessing", {}), dict)
     ):
         raise DiffaugError(
             f"{path}: not an encoder file, expected the keys network_weights and nnssl_adaptation_plan; {fix}"
