@@ -91,6 +91,8 @@ class MixedCases:
         identifiers: Of the cases as often as of the volumes, as nearly as whole repetitions allow.
     """
 
+    identifiers: list[str]
+
     def __init__(self, labelled: nnUNetDatasetBlosc2, pooled: nnUNetDatasetBlosc2) -> None:
         """Mix them."""
         self._labelled, self._pooled = labelled, pooled

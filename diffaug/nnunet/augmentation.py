@@ -22,6 +22,8 @@ class SpatialAugmentation:
         region: Voxels (Z, Y, X) of what it reads for a patch, which is in the middle of them.
     """
 
+    region: tuple[int, ...]
+
     def __init__(self, patch_size: Sequence[int]) -> None:
         """Prepare.
 
