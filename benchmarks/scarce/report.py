@@ -175,7 +175,8 @@ def _best(cells: pd.DataFrame, count: int) -> str:
     own = cells[cells["labelled"] == count]
     draws = own.groupby(["network", "arm"])["seed"].nunique()
     means = own.groupby(["network", "arm"])["value"].mean()[draws == draws.max()].sort_values(ascending=False)
-    scratch = means[[not _parsed(arm).is_pretrained for _, arm in means.index]]
+    plain = [not (parsed.is_pretrained or parsed.pool) for parsed in (_parsed(arm) for _, arm in means.index)]
+    scratch = means[plain]
     text = f"* Best with {count} labels, of what has {draws.max()} draws: {', '.join(means.index[0])} ({means.iloc[0]:.3f})"
     if scratch.empty:
         return f"{text}."
