@@ -219,7 +219,7 @@ def test_training_state_of_another_plan_is_told(task, refused, monkeypatch):
     file.write_text(json.dumps(plan))
     message = refused(*FIT)
     assert str(task.workspace.generator / "autoencoder.state.pt") in message
-    assert "--fresh" in message
+    assert "delete the file" in message
 
 
 def test_edited_plan_that_makes_no_sense_is_told(task, refused):

@@ -120,6 +120,10 @@ class _Handler(SimpleHTTPRequestHandler):
             return
         self._send(b"{}")
 
+    def end_headers(self) -> None:
+        self.send_header("Cross-Origin-Resource-Policy", "same-origin")
+        super().end_headers()
+
     def list_directory(self, path: Any) -> None:
         self.send_error(HTTPStatus.NOT_FOUND)
 
@@ -138,6 +142,9 @@ class _Handler(SimpleHTTPRequestHandler):
         here = {f"{host}:{port}" for host in (HOST, "localhost")}
         origin = self.headers.get("Origin")
         known = "%00" not in self.path and self.headers.get("Host") in here
+        # another page may name a volume as its script, and a browser then tells no origin
+        other = self.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin")
+        known &= not other or self.headers.get("Sec-Fetch-Mode") == "navigate"
         if known and (origin is None or origin.removeprefix("http://") in here):
             return True
         self.send_error(HTTPStatus.FORBIDDEN)

@@ -185,6 +185,35 @@ def test_a_served_study_keeps_answers_on_disk_and_goes_on_in_another_browser(chr
     assert [line for line in wrong + more_wrong if "404" not in line] == []
 
 
+def test_a_key_that_is_held_answers_one_question(context, study):
+    page, wrong = opened(context, (study.out / "index.html").as_uri())
+    for _ in range(4):  # the second and later ones are repeats
+        page.keyboard.down("2")
+    page.keyboard.up("2")
+    assert [given(page)["1"].get(name) for name in QUESTIONS] == [2, None, None, None]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("served", [False, True])
+def test_a_tab_that_was_left_open_does_not_undo_what_another_one_answered(context, study, tmp_path, served):
+    with open_server(ServeRequest(study.out, tmp_path / "answers", port=0)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = address(server) if served else (study.out / "index.html").as_uri()
+        left, _ = opened(context, url)
+        answer(left, 1, ["1", "2", "3", "1"])
+        page, _ = opened(context, url)
+        for number in (2, 3):
+            answer(page, number, ["4", "4", "4", "2", "n"])
+        page.wait_for_selector("#study[data-shown='4']")
+        left.wait_for_function("answers.complete(3)")
+        left.close()
+        page.close()
+        page, _ = opened(context, url)
+        assert page.locator("#number").inner_text() == "Volume 4 of 6"
+        assert [number for number, kept in given(page).items() if set(QUESTIONS) <= kept.keys()] == ["1", "2", "3"]
+        server.shutdown()
+
+
 def test_files_of_other_studies_and_broken_ones_are_told(context, study, key, tmp_path):
     page, _ = opened(context, (study.out / "index.html").as_uri(), reader="")
     file = tmp_path / "answers.json"

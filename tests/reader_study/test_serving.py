@@ -71,7 +71,8 @@ def test_what_is_no_answer_is_not_kept(server, key, tmp_path):
         ("/index.html", good, {}),
     ):
         assert ask(server, "PUT", path, body, **headers)[0] == 400, (path, body[:20])
-    for headers in ({"Host": "elsewhere.org"}, {"Origin": "https://elsewhere.org"}, {"Origin": "null"}):
+    script = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "script"}
+    for headers in ({"Host": "elsewhere.org"}, {"Origin": "https://elsewhere.org"}, {"Origin": "null"}, script):
         assert ask(server, "PUT", address, good, **headers)[0] == 403
         assert ask(server, "GET", "/", **headers)[0] == 403
         assert ask(server, "HEAD", "/", **headers)[0] == 403

@@ -65,16 +65,17 @@ class Answers {
 // Where answers are kept. `read` gives what was kept, or null; `write` gives whether it was kept.
 const Places = {
   browser: {
+    key: (reader) => `diffaug-${STUDY.id}-${reader}`,
     async read(reader) {
       try {
-        return JSON.parse(localStorage.getItem(`diffaug-${STUDY.id}-${reader}`));
+        return JSON.parse(localStorage.getItem(this.key(reader)));
       } catch {
         return null;
       }
     },
     async write(content) {
       try {
-        localStorage.setItem(`diffaug-${STUDY.id}-${content.reader}`, JSON.stringify(content));
+        localStorage.setItem(this.key(content.reader), JSON.stringify(content));
         return true;
       } catch {
         return false;
@@ -95,7 +96,8 @@ const Places = {
       try {
         const body = JSON.stringify(content);
         const headers = { "Content-Type": "application/json" };
-        return (await fetch(this.address(content.reader), { method: "PUT", headers, body, keepalive: body.length < 60000 })).ok;
+        const keepalive = new Blob([body]).size < 60000; // browsers count bytes
+        return (await fetch(this.address(content.reader), { method: "PUT", headers, body, keepalive })).ok;
       } catch {
         return false;
       }

@@ -122,10 +122,11 @@ function tell(text) {
 
 async function save() {
   const content = answers.content();
+  const kept = Places.browser.write(content); // at once: the disk may be slow, and the page closed meanwhile
   const previous = saving;
   saving = (async () => {
     await previous; // in the order in which they were given
-    const here = await Places.browser.write(content);
+    const here = await kept;
     const there = SERVED ? await Places.disk.write(content) : false;
     find("kept").textContent = there ? TEXTS.kept_served : here && !SERVED ? TEXTS.kept : "";
     if (SERVED && !there) tell(TEXTS.not_saved);
@@ -196,6 +197,7 @@ const SHORTCUTS = {
   pageup: () => viewer.step(2, 1),
   pagedown: () => viewer.step(2, -1),
 };
+const HELD = new Set(["w", "a", "s", "d", "pageup", "pagedown"]); // go on while they are held
 const ARROWS = { arrowleft: [0, 1], arrowright: [0, -1], arrowup: [2, 1], arrowdown: [2, -1] }; // the patient's left is on the right
 
 function moveWindow(level, width) {
@@ -208,7 +210,7 @@ function press(event) {
   const key = event.key.toLowerCase();
   if (event.ctrlKey && key === "z" && event.target !== find("remark")) {
     event.preventDefault();
-    undo();
+    if (!event.repeat) undo();
     return bringIntoSight();
   }
   if (event.ctrlKey || event.altKey || event.metaKey || !find("shortcuts").checked) return undefined;
@@ -218,6 +220,7 @@ function press(event) {
     event.preventDefault();
     return viewer.step(...ARROWS[key]);
   }
+  if (event.repeat && !HELD.has(key)) return undefined; // a key held too long would answer the next questions, too
   const question = QUESTIONS[asked];
   const values = question === "guess" ? ["real", "synthetic"] : [1, 2, 3, 4];
   const value = values[Number(key) - 1];
@@ -254,6 +257,11 @@ async function begin(reader, kept) {
   }
   refresh = writeSliders();
   document.addEventListener("keydown", press, true);
+  addEventListener("storage", (event) => {
+    if (event.key !== Places.browser.key(reader) || !event.newValue) return;
+    answers = new Answers(STUDY.id, STUDY.volumes, reader, JSON.parse(event.newValue)); // another tab's, which are newer
+    refreshAnswers();
+  });
   addEventListener("pagehide", () => {
     leave();
     save();
