@@ -16,7 +16,7 @@ from tqdm import tqdm
 from diffaug.dicom.decoding import decoded
 from diffaug.dicom.headers import Header, read_header
 from diffaug.dicom.pseudonyms import Pseudonyms
-from diffaug.dicom.requests import PLACES, ImportRequest
+from diffaug.dicom.requests import EVERYWHERE, ImportRequest
 from diffaug.dicom.rules import Rules
 from diffaug.dicom.sources import list_sources, opened, printable
 from diffaug.dicom.stacks import Stack, stacks_of
@@ -189,7 +189,7 @@ def _write_all(stacks: Sequence[Stack], cases: Sequence[str], folder: Path) -> l
     What was imported once may have been moved since, to be labelled or to test with.
     """
     files = [folder / f"{case}_0000{ENDING}" for case in cases]
-    places = [folder.parent / name for name in (*PLACES, "imagesTs")]
+    places = [folder.parent / name for name in EVERYWHERE]
     left = [number for number, file in enumerate(files) if not any((place / file.name).is_file() for place in places)]
     failed = []
     reading = decoded([stacks[number] for number in left])
@@ -224,7 +224,7 @@ def _require_fitting(dataset: Path, modality: str, key_file: Path) -> None:
             f"{file}: has channels {', '.join(channels)} in {ending}, expected {modality} alone in {ENDING}; "
             "import into a dataset of its own"
         )
-    there = [image for name in (*PLACES, "imagesTs") for image in (dataset / name).glob("P*V*_0000.nii.gz")]
+    there = [image for name in EVERYWHERE for image in (dataset / name).glob("P*V*_0000.nii.gz")]
     if there and not key_file.is_file():
         raise DiffaugError(
             f"{key_file}: no such file, but {dataset.name} holds imported volumes, expected their key; name it with --key"

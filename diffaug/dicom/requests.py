@@ -8,6 +8,7 @@ from pathlib import Path
 from diffaug.options import option
 
 PLACES = ("imagesUn", "imagesTr")  # folders of a raw dataset that scans go into
+EVERYWHERE = (*PLACES, "imagesTs")  # where they may lie later
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from nnunetv2.imageio.reader_writer_registry import (
     determine_reader_writer_from_dataset_json,
     recursive_find_reader_writer_by_name,
 )
-from nnunetv2.preprocessing.cropping.cropping import create_nonzero_mask, crop_to_nonzero
+from nnunetv2.preprocessing.cropping.cropping import create_nonzero_mask
+from scipy.ndimage import find_objects
 
 from diffaug.errors import DiffaugError
 from diffaug.files import read_json
@@ -101,14 +102,14 @@ def nonzero_mask(voxels: np.ndarray) -> np.ndarray:
     return create_nonzero_mask(voxels)  # type: ignore[no-any-return]
 
 
-def nonzero_part(voxels: np.ndarray) -> np.ndarray:
-    """Crop an image as nnU-Net does before it normalises.
+def nonzero_box(mask: np.ndarray) -> tuple[slice, ...]:
+    """Find what nnU-Net crops an image to before it normalises.
 
     Args:
-        voxels: `(C, Z, Y, X)`.
+        mask: What `nonzero_mask` gives.
 
     Returns:
-        The box round everything that is not zero.
+        The box round everything that is not zero; all of an image that is zero everywhere.
     """
-    inside, _, _ = crop_to_nonzero(voxels)
-    return inside
+    boxes = find_objects(mask.astype(np.uint8))
+    return boxes[0] if boxes else (slice(None),) * mask.ndim

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.ndimage import find_objects
 from tqdm import tqdm
 
 from diffaug.errors import DiffaugError
 from diffaug.nnunet.dataset_json import channels_and_ending
 from diffaug.nnunet.plans import ConfigurationManager, PlansManager
-from diffaug.nnunet.readers import nonzero_mask
+from diffaug.nnunet.readers import nonzero_box, nonzero_mask
 from diffaug.pretraining.sources import ScanStatistics, Source, require_channels, require_teacher
 from diffaug.pretraining.teacher import FITTED, Teacher
 from diffaug.scans.cache import VolumeCache
@@ -119,7 +118,7 @@ def _as_part_of_a_scan(
     """
     schemes, mask = list(configuration.normalization_schemes), nonzero_mask(voxels)
     box = np.zeros_like(mask)
-    box[next(iter(find_objects(mask.astype(int))), ...)] = True  # nnU-Net cuts off what is zero round it
+    box[nonzero_box(mask)] = True  # nnU-Net cuts off what is zero round it
     for channel, (scheme, masked) in enumerate(zip(schemes, configuration.use_mask_for_norm, strict=True)):
         if scheme == "CTNormalization":
             continue

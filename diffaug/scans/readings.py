@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diffaug.nnunet.readers import nonzero_mask, nonzero_part
+from diffaug.nnunet.readers import nonzero_box, nonzero_mask
 from diffaug.scans.background import background
 from diffaug.scans.scan import Scan
 
@@ -71,12 +71,14 @@ def read_off(
     """
     robust = [_robust(voxels) for voxels in scan.voxels]
     windows = {number: CT_WINDOW for number, name in enumerate(channels) if is_ct(name)} | dict(windows or {})
-    inside = nonzero_part(scan.voxels)  # nnU-Net normalises what this leaves
+    mask = nonzero_mask(scan.voxels)
+    z, y, x = nonzero_box(mask)
+    inside = scan.voxels[:, z, y, x]  # nnU-Net normalises what this leaves
     moments = inside.reshape(len(channels), -1).astype(np.float64)
     mean, std = (tuple(map(float, values)) for values in (moments.mean(1), moments.std(1)))
     del moments  # as large as two scans
     ranges = tuple(windows.get(number, own) for number, own in enumerate(robust))
-    empty, inner = _emptiness(scan.voxels, ranges)
+    empty, inner = _emptiness(scan.voxels, mask, ranges)
     return Reading(
         case,
         scan.size,
@@ -93,10 +95,9 @@ def read_off(
 
 
 def _emptiness(
-    voxels: np.ndarray, ranges: Sequence[tuple[float, float]]
+    voxels: np.ndarray, mask: np.ndarray, ranges: Sequence[tuple[float, float]]
 ) -> tuple[float, tuple[tuple[float, ...], tuple[float, ...]] | None]:
     """Tell how much of a scan is nothing, and mean and deviation of the rest; no scan with air round it has any."""
-    mask = nonzero_mask(voxels)
     if 1 - mask.mean() < EMPTY or not mask.any():
         return 0.0, None
     outside = background(np.stack([to_unit(v, r) for v, r in zip(voxels, ranges, strict=True)]))

@@ -79,7 +79,7 @@ def fit(
             entries = {} if fresh else stored_readings(folder)
             changed = changed_scans(dataset, stage.before["cases"], entries) if stage.before is not None else []
             if stage.finished and target.is_file():
-                _keep(stage, target, changed or edits(plan_file, target), fabric, used=used)
+                _keep(stage, target, changed, fabric, used=used)
                 return target
             stage.refuse(changed)
             planned = plan_file.is_file() and not fresh
@@ -122,7 +122,7 @@ def _imported(stage: Stage, target: Path, *, used: bool) -> Path:
 def _keep(stage: Stage, target: Path, changed: Sequence[str], fabric: Fabric, *, used: bool) -> None:
     """Say that a generator is finished, and what has changed since; only `fit` itself refuses then."""
     if not used:
-        stage.refuse(changed)
+        stage.refuse(changed or edits(stage.folder / "plan.json", target))
         fabric.print(f"fit: {target} is there already")
     elif changed:
         told = f"fit: the scans have changed since ({'; '.join(changed)})"
